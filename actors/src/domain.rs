@@ -1,0 +1,13 @@
+//! The words of the problem: ids, bots, messages, turns, events, problems. Pure data with its own
+//! validation; no actor, no effect. Field names are those of the public contract, so the same
+//! types serve the store, the events and every front end.
+
+pub mod bot;
+pub mod event;
+pub mod ids;
+pub mod message;
+pub mod model;
+pub mod problem;
+pub mod time;
+pub mod tree;
+pub mod turn;

@@ -1,0 +1,272 @@
+//! A bot's configuration: what may be set, and in which range.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::domain::problem::{Code, FieldError, Problem};
+
+/// Context in tokens where the bot's configuration names none.
+pub const DEFAULT_NUM_CTX: u32 = 4096;
+/// Smallest context that may be asked for.
+pub const MIN_NUM_CTX: u32 = 256;
+/// Largest system prompt, in bytes.
+pub const SYSTEM_PROMPT_MAX: usize = 64 * 1024;
+
+/// Ollama's model options. A missing one is the model's own default, except `num_ctx`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Randomness, 0 to 2.
+    pub temperature: Option<f64>,
+    /// Context in tokens.
+    pub num_ctx: Option<u32>,
+    /// Longest answer in tokens; -1 = until the context is full.
+    pub num_predict: Option<i32>,
+    /// Nucleus sampling, 0 to 1.
+    pub top_p: Option<f64>,
+    /// Candidates considered.
+    pub top_k: Option<u32>,
+    /// Least probability relative to the best, 0 to 1.
+    pub min_p: Option<f64>,
+    /// Seed.
+    pub seed: Option<i64>,
+    /// Texts that end the answer.
+    pub stop: Option<Vec<String>>,
+    /// Penalty for repetition.
+    pub repeat_penalty: Option<f64>,
+    /// How far back repetition is looked for.
+    pub repeat_last_n: Option<i32>,
+    /// Penalty for tokens that occurred.
+    pub presence_penalty: Option<f64>,
+    /// Penalty by number of occurrences.
+    pub frequency_penalty: Option<f64>,
+    /// Layers on the GPU.
+    pub num_gpu: Option<i32>,
+    /// Threads.
+    pub num_thread: Option<u32>,
+}
+
+impl Options {
+    /// `self` with every value that `over` sets.
+    #[must_use]
+    pub fn overlaid(&self, over: &Self) -> Self {
+        macro_rules! pick {
+            ($($field:ident),+) => { Self { $($field: over.$field.clone().or_else(|| self.$field.clone()),)+ } };
+        }
+        pick!(
+            temperature,
+            num_ctx,
+            num_predict,
+            top_p,
+            top_k,
+            min_p,
+            seed,
+            stop,
+            repeat_penalty,
+            repeat_last_n,
+            presence_penalty,
+            frequency_penalty,
+            num_gpu,
+            num_thread
+        )
+    }
+
+    /// Adds every value that is out of range to `errors`; `prefix` is the path of the object.
+    pub fn check(&self, prefix: &str, errors: &mut Vec<FieldError>) {
+        let mut wrong = |name: &str, reason: &str| {
+            errors.push(FieldError { field: format!("{prefix}.{name}"), reason: reason.into() });
+        };
+        if self.num_ctx.is_some_and(|n| n < MIN_NUM_CTX) {
+            wrong("num_ctx", &format!("must be at least {MIN_NUM_CTX}"));
+        }
+        let outside = |v: Option<f64>, low: f64, high: f64| v.is_some_and(|v| !(low..=high).contains(&v));
+        if outside(self.temperature, 0.0, 2.0) {
+            wrong("temperature", "must be from 0 to 2");
+        }
+        if outside(self.top_p, 0.0, 1.0) {
+            wrong("top_p", "must be from 0 to 1");
+        }
+        if outside(self.min_p, 0.0, 1.0) {
+            wrong("min_p", "must be from 0 to 1");
+        }
+        for (name, value) in [
+            ("repeat_penalty", self.repeat_penalty),
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ] {
+            if outside(value, -2.0, 2.0) {
+                wrong(name, "must be from -2 to 2");
+            }
+        }
+        if self.num_predict.is_some_and(|n| n == 0 || n < -2) {
+            wrong("num_predict", "must be at least 1, or -1 for no limit");
+        }
+        if self.stop.as_ref().is_some_and(|s| s.len() > 16 || s.iter().any(|t| t.is_empty() || t.len() > 256))
+        {
+            wrong("stop", "at most 16 texts of 1 to 256 bytes");
+        }
+    }
+}
+
+/// What happens when the history does not fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// The oldest messages are not sent, with an event that says so.
+    #[default]
+    Trim,
+    /// The message is refused with `prompt_too_long`.
+    Refuse,
+}
+
+/// How the context is filled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContextConfig {
+    /// What happens when the history does not fit.
+    pub overflow: Overflow,
+}
+
+/// A bot's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BotConfig {
+    /// Name of the model; empty = the configured default, or the first one a server offers.
+    pub model: String,
+    /// Models tried when the first is on no server.
+    pub fallback: Vec<String>,
+    /// Sent first, with every turn.
+    pub system_prompt: String,
+    /// Model options.
+    pub options: Options,
+    /// Thinking: true, false or a level; null = the model's own default.
+    pub think: Option<Value>,
+    /// Output format: `"json"` or a JSON schema.
+    pub format: Option<Value>,
+    /// Tool declarations.
+    pub tools: Vec<Value>,
+    /// How long the model stays in memory after a turn.
+    pub keep_alive: Option<Value>,
+    /// Seconds without a turn after which the bot is `idle`.
+    pub idle_after_s: u32,
+    /// How the context is filled.
+    pub context: ContextConfig,
+}
+
+impl Default for BotConfig {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            fallback: vec![],
+            system_prompt: String::new(),
+            options: Options { num_ctx: Some(DEFAULT_NUM_CTX), ..Options::default() },
+            think: None,
+            format: None,
+            tools: vec![],
+            keep_alive: None,
+            idle_after_s: 300,
+            context: ContextConfig::default(),
+        }
+    }
+}
+
+/// Refuses a `think` that is neither a switch nor a level.
+fn check_think(think: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
+    let fine = match think {
+        None | Some(Value::Bool(_) | Value::Null) => true,
+        Some(Value::String(level)) => matches!(level.as_str(), "low" | "medium" | "high"),
+        Some(_) => false,
+    };
+    if !fine {
+        errors.push(FieldError {
+            field: field.into(),
+            reason: "must be true, false, \"low\", \"medium\" or \"high\"".into(),
+        });
+    }
+}
+
+/// Refuses a `format` that is neither `"json"` nor a schema object.
+fn check_format(format: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
+    let fine = match format {
+        None | Some(Value::Null | Value::Object(_)) => true,
+        Some(Value::String(name)) => name == "json",
+        Some(_) => false,
+    };
+    if !fine {
+        errors.push(FieldError {
+            field: field.into(),
+            reason: "must be \"json\" or a JSON schema object".into(),
+        });
+    }
+}
+
+/// Checks what a message may override: options, thinking, format.
+pub fn check_overrides(
+    options: Option<&Options>,
+    think: Option<&Value>,
+    format: Option<&Value>,
+    errors: &mut Vec<FieldError>,
+) {
+    if let Some(options) = options {
+        options.check("options", errors);
+    }
+    check_think(think, "think", errors);
+    check_format(format, "format", errors);
+}
+
+impl BotConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// A problem that names every wrong field.
+    pub fn validate(&self) -> Result<(), Problem> {
+        let mut errors = vec![];
+        let mut wrong = |field: &str, reason: String| errors.push(FieldError { field: field.into(), reason });
+        if self.model.len() > 200 || self.model.chars().any(char::is_control) {
+            wrong("config.model", "at most 200 bytes, without control characters".into());
+        }
+        if self.fallback.len() > 8 || self.fallback.iter().any(|m| m.is_empty() || m.len() > 200) {
+            wrong("config.fallback", "at most 8 names of 1 to 200 bytes".into());
+        }
+        if self.system_prompt.len() > SYSTEM_PROMPT_MAX || self.system_prompt.contains('\0') {
+            wrong("config.system_prompt", format!("at most {SYSTEM_PROMPT_MAX} bytes, without NUL"));
+        }
+        if self.tools.len() > 64 || self.tools.iter().any(|t| !t.is_object()) {
+            wrong("config.tools", "at most 64 objects".into());
+        }
+        if !matches!(self.keep_alive, None | Some(Value::String(_) | Value::Number(_))) {
+            wrong("config.keep_alive", "must be a duration like \"5m\" or a number of seconds".into());
+        }
+        if self.idle_after_s == 0 {
+            wrong("config.idle_after_s", "must be at least 1".into());
+        }
+        self.options.check("config.options", &mut errors);
+        check_think(self.think.as_ref(), "config.think", &mut errors);
+        check_format(self.format.as_ref(), "config.format", &mut errors);
+        match errors.first() {
+            None => Ok(()),
+            Some(first) => {
+                let detail = format!("{}: {}", first.field, first.reason);
+                Err(Problem { errors, ..Problem::new(Code::InvalidRequest, detail) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_configuration_names_every_wrong_field() {
+        let config = BotConfig {
+            options: Options { num_ctx: Some(255), temperature: Some(9.0), ..Options::default() },
+            think: Some(Value::String("deep".into())),
+            ..BotConfig::default()
+        };
+        let fields: Vec<_> = config.validate().unwrap_err().errors.into_iter().map(|e| e.field).collect();
+        assert_eq!(fields, ["config.options.num_ctx", "config.options.temperature", "config.think"]);
+        assert!(BotConfig::default().validate().is_ok());
+    }
+}

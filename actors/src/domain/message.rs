@@ -1,0 +1,107 @@
+//! Messages and conversations.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    ids::{BotId, ConversationId, MessageId, TurnId},
+    time::Timestamp,
+};
+
+/// Who wrote a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sender {
+    /// A person or client.
+    User,
+    /// The model.
+    Bot,
+    /// deia itself: the answer to a slash command.
+    System,
+    /// The result of a tool call.
+    Tool,
+}
+
+/// How much of a message is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageState {
+    /// A reply that has not ended.
+    Pending,
+    /// Whole.
+    Complete,
+    /// Stopped, failed or interrupted; perhaps empty.
+    Partial,
+}
+
+/// The place of a message among the children of its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Siblings {
+    /// From 1, in order of creation.
+    pub index: u32,
+    /// Number of siblings, this one included.
+    pub count: u32,
+}
+
+/// One message. `content` is always the exact text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// Id; the order of ids is the order of creation.
+    pub id: MessageId,
+    /// The bot that it was said to or by.
+    pub bot_id: BotId,
+    /// The conversation it was created in.
+    pub conversation_id: ConversationId,
+    /// The message before it; none for a first message.
+    pub parent_id: Option<MessageId>,
+    /// The turn that it belongs to.
+    pub turn_id: Option<TurnId>,
+    /// Who wrote it.
+    pub sender: Sender,
+    /// The exact text.
+    pub content: Arc<str>,
+    /// What the model thought aloud.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub thinking: Option<Arc<str>>,
+    /// Tool calls that the model asked for, as it wrote them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tool_calls: Option<Value>,
+    /// Images, base64.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub images: Option<Vec<Arc<str>>>,
+    /// Tokens: estimated, replaced by the model server's count once it reported one.
+    pub tokens: u32,
+    /// How much of it is there.
+    pub state: MessageState,
+    /// Its place among its siblings.
+    pub siblings: Siblings,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Free data of the caller.
+    pub metadata: Map<String, Value>,
+}
+
+/// A conversation of one bot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conversation {
+    /// Id.
+    pub id: ConversationId,
+    /// Its bot.
+    pub bot_id: BotId,
+    /// Shown name; null until somebody gives one.
+    pub title: Option<String>,
+    /// True for the one that a send without `conversation_id` goes to.
+    pub main: bool,
+    /// End of the active path.
+    pub leaf_message_id: Option<MessageId>,
+    /// Messages created in it, all branches.
+    pub message_count: u64,
+    /// Hidden from the usual list.
+    pub archived: bool,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When the last message was created.
+    pub last_at: Option<Timestamp>,
+}

@@ -1,0 +1,339 @@
+//! Port: the durable record. One ordered stream of changes, each committed together with its
+//! events, and the reads on it.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::domain::{
+    bot::{AuditEntry, BotRecord, StoredStatus},
+    event::{CommittedEvent, EventBody, NewEvent, Topic},
+    ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
+    message::{Conversation, Message},
+    time::Timestamp,
+    turn::Turn,
+};
+
+/// What a store may answer instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing can be written or read now (disk full, read-only, locked, connection lost); the
+    /// same call may succeed later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The stored data is not what this version wrote.
+    #[error("the database holds something unexpected: {0}")]
+    Corrupt(String),
+}
+
+/// One change of the record. Ids are given by the caller, so that doing it twice changes nothing.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "moved once, into the batch")]
+pub enum Change {
+    /// Nothing but the events.
+    None,
+    /// A new bot with its main conversation and first status.
+    CreateBot {
+        /// The bot.
+        bot: BotRecord,
+        /// Its main conversation.
+        main: Conversation,
+        /// Its status.
+        status: StoredStatus,
+    },
+    /// A bot's name, configuration, version, metadata.
+    UpdateBot(BotRecord),
+    /// A bot is gone from the roster and its id is free again. Its conversations are in no list any
+    /// more and take nothing new, but stay readable by id; with `purge` they are deleted, also those
+    /// of earlier bots of this id. Turns that are open nevertheless are `interrupted` at the
+    /// [`Fact::time`], their replies `partial`, without events: whoever deletes a bot ends its turns before.
+    DeleteBot {
+        /// Which.
+        bot_id: BotId,
+        /// Also conversations, messages and turns.
+        purge: bool,
+    },
+    /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late
+    /// repetition takes nothing back.
+    SaveStatus(StoredStatus),
+    /// A new conversation.
+    CreateConversation(Conversation),
+    /// Title, leaf, archived. With another leaf than the stored one it applies only while no turn of the
+    /// conversation is open: the leaf is then that of the turn.
+    UpdateConversation(Conversation),
+    /// A conversation with its messages and turns. Applies only while none of its turns is open.
+    DeleteConversation(ConversationId),
+    /// A turn with the user's message and the empty pending reply. Moves the leaf of the conversation
+    /// to the reply, its `last_at` and count. A message that is stored already (the answer is made
+    /// anew) stays as it is.
+    AcceptTurn {
+        /// The turn, `accepted`, `queued` or `generating`.
+        turn: Turn,
+        /// The user's message.
+        message: Message,
+        /// The pending reply.
+        reply: Message,
+        /// What the message asks for instead of its bot's configuration, for the case that the turn begins only after
+        /// a restart; none = nothing.
+        overrides: Option<Value>,
+    },
+    /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last.
+    AppendMessages(Vec<Message>),
+    /// A turn that waited has a slot. Applies only to a turn that has not ended.
+    StartTurn(Turn),
+    /// The text so far of a running reply. Applies only while the reply is pending.
+    Checkpoint {
+        /// Which reply.
+        reply_id: MessageId,
+        /// Content so far.
+        content: String,
+        /// Thinking so far.
+        thinking: Option<String>,
+    },
+    /// The one end of a turn, with its reply and the bot's totals. Applies only to a turn that has
+    /// not ended: the first end wins.
+    FinishTurn {
+        /// The ended turn.
+        turn: Turn,
+        /// The reply, `complete` or `partial`.
+        reply: Message,
+        /// The bot's status after it; left out where the stored one is newer, like [`Change::SaveStatus`].
+        status: StoredStatus,
+    },
+    /// All messages and ended turns of a conversation, or of all of the bot's. Leaves running turns' messages alone.
+    /// What remains is mended, here and in forks: a message whose parent is gone is a first one, a
+    /// conversation whose leaf is gone ends with its newest message.
+    ///
+    /// The store itself adds one [`cleared_event`] per conversation, in the order of their ids and
+    /// before the events of the fact: only it knows the numbers, and they are told in the same
+    /// transaction. So callers give no events; doing it again is told again, with 0 where nothing was left.
+    ClearHistory {
+        /// Whose.
+        bot_id: BotId,
+        /// Which; none = all.
+        conversation_id: Option<ConversationId>,
+    },
+}
+
+/// A change with what goes into the outbox and the audit log in the same transaction.
+#[derive(Debug, Clone)]
+pub struct Fact {
+    /// The change.
+    pub change: Change,
+    /// Events, in order. Left out where the change did not apply.
+    pub events: Vec<NewEvent>,
+    /// Audit entry. Left out where the change did not apply.
+    pub audit: Option<AuditEntry>,
+}
+
+impl Fact {
+    /// A change with its events.
+    #[must_use]
+    pub fn new(change: Change, events: Vec<NewEvent>) -> Self {
+        Self { change, events, audit: None }
+    }
+
+    /// When it happened: the time of its first event, or now where it has none.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.events.first().map_or_else(Timestamp::now, |event| event.time)
+    }
+}
+
+/// `data` of a stored event whose message was deleted. Its row stays for its numbers; as typed event
+/// it can't be read any more.
+pub const REDACTED: &str = r#"{"redacted":true}"#;
+
+/// What a store tells of a conversation that [`Change::ClearHistory`] cleared of `deleted` messages.
+#[must_use]
+pub fn cleared_event(bot: &BotId, conversation: ConversationId, deleted: u64) -> NewEvent {
+    let topics = vec![Topic::Bot(bot.clone()), Topic::Conversation(conversation)];
+    let body =
+        EventBody::HistoryCleared { bot_id: bot.clone(), conversation_id: Some(conversation), deleted };
+    NewEvent::new(topics, &body)
+}
+
+/// What became of a fact.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Committed {
+    /// False where the change did not apply: it had been made before, or its target is gone or has ended.
+    pub applied: bool,
+    /// Messages that the change deleted.
+    pub deleted: u64,
+    /// Its events, those that the store added included, numbered.
+    pub events: Vec<CommittedEvent>,
+}
+
+/// Which part of a conversation is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cursor {
+    /// The newest, after skipping this many.
+    Newest {
+        /// Messages to skip from the end.
+        offset: u32,
+    },
+    /// Those just before this message.
+    Before(MessageId),
+    /// Those just after this message.
+    After(MessageId),
+}
+
+/// A page of messages, oldest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MessagePage {
+    /// The messages.
+    pub items: Vec<Message>,
+    /// More in the direction of reading (older for newest/before, newer for after).
+    pub has_more: bool,
+}
+
+/// The state of a conversation at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConversationSnapshot {
+    /// The conversation.
+    pub conversation: Conversation,
+    /// Its last messages along the active path, oldest first.
+    pub messages: Vec<Message>,
+    /// Number of the last event of its topic at that moment.
+    pub seq: u64,
+}
+
+/// The state of a turn at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnSnapshot {
+    /// The turn.
+    pub turn: Turn,
+    /// Its reply; none once the history was cleared.
+    pub reply: Option<Message>,
+    /// Number of the last event of its topic at that moment.
+    pub seq: u64,
+}
+
+/// The durable record.
+///
+/// * `commit` MUST apply the facts in their order, all in one durable transaction or none, and MUST
+///   be safe to repeat: a change whose ids exist is not applied again and adds no events, nor is a
+///   fact whose first event is one of the last few thousand committed.
+/// * A change whose target is gone (or never was) MUST NOT be applied.
+/// * Events MUST be numbered gap-free per topic, in order, and get increasing positions; `seqs` are in
+///   the order of `Topic`. Callers put every event of a turn on its conversation's topic too.
+/// * Siblings are the messages with the same parent in the same conversation, in order of their ids.
+/// * Where messages are deleted, the stored `message_received` and ends of turns of the conversation
+///   whose message or reply is gone MUST keep their numbers and have [`REDACTED`] as data, in the same
+///   transaction: deleted texts are nowhere.
+/// * Once `commit` returned, every read MUST see it, also after the process was killed.
+/// * Reads MUST NOT wait for a running commit.
+/// * A message path MUST follow `parent_id` from the leaf, also into another conversation (a fork).
+#[async_trait]
+pub trait HistoryStore: Send + Sync + 'static {
+    /// Commits a group.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing of the group is stored.
+    async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError>;
+
+    /// The numbering of this database: made once, kept for ever.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn epoch(&self) -> Result<Epoch, StoreError>;
+
+    /// Number of the last event of a topic; 0 while there is none, or where its turn was deleted.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn head(&self, topic: &Topic) -> Result<u64, StoreError>;
+
+    /// Events behind a position, in order. Those of deleted messages are [`REDACTED`]: their `body` is an error.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError>;
+
+    /// A page along the active path of a conversation. `None` where the cursor is not on that path.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn page(
+        &self,
+        conversation: ConversationId,
+        cursor: Cursor,
+        limit: u32,
+    ) -> Result<Option<MessagePage>, StoreError>;
+
+    /// The path that ends with `leaf` (included), newest first, up to and with the message that
+    /// exceeds `max_bytes` of content, or the first one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError>;
+
+    /// Number and size of the messages on the path above `above` (excluded): `(messages, tokens)`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError>;
+
+    /// One message of a bot.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError>;
+
+    /// Ids of the children of a message (or of the first messages of a conversation), oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn children(
+        &self,
+        conversation: ConversationId,
+        parent: Option<MessageId>,
+    ) -> Result<Vec<MessageId>, StoreError>;
+
+    /// Conversations of a bot in the roster: the main one first, then by last use, newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError>;
+
+    /// One conversation.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError>;
+
+    /// A conversation with its last messages and the head of its topic, all of one moment.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn conversation_snapshot(
+        &self,
+        id: ConversationId,
+        limit: u32,
+    ) -> Result<Option<ConversationSnapshot>, StoreError>;
+
+    /// A turn with its reply and the head of its topic, all of one moment.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn turn_snapshot(&self, id: TurnId) -> Result<Option<TurnSnapshot>, StoreError>;
+
+    /// Turns that have not ended, of one bot or of all, oldest first, each with the user's message
+    /// and its reply (with the checkpointed text). Never one of a deleted bot, whose id may be
+    /// another's by now.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn open_turns(&self, bot: Option<&BotId>) -> Result<Vec<(Turn, Message, Message)>, StoreError>;
+
+    /// The overrides that a turn was accepted with; none where there were none, or no such turn.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn turn_overrides(&self, id: TurnId) -> Result<Option<Value>, StoreError>;
+
+    /// Whether the database answers and takes writes: used by health checks.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn probe(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,4 @@
+//! For tests of the tree and of the adapters: fakes of the ports and one conformance suite per port.
+
+pub mod conformance;
+pub mod fakes;

@@ -1,0 +1,46 @@
+//! One suite per port, run on every adapter and on the fake. A suite is a set of obligations, each
+//! an async function that panics where it is broken; its macro makes one test of each.
+//!
+//! ```text
+//! struct OnDisk { … }
+//! impl Subject for OnDisk { … }
+//! deia_actors::history_store_suite!(OnDisk);
+//! deia_actors::state_store_suite!(OnDisk);
+//! ```
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken obligation ends the test")]
+
+pub mod chat_model;
+pub mod history_store;
+pub mod samples;
+pub mod state_store;
+
+use std::future::Future;
+
+use crate::ports::{history_store::HistoryStore, state_store::StateStore};
+pub use crate::{history_store_suite, state_store_suite};
+
+/// A store under test with what keeps it alive (a folder, a server).
+pub trait Subject: Sized + Send + Sync {
+    /// The store.
+    type Store: HistoryStore + StateStore;
+    /// A new, empty one.
+    fn create() -> impl Future<Output = Self> + Send;
+    /// The store.
+    fn store(&self) -> &Self::Store;
+    /// Closed and opened again on the same data.
+    fn reopen(self) -> impl Future<Output = Self> + Send;
+}
+
+/// One test per obligation. Used by the suites' own macros.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! conformance_tests {
+    ($subject:ty, $suite:ident: $($obligation:ident)+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $obligation() {
+                $crate::testkit::conformance::$suite::$obligation::<$subject>().await;
+            }
+        )+
+    };
+}

@@ -1,0 +1,85 @@
+//! Obligations of [`HistoryStore`](crate::ports::history_store::HistoryStore).
+
+mod commits;
+mod model;
+mod numbers;
+mod pages;
+
+pub use self::{commits::*, model::*, numbers::*, pages::*};
+use super::{Subject, samples};
+use crate::{
+    domain::{ids::BotId, message::Conversation},
+    ports::history_store::{Committed, Fact, HistoryStore},
+};
+
+/// One test per obligation of the history store. The argument is a [`Subject`].
+#[macro_export]
+macro_rules! history_store_suite {
+    ($subject:ty) => {
+        mod history_store_suite {
+            use super::*;
+            $crate::conformance_tests!($subject, history_store:
+                a_group_is_stored_whole_and_in_order
+                a_repeated_group_changes_nothing_and_adds_no_events
+                a_bot_id_in_use_is_not_taken_over
+                a_deleted_bot_keeps_its_history_and_frees_its_id
+                a_deleted_bot_leaves_no_open_turn_to_its_successor
+                a_purged_bot_leaves_nothing_behind
+                a_turn_ends_once
+                a_turn_keeps_what_it_was_asked_with
+                a_turn_behind_a_message_that_is_not_there_is_not_stored
+                a_status_never_goes_back
+                a_checkpoint_stops_with_its_turn
+                open_turns_come_with_their_messages_oldest_first
+                clearing_leaves_running_turns_alone
+                clearing_tells_each_conversation_what_it_lost
+                a_conversation_is_deleted_with_its_turns_once_none_is_open
+                the_leaf_stays_while_a_turn_is_open
+                what_has_no_target_does_not_apply
+                exact_texts_survive
+                numbers_are_gap_free_per_topic_and_positions_increase
+                events_come_back_as_they_were_committed
+                events_of_deleted_messages_keep_their_numbers_and_lose_their_text
+                numbers_and_epoch_go_on_after_reopening
+                a_refused_fact_takes_no_number
+                pages_follow_the_active_path
+                a_cursor_off_the_path_is_no_page
+                siblings_are_counted_within_their_conversation
+                a_fork_begins_with_the_path_of_its_origin
+                a_path_stops_where_it_is_large_enough
+                conversations_are_listed_main_first_then_by_last_use
+                a_snapshot_is_of_one_moment
+                a_committed_fact_is_seen_by_every_read
+                a_random_life_matches_the_model
+            );
+        }
+    };
+}
+
+/// Commits a group that must succeed.
+async fn commit<S: Subject>(subject: &S, facts: Vec<Fact>) -> Vec<Committed> {
+    subject.store().commit(facts).await.expect("the commit succeeds")
+}
+
+/// Commits one fact that must apply.
+async fn commit_one<S: Subject>(subject: &S, fact: Fact) -> Committed {
+    let committed = commit(subject, vec![fact]).await.remove(0);
+    assert!(committed.applied, "the fact applies");
+    committed
+}
+
+/// Commits one fact that must not apply.
+async fn refuse<S: Subject>(subject: &S, fact: Fact) {
+    let why = format!("{:?}", fact.change);
+    let committed = commit(subject, vec![fact]).await.remove(0);
+    assert!(!committed.applied && committed.events.is_empty(), "does not apply: {why}");
+}
+
+/// A store with one bot, and its main conversation.
+async fn with_bot<S: Subject>() -> (S, BotId, Conversation) {
+    let subject = S::create().await;
+    let id = BotId::numbered(1);
+    let (fact, main) = samples::launch(&id);
+    commit_one(&subject, fact).await;
+    (subject, id, main)
+}

@@ -1,0 +1,299 @@
+//! [`HistoryStore`] and [`StateStore`] in memory, written for plainness: it is also the model that
+//! the adapters are compared with. Faults are injected by [`MemoryStore::fail_next`] and friends.
+
+mod record;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use self::record::Record;
+use crate::{
+    domain::{
+        bot::{AuditEntry, BotRecord, StoredStatus},
+        event::{CommittedEvent, Topic},
+        ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
+        message::{Conversation, Message},
+        turn::Turn,
+    },
+    ports::{
+        history_store::{
+            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, StoreError,
+            TurnSnapshot,
+        },
+        state_store::StateStore,
+    },
+};
+
+/// A store in memory. Clones share the record, as two actors on one database do.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    epoch: Epoch,
+    record: Mutex<Record>,
+    faults: Mutex<Faults>,
+    /// Commits that wait for [`MemoryStore::resume`].
+    gate: watch::Sender<Gate>,
+}
+
+#[derive(Default)]
+struct Faults {
+    fail: u32,
+    lose_answer: u32,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Gate {
+    closed: bool,
+    waiting: usize,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        let gate = watch::Sender::new(Gate::default());
+        let (record, faults) = (Mutex::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { epoch: Epoch::new(), record, faults, gate }) }
+    }
+
+    /// The next `n` commits and probes answer `Unavailable`; nothing of them is stored.
+    pub fn fail_next(&self, n: u32) {
+        self.shared.faults.lock().fail = n;
+    }
+
+    /// The next `n` commits are stored, and still answer `Unavailable`.
+    pub fn lose_next_answers(&self, n: u32) {
+        self.shared.faults.lock().lose_answer = n;
+    }
+
+    /// From now on commits wait for [`Self::resume`]; reads go on.
+    pub fn pause(&self) {
+        self.shared.gate.send_modify(|gate| gate.closed = true);
+    }
+
+    /// Lets the waiting commits through.
+    pub fn resume(&self) {
+        self.shared.gate.send_modify(|gate| gate.closed = false);
+    }
+
+    /// Returns once `n` commits wait at a paused store.
+    pub async fn wait_for_waiting(&self, n: usize) {
+        // The sender lives as long as self does.
+        self.shared.gate.subscribe().wait_for(|gate| gate.waiting >= n).await.ok();
+    }
+
+    /// Every event, in order.
+    #[must_use]
+    pub fn events(&self) -> Vec<CommittedEvent> {
+        self.shared.record.lock().events.clone()
+    }
+
+    /// The audit log, in order.
+    #[must_use]
+    pub fn audit(&self) -> Vec<AuditEntry> {
+        self.shared.record.lock().audit.clone()
+    }
+
+    /// Groups committed so far.
+    #[must_use]
+    pub fn groups(&self) -> u64 {
+        self.shared.record.lock().groups
+    }
+
+    async fn pass_gate(&self) {
+        let mut gate = self.shared.gate.subscribe();
+        if !gate.borrow_and_update().closed {
+            return;
+        }
+        self.shared.gate.send_modify(|gate| gate.waiting += 1);
+        let _leaving = Leaving(&self.shared.gate);
+        // The sender lives as long as self does.
+        gate.wait_for(|gate| !gate.closed).await.ok();
+    }
+
+    fn unavailable_now(&self) -> Result<(), StoreError> {
+        let mut faults = self.shared.faults.lock();
+        if faults.fail == 0 {
+            return Ok(());
+        }
+        faults.fail -= 1;
+        Err(StoreError::Unavailable("injected fault".into()))
+    }
+}
+
+/// Takes a commit out of the count, also when it is given up.
+struct Leaving<'a>(&'a watch::Sender<Gate>);
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|gate| gate.waiting -= 1);
+    }
+}
+
+#[async_trait]
+impl HistoryStore for MemoryStore {
+    async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError> {
+        self.pass_gate().await;
+        self.unavailable_now()?;
+        let committed = self.shared.record.lock().commit(facts);
+        let mut faults = self.shared.faults.lock();
+        if faults.lose_answer > 0 {
+            faults.lose_answer -= 1;
+            return Err(StoreError::Unavailable("injected fault after the commit".into()));
+        }
+        Ok(committed)
+    }
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        Ok(self.shared.epoch)
+    }
+    async fn head(&self, topic: &Topic) -> Result<u64, StoreError> {
+        Ok(self.shared.record.lock().head(topic))
+    }
+    async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError> {
+        let record = self.shared.record.lock();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Ok(record.events.iter().filter(|e| e.position > position).take(limit).cloned().collect())
+    }
+    async fn page(
+        &self,
+        conversation: ConversationId,
+        cursor: Cursor,
+        limit: u32,
+    ) -> Result<Option<MessagePage>, StoreError> {
+        Ok(self.shared.record.lock().page(conversation, cursor, limit))
+    }
+    async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
+        let mut bytes = 0;
+        let mut path = self.shared.record.lock().path(Some(leaf));
+        let kept = path.iter().position(|m| {
+            bytes += m.content.len();
+            bytes > max_bytes
+        });
+        path.truncate(kept.map_or(usize::MAX, |last| last + 1));
+        Ok(path)
+    }
+    async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
+        let path = self.shared.record.lock().path(Some(above));
+        let rest = path.get(1..).unwrap_or_default();
+        Ok((u32::try_from(rest.len()).unwrap_or(u32::MAX), rest.iter().map(|m| m.tokens).sum()))
+    }
+    async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
+        Ok(self.shared.record.lock().message(id).filter(|m| m.bot_id == *bot))
+    }
+    async fn children(
+        &self,
+        conversation: ConversationId,
+        parent: Option<MessageId>,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        Ok(self.shared.record.lock().children(conversation, parent))
+    }
+    async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
+        Ok(self.shared.record.lock().conversations_of(bot))
+    }
+    async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
+        Ok(self.shared.record.lock().conversation(id))
+    }
+    async fn conversation_snapshot(
+        &self,
+        id: ConversationId,
+        limit: u32,
+    ) -> Result<Option<ConversationSnapshot>, StoreError> {
+        let record = self.shared.record.lock();
+        let Some(conversation) = record.conversation(id) else { return Ok(None) };
+        let page = record.page(id, Cursor::Newest { offset: 0 }, limit);
+        let messages = page.map(|p| p.items).unwrap_or_default();
+        Ok(Some(ConversationSnapshot { conversation, messages, seq: record.head(&Topic::Conversation(id)) }))
+    }
+    async fn turn_snapshot(&self, id: TurnId) -> Result<Option<TurnSnapshot>, StoreError> {
+        let record = self.shared.record.lock();
+        let Some(turn) = record.turns.get(&id).cloned() else { return Ok(None) };
+        let reply = record.message(turn.reply_id);
+        Ok(Some(TurnSnapshot { turn, reply, seq: record.head(&Topic::Turn(id)) }))
+    }
+    async fn turn_overrides(&self, id: TurnId) -> Result<Option<serde_json::Value>, StoreError> {
+        Ok(self.shared.record.lock().overrides.get(&id).cloned())
+    }
+    async fn open_turns(&self, bot: Option<&BotId>) -> Result<Vec<(Turn, Message, Message)>, StoreError> {
+        Ok(self.shared.record.lock().open_turns(bot))
+    }
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.unavailable_now()
+    }
+}
+
+#[async_trait]
+impl StateStore for MemoryStore {
+    async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
+        let record = self.shared.record.lock();
+        let mut bots: Vec<_> = record.bots.values().cloned().collect();
+        bots.sort_by_key(|(bot, _)| bot.created_at);
+        Ok(bots)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::testkit::conformance::{Subject, history_store_suite, state_store_suite};
+
+    struct InMemory(MemoryStore);
+    impl Subject for InMemory {
+        type Store = MemoryStore;
+        async fn create() -> Self {
+            Self(MemoryStore::new())
+        }
+        fn store(&self) -> &MemoryStore {
+            &self.0
+        }
+        async fn reopen(self) -> Self {
+            Self(self.0.clone())
+        }
+    }
+    history_store_suite!(InMemory);
+    state_store_suite!(InMemory);
+
+    fn nothing() -> Vec<Fact> {
+        vec![Fact::new(crate::ports::history_store::Change::None, vec![])]
+    }
+
+    #[tokio::test]
+    async fn failing_commits_store_nothing_and_then_it_works_again() {
+        let store = MemoryStore::new();
+        store.fail_next(2);
+        assert!(store.commit(nothing()).await.is_err());
+        assert!(store.commit(nothing()).await.is_err());
+        assert_eq!(store.groups(), 0);
+        store.commit(nothing()).await.unwrap();
+        store.lose_next_answers(1);
+        assert!(store.commit(nothing()).await.is_err());
+        assert_eq!(store.groups(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_paused_store_commits_when_it_is_resumed() {
+        let store = MemoryStore::new();
+        store.pause();
+        let waiting = tokio::spawn({
+            let store = store.clone();
+            async move { store.commit(nothing()).await }
+        });
+        store.wait_for_waiting(1).await;
+        assert_eq!(store.groups(), 0);
+        assert_eq!(store.head(&Topic::Bots).await.unwrap(), 0, "reads go on");
+        store.resume();
+        waiting.await.unwrap().unwrap();
+        assert_eq!(store.groups(), 1);
+    }
+}

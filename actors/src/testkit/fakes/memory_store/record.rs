@@ -1,0 +1,405 @@
+//! The record itself: maps, and every rule of the port in its plainest form.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::{
+    domain::{
+        bot::{AuditEntry, BotRecord, StoredStatus},
+        event::{CommittedEvent, EventBody, NewEvent, Topic},
+        ids::{BotId, ConversationId, EventId, MessageId, TurnId},
+        message::{Conversation, Message, MessageState, Siblings},
+        time::Timestamp,
+        turn::{Turn, TurnState},
+    },
+    ports::history_store::{Change, Committed, Cursor, Fact, MessagePage, REDACTED, cleared_event},
+};
+
+/// Everything that is stored.
+#[derive(Default)]
+pub(super) struct Record {
+    /// Bots in the roster.
+    pub(super) bots: HashMap<BotId, (BotRecord, StoredStatus)>,
+    conversations: BTreeMap<ConversationId, Conversation>,
+    /// Conversations of bots that were deleted.
+    retired: HashSet<ConversationId>,
+    messages: BTreeMap<MessageId, Message>,
+    /// Turns.
+    pub(super) turns: BTreeMap<TurnId, Turn>,
+    pub(super) overrides: BTreeMap<TurnId, serde_json::Value>,
+    /// The outbox.
+    pub(super) events: Vec<CommittedEvent>,
+    heads: HashMap<Topic, u64>,
+    seen: HashSet<EventId>,
+    /// The audit log.
+    pub(super) audit: Vec<AuditEntry>,
+    /// Groups committed.
+    pub(super) groups: u64,
+}
+
+impl Record {
+    /// Applies a group.
+    pub(super) fn commit(&mut self, facts: Vec<Fact>) -> Vec<Committed> {
+        self.groups += 1;
+        facts.into_iter().map(|fact| self.apply(fact)).collect()
+    }
+
+    fn apply(&mut self, fact: Fact) -> Committed {
+        let (at, mut told) = (fact.time(), vec![]);
+        let repeated = fact.events.first().is_some_and(|e| self.seen.contains(&e.id));
+        let outcome = if repeated { None } else { self.change(fact.change, at, &mut told) };
+        let Some(deleted) = outcome else { return Committed { applied: false, deleted: 0, events: vec![] } };
+        self.audit.extend(fact.audit);
+        let events = told.into_iter().chain(fact.events).map(|event| self.number(event)).collect();
+        Committed { applied: true, deleted, events }
+    }
+
+    fn number(&mut self, event: NewEvent) -> CommittedEvent {
+        self.seen.insert(event.id);
+        let mut topics = event.topics;
+        topics.sort_unstable();
+        let mut next = |topic: Topic| {
+            let head = self.heads.entry(topic.clone()).or_default();
+            *head += 1;
+            (topic, *head)
+        };
+        let committed = CommittedEvent {
+            position: self.events.len() as u64 + 1,
+            id: event.id,
+            time: event.time,
+            name: event.name.into(),
+            data: event.data,
+            seqs: topics.into_iter().map(&mut next).collect(),
+            ends: event.ends,
+        };
+        self.events.push(committed.clone());
+        committed
+    }
+
+    /// Number of deleted messages, or none where the change does not apply. Adds to `told` what the store tells by itself.
+    fn change(&mut self, change: Change, at: Timestamp, told: &mut Vec<NewEvent>) -> Option<u64> {
+        match change {
+            Change::None => Some(0),
+            Change::CreateBot { bot, main, status } => {
+                if self.bots.contains_key(&bot.id) || self.conversations.contains_key(&main.id) {
+                    return None;
+                }
+                self.conversations.insert(main.id, main);
+                self.bots.insert(bot.id.clone(), (bot, status));
+                Some(0)
+            }
+            Change::UpdateBot(bot) => {
+                let stored = &mut self.bots.get_mut(&bot.id)?.0;
+                let (created_at, main) = (stored.created_at, stored.main_conversation_id);
+                *stored = BotRecord { created_at, main_conversation_id: main, ..bot };
+                Some(0)
+            }
+            Change::DeleteBot { bot_id, purge } => self.delete_bot(&bot_id, purge, at),
+            Change::SaveStatus(status) => self.save_status(status).then_some(0),
+            Change::CreateConversation(conversation) => {
+                let known = self.conversations.contains_key(&conversation.id);
+                if known || !self.bots.contains_key(&conversation.bot_id) {
+                    return None;
+                }
+                self.conversations.insert(conversation.id, conversation);
+                Some(0)
+            }
+            Change::UpdateConversation(new) => {
+                let busy = self.is_busy(new.id);
+                let stored = self.open_conversation(new.id)?;
+                if busy && stored.leaf_message_id != new.leaf_message_id {
+                    return None;
+                }
+                (stored.title, stored.leaf_message_id, stored.archived) =
+                    (new.title, new.leaf_message_id, new.archived);
+                Some(0)
+            }
+            Change::DeleteConversation(id) => {
+                if self.is_busy(id) {
+                    return None;
+                }
+                let owner = self.conversations.remove(&id)?.bot_id;
+                let deleted = self.delete_messages(|m| m.conversation_id == id);
+                self.redact(id);
+                self.turns.retain(|_, t| t.conversation_id != id);
+                self.mend(&owner);
+                Some(deleted)
+            }
+            Change::AcceptTurn { turn, message, reply, overrides } => {
+                let orphaned = message.parent_id.is_some_and(|p| !self.messages.contains_key(&p));
+                if self.turns.contains_key(&turn.id) || orphaned {
+                    return None;
+                }
+                self.open_conversation(turn.conversation_id)?;
+                if let Some(overrides) = overrides {
+                    self.overrides.insert(turn.id, overrides);
+                }
+                self.turns.insert(turn.id, turn);
+                self.add(vec![message, reply]);
+                Some(0)
+            }
+            Change::AppendMessages(messages) => {
+                self.open_conversation(messages.last()?.conversation_id)?;
+                self.add(messages).then_some(0)
+            }
+            Change::StartTurn(turn) => {
+                let stored = self.open_turn(turn.id)?;
+                stored.state = turn.state;
+                stored.model = turn.model;
+                stored.server = turn.server;
+                stored.queue = turn.queue;
+                stored.timings.queued_ms = turn.timings.queued_ms;
+                stored.context = turn.context;
+                Some(0)
+            }
+            Change::Checkpoint { reply_id, content, thinking } => {
+                let reply = self.messages.get_mut(&reply_id)?;
+                if reply.state != MessageState::Pending {
+                    return None;
+                }
+                reply.content = content.into();
+                reply.thinking = thinking.map(Into::into);
+                Some(0)
+            }
+            Change::FinishTurn { turn, reply, status } => {
+                let stored = self.open_turn(turn.id)?;
+                *stored = Turn {
+                    attempt_of: stored.attempt_of,
+                    created_at: stored.created_at,
+                    queue: None,
+                    ..turn
+                };
+                if let Some(stored) = self.messages.get_mut(&reply.id) {
+                    *stored = Message {
+                        parent_id: stored.parent_id,
+                        created_at: stored.created_at,
+                        images: stored.images.clone(),
+                        ..reply
+                    };
+                }
+                self.save_status(status);
+                Some(0)
+            }
+            Change::ClearHistory { bot_id, conversation_id } => self.clear(&bot_id, conversation_id, told),
+        }
+    }
+
+    /// False where the bot is gone or has a newer status.
+    fn save_status(&mut self, new: StoredStatus) -> bool {
+        let Some((_, stored)) = self.bots.get_mut(&new.bot_id) else { return false };
+        let newer = new.updated_at >= stored.updated_at;
+        if newer {
+            *stored = new;
+        }
+        newer
+    }
+
+    fn delete_bot(&mut self, bot: &BotId, purge: bool, at: Timestamp) -> Option<u64> {
+        self.bots.remove(bot)?;
+        let own: HashSet<_> =
+            self.conversations.values().filter(|c| c.bot_id == *bot).map(|c| c.id).collect();
+        if !purge {
+            self.retired.extend(own);
+            for turn in self.turns.values_mut().filter(|t| t.bot_id == *bot && t.ended_at.is_none()) {
+                (turn.state, turn.queue, turn.ended_at) = (TurnState::Interrupted, None, Some(at));
+                if let Some(reply) = self.messages.get_mut(&turn.reply_id) {
+                    reply.state = MessageState::Partial;
+                }
+            }
+            return Some(0);
+        }
+        self.conversations.retain(|id, _| !own.contains(id));
+        self.turns.retain(|_, t| !own.contains(&t.conversation_id));
+        let deleted = self.delete_messages(|m| own.contains(&m.conversation_id));
+        own.into_iter().for_each(|id| self.redact(id));
+        Some(deleted)
+    }
+
+    fn clear(&mut self, bot: &BotId, only: Option<ConversationId>, told: &mut Vec<NewEvent>) -> Option<u64> {
+        let cleared: BTreeSet<_> = self
+            .conversations
+            .values()
+            .filter(|c| c.bot_id == *bot && !self.retired.contains(&c.id) && only.is_none_or(|id| id == c.id))
+            .map(|c| c.id)
+            .collect();
+        if cleared.is_empty() {
+            return None;
+        }
+        self.turns.retain(|_, t| t.ended_at.is_none() || !cleared.contains(&t.conversation_id));
+        let kept: HashSet<_> = self
+            .turns
+            .values()
+            .filter(|t| t.ended_at.is_none())
+            .flat_map(|t| [t.message_id, t.reply_id])
+            .collect();
+        let mut all = 0;
+        for id in cleared {
+            let deleted = self.delete_messages(|m| m.conversation_id == id && !kept.contains(&m.id));
+            self.redact(id);
+            all += deleted;
+            told.push(cleared_event(bot, id, deleted));
+            let left: Vec<_> = self.messages.values().filter(|m| m.conversation_id == id).collect();
+            let (count, last_at) = (left.len() as u64, left.iter().map(|m| m.created_at).max());
+            if let Some(conversation) = self.conversations.get_mut(&id) {
+                (conversation.message_count, conversation.last_at) = (count, last_at);
+            }
+        }
+        self.mend(bot);
+        Some(all)
+    }
+
+    fn delete_messages(&mut self, which: impl Fn(&Message) -> bool) -> u64 {
+        let before = self.messages.len();
+        self.messages.retain(|_, m| !which(m));
+        (before - self.messages.len()) as u64
+    }
+
+    /// Takes the texts of messages that are gone out of the events of a conversation.
+    fn redact(&mut self, id: ConversationId) {
+        let home = Topic::Conversation(id);
+        for event in self.events.iter_mut().filter(|e| e.seqs.iter().any(|(topic, _)| *topic == home)) {
+            let about = match event.body() {
+                Ok(EventBody::MessageReceived { message }) => message.id,
+                Ok(
+                    EventBody::TurnCompleted(end)
+                    | EventBody::TurnStopped(end)
+                    | EventBody::TurnFailed(end)
+                    | EventBody::TurnInterrupted(end),
+                ) => end.turn.reply_id,
+                _ => continue,
+            };
+            if !self.messages.contains_key(&about) {
+                event.data = REDACTED.into();
+            }
+        }
+    }
+
+    /// Parents and leaves that are gone.
+    fn mend(&mut self, bot: &BotId) {
+        let ids: HashSet<_> = self.messages.keys().copied().collect();
+        for message in self.messages.values_mut().filter(|m| m.bot_id == *bot) {
+            message.parent_id = message.parent_id.filter(|p| ids.contains(p));
+        }
+        for conversation in self.conversations.values_mut().filter(|c| c.bot_id == *bot) {
+            if conversation.leaf_message_id.is_some_and(|leaf| !ids.contains(&leaf)) {
+                let mut own = self.messages.values().filter(|m| m.conversation_id == conversation.id);
+                conversation.leaf_message_id = own.next_back().map(|m| m.id);
+            }
+        }
+    }
+
+    /// Adds the messages that are not there; the last becomes the leaf. False where all were there.
+    fn add(&mut self, messages: Vec<Message>) -> bool {
+        let Some((home, leaf, at)) = messages.last().map(|m| (m.conversation_id, m.id, m.created_at)) else {
+            return false;
+        };
+        let before = self.messages.len();
+        for message in messages {
+            self.messages.entry(message.id).or_insert(message);
+        }
+        let added = (self.messages.len() - before) as u64;
+        if let Some(conversation) = self.conversations.get_mut(&home).filter(|_| added > 0) {
+            conversation.leaf_message_id = Some(leaf);
+            conversation.message_count += added;
+            conversation.last_at = conversation.last_at.max(Some(at));
+        }
+        added > 0
+    }
+
+    fn open_conversation(&mut self, id: ConversationId) -> Option<&mut Conversation> {
+        self.conversations.get_mut(&id).filter(|_| !self.retired.contains(&id))
+    }
+
+    fn is_busy(&self, id: ConversationId) -> bool {
+        self.turns.values().any(|t| t.conversation_id == id && t.ended_at.is_none())
+    }
+
+    fn open_turn(&mut self, id: TurnId) -> Option<&mut Turn> {
+        self.turns.get_mut(&id).filter(|t| t.ended_at.is_none())
+    }
+
+    /// Number of the last event of a topic.
+    pub(super) fn head(&self, topic: &Topic) -> u64 {
+        self.heads.get(topic).copied().unwrap_or(0)
+    }
+
+    /// A message with its place among its siblings.
+    pub(super) fn message(&self, id: MessageId) -> Option<Message> {
+        let mut message = self.messages.get(&id)?.clone();
+        let siblings = self.children(message.conversation_id, message.parent_id);
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        message.siblings = Siblings {
+            index: number(siblings.iter().filter(|s| **s <= id).count()),
+            count: number(siblings.len()),
+        };
+        Some(message)
+    }
+
+    /// Messages of a conversation with this parent, oldest first.
+    pub(super) fn children(&self, conversation: ConversationId, parent: Option<MessageId>) -> Vec<MessageId> {
+        let children =
+            self.messages.values().filter(|m| m.conversation_id == conversation && m.parent_id == parent);
+        children.map(|m| m.id).collect()
+    }
+
+    /// From a leaf up to the first message.
+    pub(super) fn path(&self, leaf: Option<MessageId>) -> Vec<Message> {
+        let mut path = vec![];
+        let mut next = leaf;
+        while let Some(message) = next.and_then(|id| self.message(id)) {
+            next = message.parent_id;
+            path.push(message);
+        }
+        path
+    }
+
+    /// A page of the active path.
+    pub(super) fn page(&self, id: ConversationId, cursor: Cursor, limit: u32) -> Option<MessagePage> {
+        let mut path = self.path(self.conversations.get(&id).and_then(|c| c.leaf_message_id));
+        path.reverse();
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let place = |id| path.iter().position(|m| m.id == id);
+        let (from, to, has_more) = match cursor {
+            Cursor::Newest { offset } => {
+                let to = path.len().saturating_sub(usize::try_from(offset).unwrap_or(usize::MAX));
+                (to.saturating_sub(limit), to, to > limit)
+            }
+            Cursor::Before(id) => {
+                let to = place(id)?;
+                (to.saturating_sub(limit), to, to > limit)
+            }
+            Cursor::After(id) => {
+                let from = place(id)? + 1;
+                let to = path.len().min(from.saturating_add(limit));
+                (from, to, to < path.len())
+            }
+        };
+        Some(MessagePage { items: path.get(from..to).unwrap_or_default().to_vec(), has_more })
+    }
+
+    /// One conversation.
+    pub(super) fn conversation(&self, id: ConversationId) -> Option<Conversation> {
+        self.conversations.get(&id).cloned()
+    }
+
+    /// Conversations of a bot of the roster: the main one, then by last use.
+    pub(super) fn conversations_of(&self, bot: &BotId) -> Vec<Conversation> {
+        let own = self.conversations.values().filter(|c| c.bot_id == *bot && !self.retired.contains(&c.id));
+        let mut own: Vec<_> = own.cloned().collect();
+        own.sort_by_key(|c| std::cmp::Reverse((c.main, c.last_at.unwrap_or(c.created_at), c.id)));
+        own
+    }
+
+    /// Turns that have not ended, with their messages.
+    pub(super) fn open_turns(&self, bot: Option<&BotId>) -> Vec<(Turn, Message, Message)> {
+        let open = self.turns.values().filter(|t| {
+            t.ended_at.is_none()
+                && bot.is_none_or(|b| *b == t.bot_id)
+                && !self.retired.contains(&t.conversation_id)
+        });
+        let mut open: Vec<_> = open
+            .filter_map(|t| Some((t.clone(), self.message(t.message_id)?, self.message(t.reply_id)?)))
+            .collect();
+        open.sort_by_key(|(turn, ..)| (turn.created_at, turn.id));
+        open
+    }
+}
