@@ -1,0 +1,444 @@
+//! BotActor: one bot. Takes messages, keeps the line of each conversation, begins turns as linked work.
+//! It never waits for a model, a database or a timer: it submits, spawns, and is told.
+//!
+//! Parent: BotSupervisor. Children: one [`work::Work`] per turn that has not ended.
+//! Ports: HistoryStore (through its turns).
+//!
+//! Invariants: one turn of a conversation generates at a time; turns of a conversation run in the order of
+//! their acceptance; every accepted turn is in a lane until its end is submitted.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controller::requests::Sent,
+    domain::{
+        bot::BotStep,
+        event::QueueMoved,
+        ids::{ConversationId, MessageId, TurnId},
+        problem::Problem,
+        time::Timestamp,
+    },
+    ports::history_store::{Change, Fact},
+    supervision::exit_of,
+};
+
+mod accept;
+pub(crate) mod context;
+mod exchange;
+pub(crate) mod lane;
+pub(crate) mod recovery;
+mod resume;
+pub(crate) mod turn;
+mod turn_end;
+mod turn_events;
+pub(crate) mod work;
+
+pub(crate) use accept::{Incoming, Overrides, Refusal, takes_messages};
+use context::{ContextEntry, Estimator, Path};
+pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
+use lane::Lane;
+use recovery::{Cause, FoundTurn};
+use resume::Readiness;
+use turn::{TurnContext, TurnJob};
+use work::Work;
+
+/// Between two attempts to read what a crash left behind, while the database is away.
+const RECOVER_AGAIN: Duration = Duration::from_millis(500);
+
+/// The answer to a message: at first whether it is taken, then what became of it.
+pub(crate) type SendReply = RpcReplyPort<Result<Sent, Problem>>;
+
+/// Messages of [`BotActor`].
+#[derive(Debug)]
+pub(crate) enum BotMessage {
+    /// A user's message.
+    Send { incoming: Box<Incoming>, refused: oneshot::Sender<Refusal>, reply: SendReply },
+    /// A turn submitted its end.
+    TurnEnded {
+        turn: TurnId,
+        conversation: ConversationId,
+        parent: Option<MessageId>,
+        leaf: MessageId,
+        entries: Vec<ContextEntry>,
+        estimator: Estimator,
+        path: Option<Arc<Path>>,
+    },
+    /// A turn was not stored, or had been before.
+    TurnGone { turn: TurnId },
+    /// Stop a turn; answers whether it is here.
+    StopTurn { turn: TurnId, reply: RpcReplyPort<bool> },
+    /// Stop the running turn of a conversation; answers with its id.
+    StopConversation { conversation: ConversationId, reply: RpcReplyPort<Option<TurnId>> },
+    /// The bot is about to be stopped: begin nothing more, stop what runs, with `all` also what waits. Answers with the
+    /// turns that are to end.
+    Halt { all: bool, reply: RpcReplyPort<Vec<TurnId>> },
+    /// A slash command and its answer, to be put at the end of a conversation.
+    Exchange { exchange: Box<Exchange>, reply: RpcReplyPort<Exchanged> },
+    /// The history of a conversation (or of all) changed under it: forget what is in memory of it. With `leaf`, this
+    /// is the new end of the path.
+    Forget { conversation: Option<ConversationId>, leaf: Option<MessageId> },
+    /// What the actor before left behind.
+    Recovered(Vec<FoundTurn>),
+    /// What the actor before left behind can't be read for now.
+    RecoveryWaits(Problem),
+    /// Time to see whether nothing happened for a while.
+    RestDue,
+    /// Crash on purpose.
+    Panic(String),
+}
+
+/// What [`BotActor`] starts with.
+#[derive(Clone)]
+pub(crate) struct BotArgs {
+    pub context: TurnContext,
+    /// Turns behind a running one, per conversation.
+    pub queue_limit: usize,
+    /// Why there may be turns without an actor; none for a new bot.
+    pub recover: Option<Cause>,
+}
+
+/// A conversation in memory.
+#[derive(Default)]
+struct Talk {
+    lane: Lane<Kept>,
+    /// End of the conversation's active path, accepted turns included.
+    leaf: Option<MessageId>,
+    /// What is said so far, as far as it is in memory.
+    path: Option<Arc<Path>>,
+    /// The history changed under the running turn: what that turn knows of it is not to be kept.
+    forgotten: bool,
+}
+
+/// A turn in a lane.
+struct Kept {
+    /// Cancelled to stop it.
+    stop: CancellationToken,
+    /// The reply that it writes: the end of the path while it is the last one.
+    reply: MessageId,
+    /// Tells a waiting turn that it may begin.
+    go: Option<oneshot::Sender<Arc<Path>>>,
+    work: Option<ActorId>,
+}
+
+/// State of [`BotActor`].
+pub(crate) struct BotActorState {
+    args: BotArgs,
+    talks: HashMap<ConversationId, Talk>,
+    estimator: Estimator,
+    readiness: Readiness,
+    /// Set once the bot is about to be stopped: nothing begins any more.
+    halted: bool,
+    rest_timer: bool,
+    last_turn: Timestamp,
+}
+
+impl BotActorState {
+    fn entry(&self) -> &Arc<crate::state::BotEntry> {
+        &self.args.context.entry
+    }
+
+    async fn send(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        mut incoming: Box<Incoming>,
+        refused: oneshot::Sender<Refusal>,
+        reply: SendReply,
+    ) -> Result<(), ActorProcessingErr> {
+        match &mut self.readiness {
+            Readiness::Ready => {}
+            Readiness::Recovering(early) => {
+                early.push((incoming, refused, reply));
+                return Ok(());
+            }
+            Readiness::Waiting(problem) => {
+                // Nobody is left to be told where the caller gave up.
+                let _ = refused.send(Refusal::Problem(Box::new(problem.clone())));
+                return Ok(());
+            }
+        }
+        if self.halted {
+            // Dropped unanswered: the caller looks again what has become of the bot.
+            return Ok(());
+        }
+        if self.talks.values().any(|talk| talk.lane.get(incoming.turn).is_some()) {
+            // Its acceptance was stored by the actor before, which died before it could say so.
+            return self.acknowledge_found(me, *incoming, reply).await;
+        }
+        match self.prepare(&mut incoming) {
+            // Nobody is left to be told where the caller gave up.
+            Err(refusal) => drop(refused.send(refusal)),
+            Ok(prepared) => self.accept(me, *incoming, prepared, reply).await?,
+        }
+        Ok(())
+    }
+
+    /// Puts a turn into its lane and begins its work.
+    async fn keep(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        mut job: TurnJob,
+        go: Option<oneshot::Sender<Arc<Path>>>,
+    ) -> Result<(), ActorProcessingErr> {
+        let (id, conversation, leaf) = {
+            let turn = job.shared.turn.lock();
+            (turn.id, turn.conversation_id, turn.reply_id)
+        };
+        job.think = job.think.or_else(|| job.config.think.clone());
+        job.format = job.format.or_else(|| job.config.format.clone());
+        let stop = job.stop.clone();
+        // Its successor waits until every task of this actor is gone; the token goes with the task.
+        let token = self.entry().turns.lock().token();
+        let work = Work::begin(
+            me.get_cell(),
+            Box::pin(async move {
+                turn::run(job).await;
+                drop(token);
+            }),
+        )
+        .await?;
+        let talk = self.talks.entry(conversation).or_default();
+        talk.leaf = Some(leaf);
+        talk.lane.push(id, Kept { stop, reply: leaf, go, work: Some(work.get_id()) });
+        self.last_turn = Timestamp::now();
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn turn_ended(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        turn: TurnId,
+        conversation: ConversationId,
+        parent: Option<MessageId>,
+        leaf: MessageId,
+        entries: Vec<ContextEntry>,
+        estimator: Estimator,
+        path: Option<Arc<Path>>,
+    ) {
+        self.estimator = estimator;
+        self.last_turn = Timestamp::now();
+        let keep = context::worth_keeping(
+            self.entry().record().config.options.num_ctx.unwrap_or(crate::domain::bot::DEFAULT_NUM_CTX),
+        );
+        let Some(talk) = self.talks.get_mut(&conversation) else { return };
+        let ran = talk.lane.running() == Some(turn);
+        talk.lane.remove(turn);
+        let known = talk.path.take().filter(|p| p.leaf == parent);
+        // One owner, so that appending copies nothing.
+        let before = match known {
+            Some(known) => {
+                drop(path);
+                Some(known)
+            }
+            None => path.filter(|p| p.leaf == parent),
+        };
+        let forgotten = talk.forgotten;
+        // What is gone from the history is forgotten once nothing runs that knew it.
+        talk.forgotten &= !ran;
+        talk.path = before.filter(|_| !forgotten).map(|mut path| {
+            Arc::make_mut(&mut path).push(leaf, entries, keep);
+            path
+        });
+        self.advance(conversation);
+        self.arm_rest(me);
+    }
+
+    fn advance(&mut self, conversation: ConversationId) {
+        if self.halted {
+            return;
+        }
+        let Some(talk) = self.talks.get_mut(&conversation) else { return };
+        let path = talk.path.clone();
+        if let Some(next) = talk.lane.advance()
+            && let Some(go) = next.go.take()
+        {
+            // Without a path in memory the turn reads it; a leaf that matches nothing says so.
+            let path = path.unwrap_or_else(|| Arc::new(unknown_path()));
+            // A turn that was stopped while it waited does not listen any more.
+            let _ = go.send(path);
+        }
+        for (position, (turn, _)) in (1..).zip(talk.lane.waiting()) {
+            let moved = QueueMoved { turn_id: *turn, position, eta_s: None, server: String::new() };
+            self.args.context.hubs.publish_moved(conversation, &moved);
+        }
+    }
+
+    fn turn_gone(&mut self, turn: TurnId) {
+        let found = self.talks.iter().find(|(_, talk)| talk.lane.get(turn).is_some()).map(|(c, _)| *c);
+        if let Some(event) = self.entry().turn_refused(turn) {
+            let status = self.entry().stored_status();
+            self.args.context.history.note(Fact::new(Change::SaveStatus(status), vec![event]));
+        }
+        self.args.context.hubs.forget_reply(turn);
+        let Some(conversation) = found else { return };
+        if let Some(talk) = self.talks.get_mut(&conversation) {
+            talk.lane.remove(turn);
+            // The end of the path in memory may be a reply that was never stored.
+            match talk.lane.iter().last() {
+                None => drop(self.talks.remove(&conversation)),
+                Some((_, last)) => {
+                    talk.leaf = Some(last.reply);
+                    self.advance(conversation);
+                }
+            }
+        }
+    }
+
+    fn stop_turn(&self, turn: TurnId) -> bool {
+        let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
+        kept.inspect(|k| k.stop.cancel()).is_some()
+    }
+
+    fn stop_conversation(&self, conversation: ConversationId) -> Option<TurnId> {
+        let talk = self.talks.get(&conversation)?;
+        let (turn, kept) = talk.lane.iter().next()?;
+        kept.stop.cancel();
+        Some(*turn)
+    }
+
+    fn halt(&mut self, all: bool) -> Vec<TurnId> {
+        self.halted = true;
+        let running = |lane: &Lane<Kept>, turn| all || lane.running() == Some(turn);
+        let lanes = self.talks.values().map(|talk| &talk.lane);
+        let chosen = lanes.flat_map(|lane| lane.iter().filter(move |(turn, _)| running(lane, *turn)));
+        chosen.inspect(|(_, kept)| kept.stop.cancel()).map(|(turn, _)| *turn).collect()
+    }
+
+    fn forget(&mut self, conversation: Option<ConversationId>, leaf: Option<MessageId>) {
+        self.talks.retain(|id, talk| {
+            let concerned = conversation.is_none_or(|c| c == *id);
+            if concerned {
+                talk.path = None;
+                talk.forgotten = true;
+                // Without a word, the path ends with the last turn that is still to come.
+                talk.leaf = leaf.or(talk.lane.iter().last().map(|(_, kept)| kept.reply));
+            }
+            !concerned || !talk.lane.is_empty()
+        });
+    }
+
+    /// A turn's task died by itself: a defect of deia. The turn is found again as after a crash of the bot.
+    fn work_died(&self, work: ActorId, reason: &str) -> Result<(), ActorProcessingErr> {
+        let mut lanes = self.talks.values().flat_map(|talk| talk.lane.iter());
+        if lanes.any(|(_, kept)| kept.work == Some(work)) {
+            return Err(format!("a turn's task died: {reason}").into());
+        }
+        Ok(())
+    }
+
+    fn arm_rest(&mut self, me: &ActorRef<BotMessage>) {
+        if !self.rest_timer {
+            self.rest_timer = true;
+            let after = Duration::from_secs(u64::from(self.entry().record().config.idle_after_s));
+            me.send_after(after, || BotMessage::RestDue);
+        }
+    }
+
+    /// Idle after a while without turns; what was kept for the next turn is let go.
+    fn rest_due(&mut self, me: &ActorRef<BotMessage>) {
+        self.rest_timer = false;
+        let after = Duration::from_secs(u64::from(self.entry().record().config.idle_after_s));
+        let busy = self.talks.values().any(|talk| !talk.lane.is_empty());
+        if busy || Timestamp::now().since(self.last_turn) < after {
+            return self.arm_rest(me);
+        }
+        self.talks = HashMap::new();
+        self.entry().step(BotStep::Rested, None, |status, event| {
+            self.args.context.history.note(Fact::new(Change::SaveStatus(status), vec![event]));
+        });
+    }
+}
+
+/// A path that belongs to no message, so that a turn reads its own.
+fn unknown_path() -> Path {
+    Path { leaf: Some(MessageId::new()), ..Path::default() }
+}
+
+/// One bot.
+pub(crate) struct BotActor;
+
+impl Actor for BotActor {
+    type Msg = BotMessage;
+    type State = BotActorState;
+    type Arguments = BotArgs;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<Self::Msg>,
+        args: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        Ok(BotActorState {
+            args,
+            talks: HashMap::new(),
+            estimator: Estimator::default(),
+            readiness: Readiness::Ready,
+            halted: false,
+            rest_timer: false,
+            last_turn: Timestamp::now(),
+        })
+    }
+
+    async fn post_start(
+        &self,
+        me: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.arm_rest(&me);
+        match state.args.recover {
+            Some(cause) => state.recover(&me, cause).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            BotMessage::Send { incoming, refused, reply } => {
+                state.send(&me, incoming, refused, reply).await?
+            }
+            BotMessage::TurnEnded { turn, conversation, parent, leaf, entries, estimator, path } => {
+                state.turn_ended(&me, turn, conversation, parent, leaf, entries, estimator, path);
+            }
+            BotMessage::TurnGone { turn } => state.turn_gone(turn),
+            BotMessage::StopTurn { turn, reply } => {
+                let _ = reply.send(state.stop_turn(turn));
+            }
+            BotMessage::StopConversation { conversation, reply } => {
+                let _ = reply.send(state.stop_conversation(conversation));
+            }
+            BotMessage::Halt { all, reply } => {
+                let _ = reply.send(state.halt(all));
+            }
+            BotMessage::Exchange { exchange, reply } => {
+                let _ = reply.send(state.exchange(*exchange));
+            }
+            BotMessage::Forget { conversation, leaf } => state.forget(conversation, leaf),
+            BotMessage::Recovered(found) => state.recovered(&me, found).await?,
+            BotMessage::RecoveryWaits(problem) => state.recovery_waits(problem),
+            BotMessage::RestDue => state.rest_due(&me),
+            // The point of it: a real panic, for the supervisor to catch.
+            BotMessage::Panic(reason) => panic!("{reason}"),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        event: SupervisionEvent,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match exit_of(&event) {
+            Some((work, exit)) if exit.is_abnormal() => state.work_died(work, &exit.to_string()),
+            _ => Ok(()),
+        }
+    }
+}

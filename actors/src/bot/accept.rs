@@ -1,0 +1,293 @@
+//! Accepting a message: everything that can refuse it, then the one fact that stores message, turn and pending reply
+//! together, and the work that answers it. Where a slot is free, the start of the turn is part of that same fact, so
+//! the first token is one commit away.
+
+use std::{collections::hash_map::Entry, sync::Arc};
+
+use ractor::{ActorProcessingErr, ActorRef};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BotActorState, BotMessage, SendReply, Talk,
+    context::{self, ContextEntry, Path, Plan},
+    lane::Place,
+    turn::{TurnJob, TurnShared},
+    turn_events,
+};
+use crate::{
+    controller::requests::SendMessage,
+    domain::{
+        bot::{BotConfig, BotState, Options},
+        event::{EventBody, NewEvent, TurnProgress},
+        ids::{ConversationId, MessageId, TurnId},
+        message::{Conversation, Message, MessageState, Sender, Siblings},
+        problem::{Code, Problem},
+        time::Timestamp,
+        turn::{ContextUse, QueuePlace, Timings, Turn, TurnState, Usage},
+    },
+    inference::SlotPermit,
+    ports::{
+        chat_model::Role,
+        history_store::{Change, Fact},
+    },
+};
+
+/// A message on its way in, with ids that stay the same if it has to be handed to the bot's next actor.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub turn: TurnId,
+    pub message: MessageId,
+    pub reply: MessageId,
+    pub send: Arc<SendMessage>,
+    pub attempt_of: Option<TurnId>,
+    /// Place among its siblings; more than the first for an edit.
+    pub siblings: u32,
+    /// The conversation as stored, where the caller had to look it up.
+    pub conversation: Option<Conversation>,
+}
+
+/// Why a bot did not take a message.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Look up the conversation and hand it in with the message.
+    ConversationUnknown,
+    /// A problem for the caller.
+    Problem(Box<Problem>),
+}
+
+/// What a message asks for instead of its bot's configuration, as stored with its turn.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Overrides {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<Options>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub think: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Value>,
+}
+
+impl Overrides {
+    fn of(send: &SendMessage) -> Option<Value> {
+        let asked =
+            Self { options: send.options.clone(), think: send.think.clone(), format: send.format.clone() };
+        let any = asked.options.is_some() || asked.think.is_some() || asked.format.is_some();
+        any.then(|| serde_json::to_value(asked).unwrap_or_default())
+    }
+}
+
+/// What [`BotActorState::prepare`] found out.
+pub(super) struct Prepared {
+    conversation: ConversationId,
+    parent: Option<MessageId>,
+    place: Place,
+    options: Options,
+    model: String,
+    path: Option<Arc<Path>>,
+    begun: Option<(SlotPermit, Plan)>,
+    config: Arc<BotConfig>,
+}
+
+impl BotActorState {
+    /// Everything that can refuse a message before anything is stored.
+    pub(super) fn prepare(&mut self, incoming: &mut Incoming) -> Result<Prepared, Refusal> {
+        let problem = |p: Problem| Refusal::Problem(Box::new(p));
+        let record = self.entry().record();
+        let conversation = incoming.send.conversation_id.unwrap_or(record.main_conversation_id);
+        let talk = match self.talks.entry(conversation) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let stored = incoming.conversation.take().ok_or(Refusal::ConversationUnknown)?;
+                let path = stored.leaf_message_id.is_none().then(|| Arc::new(Path::default()));
+                new.insert(Talk { leaf: stored.leaf_message_id, path, ..Talk::default() })
+            }
+        };
+        let place = talk.lane.place(self.args.queue_limit);
+        if place == Place::Full {
+            return Err(problem(Problem::new(
+                Code::ConversationQueueFull,
+                format!(
+                    "{} messages wait behind the running one in this conversation. This one was not stored; try again when one is answered.",
+                    self.args.queue_limit
+                ),
+            )));
+        }
+        let send = &incoming.send;
+        let options = send
+            .options
+            .as_ref()
+            .map_or_else(|| record.config.options.clone(), |over| record.config.options.overlaid(over));
+        let parent = send.parent_id.unwrap_or(talk.leaf);
+        let probe = ContextEntry {
+            role: Role::User,
+            content: send.content.clone(),
+            images: send.images.clone(),
+            tool_calls: None,
+        };
+        context::check_fits(&record.config, &options, &probe, self.estimator).map_err(problem)?;
+        let inference = &self.args.context.inference;
+        let model = match record.config.model.as_str() {
+            "" => inference.any_model().unwrap_or_default(),
+            named => inference.choose(named, &record.config.fallback).to_owned(),
+        };
+        let path = talk.path.clone().filter(|p| p.leaf == parent);
+        let mut begun = None;
+        if place == Place::Now
+            && let Some(path) = &path
+        {
+            let plan =
+                context::plan(&record.config, &options, path, &probe, self.estimator).map_err(problem)?;
+            begun = inference.try_acquire(&model).map(|permit| (permit, plan));
+        }
+        Ok(Prepared {
+            conversation,
+            parent,
+            place,
+            options,
+            model,
+            path,
+            begun,
+            config: Arc::new(record.config.clone()),
+        })
+    }
+
+    pub(super) async fn accept(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        incoming: Incoming,
+        prepared: Prepared,
+        reply_port: SendReply,
+    ) -> Result<(), ActorProcessingErr> {
+        let context = self.args.context.clone();
+        let bot_id = context.entry.id();
+        let now = Timestamp::now();
+        let send = &incoming.send;
+        let message = Message {
+            id: incoming.message,
+            bot_id: bot_id.clone(),
+            conversation_id: prepared.conversation,
+            parent_id: prepared.parent,
+            turn_id: Some(incoming.turn),
+            sender: Sender::User,
+            content: send.content.clone(),
+            thinking: None,
+            tool_calls: None,
+            images: (!send.images.is_empty()).then(|| send.images.clone()),
+            tokens: self.estimator.tokens(&send.content),
+            state: MessageState::Complete,
+            siblings: Siblings { index: incoming.siblings, count: incoming.siblings },
+            created_at: now,
+            metadata: send.metadata.clone(),
+        };
+        let reply = Message {
+            id: incoming.reply,
+            parent_id: Some(message.id),
+            sender: Sender::Bot,
+            content: "".into(),
+            images: None,
+            tokens: 0,
+            state: MessageState::Pending,
+            siblings: Siblings { index: 1, count: 1 },
+            metadata: serde_json::Map::new(),
+            ..message.clone()
+        };
+        let queue = match (&prepared.begun, prepared.place) {
+            (Some(_), _) => None,
+            (None, Place::Behind(position)) => Some(QueuePlace { position, eta_s: None }),
+            (None, _) => Some(context.inference.next_place(&prepared.model)),
+        };
+        let begins = prepared.begun.is_some();
+        let turn = Turn {
+            id: incoming.turn,
+            bot_id,
+            conversation_id: prepared.conversation,
+            message_id: message.id,
+            reply_id: reply.id,
+            state: if begins { TurnState::Generating } else { TurnState::Queued },
+            server: prepared.begun.as_ref().and_then(|(p, _)| p.gate()).map(|g| g.spec.name.clone()),
+            model: prepared.model,
+            attempt_of: incoming.attempt_of,
+            queue,
+            usage: Usage::default(),
+            timings: Timings { queued_ms: begins.then_some(0.0), ..Timings::default() },
+            context: prepared.begun.as_ref().map_or_else(ContextUse::default, |(_, plan)| plan.usage),
+            error: None,
+            created_at: now,
+            ended_at: None,
+        };
+        let submitted = context.entry.turn_accepted(turn.id, begins, |changed| {
+            let events = accept_events(&turn, &message, changed);
+            let change = Change::AcceptTurn {
+                turn: turn.clone(),
+                message: message.clone(),
+                reply: reply.clone(),
+                overrides: Overrides::of(send),
+            };
+            context.history.submit(Fact::new(change, events))
+        });
+        let live = context.hubs.begin_reply(turn.id, reply.id, turn.conversation_id);
+        let waits = (!begins && prepared.place != Place::Now).then(oneshot::channel);
+        let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
+        let job = TurnJob {
+            context,
+            bot: me.clone(),
+            shared: TurnShared::new(turn, message, live),
+            reply,
+            config: prepared.config,
+            options: prepared.options,
+            think: incoming.send.think.clone(),
+            format: incoming.send.format.clone(),
+            estimator: self.estimator,
+            stop: CancellationToken::new(),
+            accept: Some((submitted, reply_port)),
+            go: gone,
+            path: prepared.path,
+            begun: prepared.begun,
+            asked: None,
+        };
+        self.keep(me, job, go).await
+    }
+}
+
+/// The events of an acceptance, in the order in which they happened.
+fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> Vec<NewEvent> {
+    let topics = || turn_events::topics(turn);
+    let progress = |position, eta_s| TurnProgress {
+        turn_id: turn.id,
+        position,
+        eta_s,
+        server: None,
+        model: Some(turn.model.clone()),
+    };
+    let mut events = vec![
+        NewEvent::new(topics(), &EventBody::MessageReceived { message: message.clone() }),
+        NewEvent::new(topics(), &EventBody::TurnAccepted(progress(None, None))),
+    ];
+    match turn.queue {
+        Some(place) => {
+            let queued = EventBody::TurnQueued(progress(Some(place.position), place.eta_s));
+            events.push(NewEvent::new(topics(), &queued));
+        }
+        None => {
+            events.extend(changed);
+            events.extend(turn_events::trimmed(turn));
+            events.push(turn_events::started(turn));
+        }
+    }
+    events
+}
+
+/// Whether a bot takes messages in this state; the problem if not.
+pub(crate) fn takes_messages(state: BotState, name: &str) -> Result<(), Problem> {
+    match state {
+        BotState::Quarantined => Err(Problem::new(
+            Code::BotQuarantined,
+            format!("{name} crashed too often and is quarantined. Restart it when the cause is gone."),
+        )),
+        state if state.accepts_messages() => Ok(()),
+        _ => Err(Problem::new(Code::BotNotRunning, format!("{name} is stopped. Start it first."))),
+    }
+}

@@ -1,0 +1,57 @@
+//! A slash command and its answer on their way into the history. They go through the bot, because it alone knows where
+//! a conversation ends while turns are on their way.
+
+use super::BotActorState;
+use crate::{
+    domain::{
+        event::{EventBody, NewEvent, Topic},
+        ids::MessageId,
+        message::Message,
+    },
+    history::{History, Submitted},
+    ports::history_store::{Change, Fact},
+};
+
+/// A command and its answer. Their place in the conversation is the one that storage knows; the bot knows better.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub message: Message,
+    pub reply: Message,
+}
+
+/// What was submitted.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    pub message: Message,
+    pub reply: Message,
+    pub submitted: Submitted,
+}
+
+/// Submits an exchange as it is.
+pub(crate) fn submit(history: &History, exchange: Exchange) -> Exchanged {
+    let Exchange { message, reply } = exchange;
+    let received = |m: &Message| {
+        let topics = vec![Topic::Bot(m.bot_id.clone()), Topic::Conversation(m.conversation_id)];
+        NewEvent::new(topics, &EventBody::MessageReceived { message: m.clone() })
+    };
+    let events = vec![received(&message), received(&reply)];
+    let change = Change::AppendMessages(vec![message.clone(), reply.clone()]);
+    let submitted = history.submit(Fact::new(change, events));
+    Exchanged { message, reply, submitted }
+}
+
+impl BotActorState {
+    pub(super) fn exchange(&mut self, mut exchange: Exchange) -> Exchanged {
+        if let Some(talk) = self.talks.get_mut(&exchange.message.conversation_id) {
+            let end: Option<MessageId> = talk.leaf;
+            exchange.message.parent_id = end;
+            talk.leaf = Some(exchange.reply.id);
+            // Models are not shown commands: what is said so far is the same, its end is not.
+            match &mut talk.path {
+                Some(path) if path.leaf == end => std::sync::Arc::make_mut(path).leaf = talk.leaf,
+                _ => talk.path = None,
+            }
+        }
+        submit(&self.args.context.history, exchange)
+    }
+}

@@ -1,0 +1,194 @@
+//! After a crash: turns that nobody runs any more are ended or found again. Runs once for each new
+//! actor of a bot, and once when a bot is quarantined.
+
+use std::time::Duration;
+
+use super::{accept::Overrides, turn::TurnContext, turn_events};
+use crate::{
+    controller::requests::{AcceptedTurn, Sent},
+    domain::{
+        bot::BotStep,
+        event::TurnEnd,
+        ids::{MessageId, TurnId},
+        message::{Message, MessageState},
+        problem::{Code, Problem},
+        time::Timestamp,
+        turn::{Turn, TurnState, TurnStep},
+    },
+    history::storage_problem,
+    ports::history_store::{Change, Fact},
+};
+
+/// A waiting turn found in storage.
+#[derive(Debug)]
+pub(crate) struct FoundTurn {
+    pub turn: Turn,
+    pub message: Message,
+    /// The pending reply.
+    pub reply: Message,
+    pub overrides: Overrides,
+    /// End of its conversation's path.
+    pub leaf: Option<MessageId>,
+}
+
+/// Why turns are found without anybody who runs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The bot crashed; all of its waiting turns go on.
+    BotCrashed,
+    /// The process ended; turns older than this are not begun any more.
+    ProcessEnded { max_age: Duration },
+    /// The bot was stopped on purpose; nothing of it goes on.
+    BotStopped,
+}
+
+/// How a found turn ends.
+struct Verdict {
+    step: TurnStep,
+    problem: Option<Problem>,
+}
+
+/// How a found turn ends; none where it goes on.
+fn verdict(turn: &Turn, cause: Cause, now: Timestamp) -> Option<Verdict> {
+    let interrupted = |detail: String| {
+        let problem = Some(Problem::new(Code::TurnInterrupted, detail));
+        Some(Verdict { step: TurnStep::Interrupt, problem })
+    };
+    match (turn.state, cause) {
+        (_, Cause::BotStopped) => Some(Verdict { step: TurnStep::Stop, problem: None }),
+        (TurnState::Generating, Cause::BotCrashed) => {
+            interrupted("The bot crashed in the middle of the answer. What came before is kept.".into())
+        }
+        (TurnState::Generating, Cause::ProcessEnded { .. }) => {
+            interrupted("The service ended in the middle of the answer. What came before is kept.".into())
+        }
+        (_, Cause::ProcessEnded { max_age }) if now.since(turn.created_at) > max_age => interrupted(format!(
+            "The service was away for too long: the message waited more than {} s and was not begun.",
+            max_age.as_secs()
+        )),
+        _ => None,
+    }
+}
+
+/// As [`recover`], for a bot without an actor: nothing is done where it was started again meanwhile, because its new
+/// actor does it then.
+pub(crate) async fn settle(context: &TurnContext, cause: Cause) -> Result<(), Problem> {
+    let _alone = context.entry.recovering.lock().await;
+    if !context.entry.state().accepts_messages() {
+        recover_alone(context, cause).await?;
+    }
+    Ok(())
+}
+
+/// Ends what was being generated, with the text that readers saw, and answers with the turns that wait,
+/// oldest first.
+pub(crate) async fn recover(context: &TurnContext, cause: Cause) -> Result<Vec<FoundTurn>, Problem> {
+    let _alone = context.entry.recovering.lock().await;
+    recover_alone(context, cause).await
+}
+
+async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundTurn>, Problem> {
+    // Tasks of the actor before: killed with it, but perhaps still on their way out.
+    let tasks = context.entry.turns.lock().clone();
+    tasks.close();
+    tasks.wait().await;
+    tasks.reopen();
+    // What they submitted is decided before the record is read.
+    context.history.barrier().await;
+    let id = context.entry.id();
+    let open = context.store.open_turns(Some(&id)).await.map_err(|e| storage_problem(&e))?;
+    let now = Timestamp::now();
+    let (ended, waiting): (Vec<_>, Vec<_>) =
+        open.into_iter().map(|found| (verdict(&found.0, cause, now), found)).partition(|(v, _)| v.is_some());
+    context.entry.reset_turns(u32::try_from(waiting.len()).unwrap_or(u32::MAX));
+    for (verdict, (turn, _, reply)) in ended {
+        if let Some(verdict) = verdict {
+            end(context, verdict, turn, reply).await?;
+        }
+    }
+    // A bot that had turns shows it is free again.
+    context.entry.step(BotStep::TurnsEnded, None, |status, event| {
+        context.history.note(Fact::new(Change::SaveStatus(status), vec![event]));
+    });
+    let mut found = Vec::with_capacity(waiting.len());
+    for (_, (turn, message, reply)) in waiting {
+        let asked = context.store.turn_overrides(turn.id).await.map_err(|e| storage_problem(&e))?;
+        let overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
+        let home = context.store.conversation(turn.conversation_id).await.map_err(|e| storage_problem(&e))?;
+        let leaf = home.and_then(|c| c.leaf_message_id);
+        found.push(FoundTurn { turn, message, reply, overrides, leaf });
+    }
+    Ok(found)
+}
+
+/// Ends a turn that nobody runs, with the text that readers saw.
+async fn end(
+    context: &TurnContext,
+    verdict: Verdict,
+    mut turn: Turn,
+    mut reply: Message,
+) -> Result<(), Problem> {
+    if let Some(live) = context.hubs.live(turn.id) {
+        let text = live.seal();
+        reply.content = text.content.into();
+        reply.thinking = (!text.thinking.is_empty()).then(|| text.thinking.into());
+    }
+    reply.state = MessageState::Partial;
+    turn.state = turn.state.after(verdict.step).unwrap_or(turn.state);
+    turn.queue = None;
+    turn.error = verdict.problem;
+    turn.ended_at = Some(Timestamp::now());
+    tracing::info!(bot.id = %turn.bot_id, turn.id = %turn.id, action = turn.state.as_str(), "turn ended without its task");
+    let status = match turn.error {
+        Some(_) => context.entry.count_error(),
+        None => context.entry.stored_status(),
+    };
+    let told = TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) };
+    let event = turn_events::ended(&turn, &reply);
+    let fact = Fact::new(Change::FinishTurn { turn, reply, status }, vec![event]);
+    if !context.history.append(fact).await?.applied {
+        // It was ended or deleted before; whoever waits is told all the same.
+        context.hubs.tell_end(told);
+    }
+    Ok(())
+}
+
+/// Stops a waiting turn whose bot has no actor.
+pub(crate) async fn stop_waiting(context: &TurnContext, id: TurnId) -> Result<(), Problem> {
+    let bot = context.entry.id();
+    let open = context.store.open_turns(Some(&bot)).await.map_err(|e| storage_problem(&e))?;
+    match open.into_iter().find(|(turn, ..)| turn.id == id) {
+        Some((turn, _, reply)) => {
+            context.entry.forget_waiting();
+            end(context, Verdict { step: TurnStep::Stop, problem: None }, turn, reply).await
+        }
+        None => Ok(()),
+    }
+}
+
+/// The acknowledgement of a message that is stored although nobody could say so at the time.
+pub(crate) async fn found(context: &TurnContext, turn: TurnId, message: MessageId) -> Result<Sent, Problem> {
+    // Watched before the look: an end in between is told either here or there.
+    let end = context.hubs.watch_end(turn);
+    let bot = context.entry.id();
+    let read = async {
+        let snapshot = context.store.turn_snapshot(turn).await.map_err(|e| storage_problem(&e))?;
+        let message = context.store.message(&bot, message).await.map_err(|e| storage_problem(&e))?;
+        snapshot.zip(message).ok_or_else(|| {
+            Problem::new(Code::MessageNotFound, "The history was cleared while the message was on its way.")
+        })
+    };
+    match read.await {
+        Ok((snapshot, message)) => {
+            let (turn, reply) = (snapshot.turn, snapshot.reply);
+            if turn.state.is_terminal() {
+                context.hubs.tell_end(TurnEnd { turn: turn.clone(), reply });
+            }
+            Ok(Sent::Turn(AcceptedTurn { turn, message, end }))
+        }
+        Err(problem) => {
+            context.hubs.forget_end(turn);
+            Err(problem)
+        }
+    }
+}

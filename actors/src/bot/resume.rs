@@ -1,0 +1,144 @@
+//! How an actor takes over from the one before: it looks for the turns that were left, keeps what comes meanwhile, and
+//! goes on with what waits.
+
+use std::sync::Arc;
+
+use ractor::{ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BotActorState, BotMessage, RECOVER_AGAIN, SendReply,
+    accept::{Incoming, Refusal},
+    lane::Place,
+    recovery::{self, Cause, FoundTurn},
+    turn::{TurnJob, TurnShared},
+    work::Work,
+};
+use crate::domain::problem::Problem;
+
+/// A message that came before its bot was ready for it.
+pub(super) type Early = (Box<Incoming>, oneshot::Sender<Refusal>, SendReply);
+
+/// Whether messages can be taken.
+pub(super) enum Readiness {
+    Ready,
+    /// The turns of the actor before are looked for; these came meanwhile.
+    Recovering(Vec<Early>),
+    /// They can't be read while the database is away; nothing can be stored either.
+    Waiting(Problem),
+}
+
+impl BotActorState {
+    /// Answers a message whose turn was found in storage and is in its lane already.
+    pub(super) async fn acknowledge_found(
+        &self,
+        me: &ActorRef<BotMessage>,
+        incoming: Incoming,
+        reply: SendReply,
+    ) -> Result<(), ActorProcessingErr> {
+        let context = self.args.context.clone();
+        let job = async move {
+            let answer = recovery::found(&context, incoming.turn, incoming.message).await;
+            // The caller may be gone; the turn runs all the same.
+            let _ = reply.send(answer);
+        };
+        Work::begin(me.get_cell(), Box::pin(job)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn recover(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        cause: Cause,
+    ) -> Result<(), ActorProcessingErr> {
+        let (context, cell, me) = (self.args.context.clone(), me.get_cell(), me.clone());
+        let job = async move {
+            let found = loop {
+                match recovery::recover(&context, cause).await {
+                    Ok(found) => break found,
+                    Err(problem) => {
+                        tracing::warn!(bot.id = %context.entry.id(), code = %problem.code, "recovery waits for the database");
+                        let _ = me.cast(BotMessage::RecoveryWaits(problem));
+                        tokio::time::sleep(RECOVER_AGAIN).await;
+                    }
+                }
+            };
+            // If the actor is gone, its successor recovers.
+            let _ = me.cast(BotMessage::Recovered(found));
+        };
+        self.readiness = Readiness::Recovering(vec![]);
+        Work::begin(cell, Box::pin(job)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn recovered(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        found: Vec<FoundTurn>,
+    ) -> Result<(), ActorProcessingErr> {
+        for found in found {
+            self.resume(me, found).await?;
+        }
+        if let Readiness::Recovering(early) = std::mem::replace(&mut self.readiness, Readiness::Ready) {
+            for (incoming, refused, reply) in early {
+                self.send(me, incoming, refused, reply).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn recovery_waits(&mut self, problem: Problem) {
+        if let Readiness::Recovering(early) =
+            std::mem::replace(&mut self.readiness, Readiness::Waiting(problem.clone()))
+        {
+            for (_, refused, _) in early {
+                let _ = refused.send(Refusal::Problem(Box::new(problem.clone())));
+            }
+        }
+    }
+
+    /// A waiting turn that storage kept.
+    async fn resume(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        found: FoundTurn,
+    ) -> Result<(), ActorProcessingErr> {
+        let FoundTurn { turn, message, reply, overrides, leaf } = found;
+        let conversation = turn.conversation_id;
+        let context = self.args.context.clone();
+        let record = context.entry.record();
+        let live = context
+            .hubs
+            .live(turn.id)
+            .unwrap_or_else(|| context.hubs.begin_reply(turn.id, reply.id, turn.conversation_id));
+        let talk = self.talks.entry(turn.conversation_id).or_default();
+        let waits = (talk.lane.place(usize::MAX) != Place::Now).then(oneshot::channel);
+        let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
+        let job = TurnJob {
+            context,
+            bot: me.clone(),
+            shared: TurnShared::new(turn, message, live),
+            reply,
+            options: overrides
+                .options
+                .map_or_else(|| record.config.options.clone(), |over| record.config.options.overlaid(&over)),
+            config: Arc::new(record.config.clone()),
+            think: overrides.think,
+            format: overrides.format,
+            estimator: self.estimator,
+            stop: CancellationToken::new(),
+            accept: None,
+            go: gone,
+            path: None,
+            begun: None,
+            asked: None,
+        };
+        self.keep(me, job, go).await?;
+        // More may have been said behind it than turns.
+        if let Some(talk) = self.talks.get_mut(&conversation) {
+            talk.leaf = leaf.or(talk.leaf);
+        }
+        Ok(())
+    }
+}

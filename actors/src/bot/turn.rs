@@ -1,0 +1,451 @@
+//! One turn, from its acceptance to its one end. Runs as linked work of the bot: told to stop, it
+//! ends in order; killed with its bot, it leaves the rest to [`super::recovery`].
+//!
+//! Invariant: this task is the only one that appends to its reply, and it asks for the end of the turn only
+//! after the last piece is published, so no reader sees text behind the end.
+
+use std::{
+    future::ready,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
+use ractor::{ActorRef, RpcReplyPort};
+use rand::Rng;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BotMessage,
+    context::{self, ContextEntry, Estimator, Path, Plan},
+    turn_end::{End, millis},
+    turn_events,
+};
+use crate::{
+    broadcast::{Hubs, LiveReply},
+    controller::requests::{AcceptedTurn, Sent},
+    domain::{
+        bot::{BotConfig, Options},
+        event::TurnEnd,
+        message::Message,
+        problem::{Code, Problem},
+        turn::{Turn, TurnStep},
+    },
+    history::{CommitResult, History, Submitted, storage_problem},
+    inference::{Inference, SlotPermit, model_problem},
+    ports::{
+        chat_model::{ChatRequest, ChatStream, ModelError},
+        history_store::{Change, Fact, HistoryStore},
+    },
+    state::BotEntry,
+};
+
+/// A partial reply is stored at least this often while it grows.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// And at least every so many bytes.
+const CHECKPOINT_BYTES: usize = 2048;
+/// Pauses between attempts to reach a server, before jitter.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How often a prompt is shortened because the server counted more tokens than estimated.
+const MAX_TIGHTEN: u32 = 3;
+/// Pauses between attempts to store the end of a turn.
+pub(super) const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// What the whole tree shares, as a turn needs it.
+#[derive(Clone)]
+pub(crate) struct TurnContext {
+    pub entry: Arc<BotEntry>,
+    pub history: History,
+    pub hubs: Arc<Hubs>,
+    pub inference: Inference,
+    pub store: Arc<dyn HistoryStore>,
+}
+
+/// A turn in progress: where it stands, its message, its text.
+pub(crate) struct TurnShared {
+    pub turn: Mutex<Turn>,
+    pub message: Message,
+    pub live: Arc<LiveReply>,
+    pub accepted: Instant,
+}
+
+impl TurnShared {
+    pub fn new(turn: Turn, message: Message, live: Arc<LiveReply>) -> Arc<Self> {
+        Arc::new(Self { turn: Mutex::new(turn), message, live, accepted: Instant::now() })
+    }
+}
+
+/// A turn that has to be driven to its end.
+pub(crate) struct TurnJob {
+    pub context: TurnContext,
+    pub bot: ActorRef<BotMessage>,
+    pub shared: Arc<TurnShared>,
+    /// The pending reply as stored.
+    pub reply: Message,
+    pub config: Arc<BotConfig>,
+    /// Options of the bot, overlaid by those of the message.
+    pub options: Options,
+    pub think: Option<serde_json::Value>,
+    pub format: Option<serde_json::Value>,
+    pub estimator: Estimator,
+    pub stop: CancellationToken,
+    /// The acceptance on its way to storage, and who waits for it; none for a turn found in storage.
+    pub accept: Option<(Submitted, RpcReplyPort<Result<Sent, Problem>>)>,
+    /// The conversation's turn to run; none if it is already there.
+    pub go: Option<oneshot::Receiver<Arc<Path>>>,
+    /// The history that it continues, if it is in memory.
+    pub path: Option<Arc<Path>>,
+    /// Slot and prompt of a turn whose start is part of its acceptance.
+    pub begun: Option<(SlotPermit, Plan)>,
+    /// The request to the model server that was begun while the acceptance was on its way to storage.
+    pub asked: Option<Asked>,
+}
+
+/// A request on its way to a model server.
+pub(crate) struct Asked {
+    at: Instant,
+    answer: BoxFuture<'static, Result<ChatStream, ModelError>>,
+}
+
+/// Drives a turn to its end.
+pub(crate) async fn run(mut job: TurnJob) {
+    if let Some((submitted, reply)) = job.accept.take() {
+        match job.accepted(submitted).await {
+            Ok(done) if done.applied => job.acknowledge(reply),
+            Ok(_) => return job.already_there(reply).await,
+            Err(error) => return job.refused(reply, storage_problem(&error)),
+        }
+    }
+    let end = job.drive().await;
+    job.finish(end).await;
+}
+
+impl TurnJob {
+    pub(super) fn turn(&self) -> Turn {
+        self.shared.turn.lock().clone()
+    }
+
+    /// Waits for the acceptance. A turn that has its slot asks the model server meanwhile: the commit and the way there
+    /// overlap. Nothing of the answer is shown before the acceptance is durable; if it is refused, the request is dropped.
+    async fn accepted(&mut self, submitted: Submitted) -> CommitResult {
+        let Some((permit, plan)) = &self.begun else { return submitted.outcome().await };
+        let Some(gate) = permit.gate().cloned() else { return submitted.outcome().await };
+        let request = self.request(plan);
+        let at = Instant::now();
+        let mut answer = async move { gate.spec.model.chat(request).await }.boxed();
+        let mut outcome = pin!(submitted.outcome());
+        tokio::select! {
+            biased;
+            outcome = &mut outcome => {
+                self.asked = Some(Asked { at, answer });
+                outcome
+            }
+            early = &mut answer => {
+                self.asked = Some(Asked { at, answer: ready(early).boxed() });
+                outcome.await
+            }
+        }
+    }
+
+    fn acknowledge(&self, reply: RpcReplyPort<Result<Sent, Problem>>) {
+        let turn = self.turn();
+        let end = self.context.hubs.watch_end(turn.id);
+        let accepted = AcceptedTurn { turn, message: self.shared.message.clone(), end };
+        // The caller may be gone; the turn runs all the same.
+        let _ = reply.send(Ok(Sent::Turn(accepted)));
+    }
+
+    /// The acceptance had been stored before (by an actor that died before it could say so).
+    async fn already_there(self, reply: RpcReplyPort<Result<Sent, Problem>>) {
+        let id = self.shared.turn.lock().id;
+        let end = self.context.hubs.watch_end(id);
+        let answer = match self.context.store.turn_snapshot(id).await {
+            Ok(Some(found)) => {
+                let turn = found.turn;
+                if turn.state.is_terminal() {
+                    self.context.hubs.tell_end(TurnEnd { turn: turn.clone(), reply: found.reply });
+                }
+                Ok(Sent::Turn(AcceptedTurn { turn, message: self.shared.message.clone(), end }))
+            }
+            Ok(None) => Err(Problem::new(
+                Code::StorageUnavailable,
+                "The message before this one could not be stored, so this one was not either. Send it again.",
+            )),
+            Err(error) => Err(storage_problem(&error)),
+        };
+        if answer.is_err() {
+            self.context.hubs.forget_end(id);
+        }
+        let _ = self.bot.cast(BotMessage::TurnGone { turn: id });
+        let _ = reply.send(answer);
+    }
+
+    fn refused(self, reply: RpcReplyPort<Result<Sent, Problem>>, problem: Problem) {
+        let id = self.shared.turn.lock().id;
+        self.context.hubs.forget_end(id);
+        let _ = self.bot.cast(BotMessage::TurnGone { turn: id });
+        let _ = reply.send(Err(problem));
+    }
+
+    async fn drive(&mut self) -> End {
+        let stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => End::Stopped,
+            end = self.generate() => end,
+        }
+    }
+
+    async fn generate(&mut self) -> End {
+        let (mut permit, mut plan) = match self.begun.take() {
+            Some(begun) => begun,
+            None => match self.begin().await {
+                Ok(begun) => begun,
+                Err(end) => return end,
+            },
+        };
+        let deadline = tokio::time::Instant::now() + self.context.inference.offline_wait();
+        let (mut pause, mut tightened) = (RETRY_PAUSE.0, 0);
+        loop {
+            let Some(gate) = permit.gate().cloned() else { return End::Abandoned };
+            let (asked, answer) = match self.asked.take() {
+                Some(Asked { at, answer }) => (at, answer.await),
+                None => {
+                    let request = self.request(&plan);
+                    (Instant::now(), gate.spec.model.chat(request).await)
+                }
+            };
+            let error = match answer {
+                Ok(stream) => match self.stream(stream, &plan, asked).await {
+                    Ok(end) => return end,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if self.shared.live.len() > 0 {
+                return End::Failed(self.problem(&error, &gate.spec.name));
+            }
+            match &error {
+                ModelError::ContextExceeded(_) if tightened < MAX_TIGHTEN => {
+                    tightened += 1;
+                    match self.shorten(&plan).await {
+                        Some(shorter) => plan = shorter,
+                        None => return End::Failed(self.problem(&error, &gate.spec.name)),
+                    }
+                }
+                error if error.is_retryable() && tokio::time::Instant::now() < deadline => {
+                    if matches!(error, ModelError::Unreachable(_)) && gate.lost() {
+                        crate::inference::tell_state(&self.context.history, &gate);
+                    }
+                    drop(permit);
+                    let jitter = rand::rng().random_range(0.5..1.0);
+                    tokio::time::sleep(pause.mul_f64(jitter)).await;
+                    pause = (pause * 2).min(RETRY_PAUSE.1);
+                    let (turn, model) = {
+                        let turn = self.shared.turn.lock();
+                        (turn.id, turn.model.clone())
+                    };
+                    let conversation = self.reply.conversation_id;
+                    permit = match self.context.inference.acquire(&model, turn, conversation).await {
+                        Ok(permit) => permit,
+                        Err(problem) => return End::Failed(problem),
+                    };
+                    let server = permit.gate().map(|g| g.spec.name.clone());
+                    self.shared.turn.lock().server = server;
+                }
+                error => return End::Failed(self.problem(error, &gate.spec.name)),
+            }
+        }
+    }
+
+    /// Waits for the conversation and for a slot, then stores the start.
+    async fn begin(&mut self) -> Result<(SlotPermit, Plan), End> {
+        if let Some(go) = self.go.take() {
+            // An error means that the bot is gone, and this task with it in a moment.
+            self.path = Some(go.await.map_err(|_| End::Abandoned)?);
+        }
+        let plan = self.plan().await.map_err(End::Failed)?;
+        let (id, conversation, model) = {
+            let mut turn = self.shared.turn.lock();
+            let inference = &self.context.inference;
+            turn.model = match turn.model.as_str() {
+                "" => inference.any_model().unwrap_or_default(),
+                named => inference.choose(named, &self.config.fallback).to_owned(),
+            };
+            (turn.id, turn.conversation_id, turn.model.clone())
+        };
+        let permit = self.context.inference.acquire(&model, id, conversation).await.map_err(End::Failed)?;
+        let turn = {
+            let mut turn = self.shared.turn.lock();
+            turn.state = turn.state.after(TurnStep::Start).ok_or(End::Abandoned)?;
+            turn.queue = None;
+            turn.server = permit.gate().map(|g| g.spec.name.clone());
+            turn.timings.queued_ms = Some(millis(self.shared.accepted.elapsed()));
+            turn.context = plan.usage;
+            turn.clone()
+        };
+        let started = turn_events::started(&turn);
+        let trimmed = turn_events::trimmed(&turn);
+        let mut submitted = self.context.entry.turn_began(id, |changed| {
+            let events = changed.into_iter().chain(trimmed).chain([started]).collect();
+            self.context.history.submit(Fact::new(Change::StartTurn(turn), events))
+        });
+        let fact = submitted.fact();
+        let mut pause = STORE_PAUSE.0;
+        loop {
+            match submitted.outcome().await {
+                Ok(done) if done.applied => return Ok((permit, plan)),
+                Ok(_) => return Err(End::Gone),
+                Err(_) => {
+                    // An acknowledged message is not given up because the database is away for a moment.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(STORE_PAUSE.1);
+                    submitted = self.context.history.resubmit(fact.clone());
+                }
+            }
+        }
+    }
+
+    /// The prompt; reads the history where it is not in memory.
+    async fn plan(&mut self) -> Result<Plan, Problem> {
+        let message = ContextEntry::of(&self.shared.message).ok_or_else(|| {
+            Problem::new(Code::Internal, "A message without a turn can't be answered; this is a defect.")
+        })?;
+        let parent = self.shared.message.parent_id;
+        let path = match self.path.take().filter(|p| p.leaf == parent) {
+            Some(path) => path,
+            None => {
+                let (num_ctx, _) = context::budget(&self.options);
+                let keep = context::worth_keeping(num_ctx);
+                // The answer before this one may still be on its way to storage.
+                self.context.history.barrier().await;
+                Arc::new(load_path(&*self.context.store, parent, keep).await?)
+            }
+        };
+        let plan = context::plan(&self.config, &self.options, &path, &message, self.estimator)?;
+        self.path = Some(path);
+        Ok(plan)
+    }
+
+    /// A shorter prompt after the server refused one; `None` where there is nothing left to leave out.
+    async fn shorten(&mut self, before: &Plan) -> Option<Plan> {
+        self.estimator.tighten();
+        let shorter = self.plan().await.ok()?;
+        if shorter.messages.len() >= before.messages.len() {
+            return None;
+        }
+        let turn = {
+            let mut turn = self.shared.turn.lock();
+            turn.context = shorter.usage;
+            turn.clone()
+        };
+        let events = turn_events::trimmed(&turn).into_iter().collect();
+        self.context.history.note(Fact::new(Change::None, events));
+        Some(shorter)
+    }
+
+    fn request(&self, plan: &Plan) -> ChatRequest {
+        let (num_ctx, _) = context::budget(&self.options);
+        let options = Options { num_ctx: Some(num_ctx), ..self.options.clone() };
+        let mut options = serde_json::to_value(options).unwrap_or_default();
+        if let Some(options) = options.as_object_mut() {
+            options.retain(|_, value| !value.is_null());
+        }
+        ChatRequest {
+            model: self.shared.turn.lock().model.clone(),
+            messages: plan.messages.clone(),
+            options,
+            think: self.think.clone(),
+            format: self.format.clone(),
+            tools: self.config.tools.clone(),
+            keep_alive: self.config.keep_alive.clone(),
+        }
+    }
+
+    async fn stream(
+        &mut self,
+        mut stream: crate::ports::chat_model::ChatStream,
+        plan: &Plan,
+        asked: Instant,
+    ) -> Result<End, ModelError> {
+        let (mut stored, mut due) = (0, tokio::time::Instant::now() + CHECKPOINT_EVERY);
+        loop {
+            let grown = self.shared.live.len() > stored;
+            let burst = tokio::select! {
+                biased;
+                burst = stream.next() => burst,
+                () = tokio::time::sleep_until(due), if grown => {
+                    stored = self.checkpoint();
+                    due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
+                    continue;
+                }
+            };
+            let burst = burst.unwrap_or(Err(ModelError::Cut))?;
+            if !burst.pieces.is_empty() {
+                if stored == 0 && self.shared.live.len() == 0 {
+                    let mut turn = self.shared.turn.lock();
+                    turn.timings.first_token_ms = Some(millis(asked.elapsed()));
+                    due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
+                }
+                if !self.shared.live.append(&burst.pieces) {
+                    return Ok(End::Abandoned);
+                }
+            }
+            if !burst.tool_calls.is_empty() {
+                let calls = self.reply.tool_calls.get_or_insert_with(|| serde_json::Value::Array(vec![]));
+                if let Some(calls) = calls.as_array_mut() {
+                    calls.extend(burst.tool_calls);
+                }
+            }
+            if let Some(done) = burst.done {
+                // Only plain text says how long a token is.
+                let plain = self.config.tools.is_empty() && plan.messages.iter().all(|m| m.images.is_empty());
+                if let Some(tokens) = done.prompt_tokens.filter(|_| plain) {
+                    self.estimator.learn(plan.bytes, plan.messages.len(), tokens);
+                }
+                return Ok(End::Completed(done));
+            }
+            if self.shared.live.len() - stored >= CHECKPOINT_BYTES {
+                stored = self.checkpoint();
+                due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
+            }
+        }
+    }
+
+    /// Sends the text so far on its way to storage; bytes of it.
+    fn checkpoint(&self) -> usize {
+        let text = self.shared.live.text();
+        let bytes = text.content.len() + text.thinking.len();
+        let thinking = (!text.thinking.is_empty()).then_some(text.thinking);
+        let change = Change::Checkpoint { reply_id: self.reply.id, content: text.content, thinking };
+        self.context.history.note(Fact::new(change, vec![]));
+        bytes
+    }
+
+    fn problem(&self, error: &ModelError, server: &str) -> Problem {
+        let mut problem = model_problem(error, &self.shared.turn.lock().model, server);
+        if self.shared.live.len() > 0 {
+            problem.detail.push_str(" What came before is kept.");
+        }
+        problem
+    }
+}
+
+/// Reads the path that ends with `leaf` from storage.
+pub(crate) async fn load_path(
+    store: &dyn HistoryStore,
+    leaf: Option<crate::domain::ids::MessageId>,
+    keep_bytes: usize,
+) -> Result<Path, Problem> {
+    let Some(leaf) = leaf else { return Ok(Path::default()) };
+    let mut messages = store.path(leaf, keep_bytes).await.map_err(|e| storage_problem(&e))?;
+    let rest = match messages.last().filter(|oldest| oldest.parent_id.is_some()) {
+        Some(oldest) => store.path_rest(oldest.id).await.map_err(|e| storage_problem(&e))?,
+        None => (0, 0),
+    };
+    messages.reverse();
+    Ok(Path { entries: messages.iter().filter_map(ContextEntry::of).collect(), rest, leaf: Some(leaf) })
+}

@@ -1,0 +1,152 @@
+//! The end of a turn: what is stored, who is told, and how it is stored however long the database is away.
+
+use std::time::Duration;
+
+use super::{
+    BotMessage,
+    context::ContextEntry,
+    turn::{STORE_PAUSE, TurnJob},
+    turn_events,
+};
+use crate::{
+    domain::{
+        event::TurnEnd,
+        message::{Message, MessageState},
+        problem::{Code, Problem},
+        time::Timestamp,
+        turn::{Turn, TurnState, TurnStep},
+    },
+    history::{History, Submitted},
+    ports::{
+        chat_model::ChatDone,
+        history_store::{Change, Fact},
+    },
+    state::{BotEntry, TurnTally},
+};
+
+/// How a turn ends.
+pub(super) enum End {
+    Completed(ChatDone),
+    Stopped,
+    Failed(Problem),
+    /// The process is ending, or the bot is: somebody else ends it.
+    Abandoned,
+    /// It has ended or was deleted behind this task's back.
+    Gone,
+}
+
+/// Milliseconds with three decimals.
+pub(super) fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Submits the end of a turn together with the bot's totals.
+fn submit_end(entry: &BotEntry, history: &History, turn: Turn, reply: Message) -> Submitted {
+    let tally = TurnTally {
+        turn: turn.id,
+        failed: matches!(turn.state, TurnState::Failed | TurnState::Interrupted),
+        prompt: turn.usage.prompt_tokens,
+        completion: turn.usage.completion_tokens,
+    };
+    let end = turn_events::ended(&turn, &reply);
+    entry.turn_ended(tally, |status, changed| {
+        let events = std::iter::once(end).chain(changed).collect();
+        history.submit(Fact::new(Change::FinishTurn { turn, reply, status }, events))
+    })
+}
+
+impl TurnJob {
+    /// Lets go of a turn that ended without this task, and tells whoever waits for it.
+    async fn let_go(self) {
+        let mut turn = self.turn();
+        let _ = self.bot.cast(BotMessage::TurnGone { turn: turn.id });
+        self.shared.live.seal();
+        let stored = self.context.store.turn_snapshot(turn.id).await.ok().flatten();
+        let end = stored.filter(|s| s.turn.state.is_terminal()).map_or_else(
+            || {
+                turn.state = TurnState::Interrupted;
+                turn.error = Some(Problem::new(
+                    Code::TurnInterrupted,
+                    "The conversation was deleted before the answer.",
+                ));
+                TurnEnd { turn: turn.clone(), reply: None }
+            },
+            |s| TurnEnd { turn: s.turn, reply: s.reply },
+        );
+        self.context.hubs.tell_end(end);
+    }
+
+    /// The ended turn and reply, as they will be stored.
+    fn ended(&self, end: End) -> Option<(Turn, Message)> {
+        let (step, done, problem) = match end {
+            End::Completed(done) => (TurnStep::Complete, done, None),
+            End::Stopped => (TurnStep::Stop, ChatDone::default(), None),
+            End::Failed(problem) => (TurnStep::Fail, ChatDone::default(), Some(problem)),
+            End::Abandoned | End::Gone => return None,
+        };
+        let text = self.shared.live.seal();
+        let mut reply = self.reply.clone();
+        reply.state = if step == TurnStep::Complete { MessageState::Complete } else { MessageState::Partial };
+        reply.tokens = done.completion_tokens.unwrap_or_else(|| self.estimator.tokens(&text.content));
+        reply.content = text.content.into();
+        reply.thinking = (!text.thinking.is_empty()).then(|| text.thinking.into());
+        let mut turn = self.turn();
+        turn.state = turn.state.after(step)?;
+        turn.queue = None;
+        turn.error = problem;
+        // Where the server did not come to count, the estimates stand: the work was done all the same.
+        let began = turn.timings.first_token_ms.is_some();
+        turn.usage.prompt_tokens = done.prompt_tokens.unwrap_or(if began { turn.context.used } else { 0 });
+        turn.usage.completion_tokens = reply.tokens;
+        turn.context.used = done.prompt_tokens.unwrap_or(turn.context.used);
+        turn.timings.total_ms = Some(millis(self.shared.accepted.elapsed()));
+        turn.ended_at = Some(Timestamp::now());
+        Some((turn, reply))
+    }
+
+    pub(super) async fn finish(self, end: End) {
+        if matches!(end, End::Gone) {
+            return self.let_go().await;
+        }
+        let Some((turn, reply)) = self.ended(end) else { return };
+        if let Some(problem) = &turn.error {
+            tracing::info!(bot.id = %turn.bot_id, turn.id = %turn.id, code = %problem.code, "turn failed");
+        }
+        tracing::debug!(
+            bot.id = %turn.bot_id, turn.id = %turn.id, action = turn.state.as_str(), tokens = turn.usage.completion_tokens,
+            duration_ms = turn.timings.total_ms, "turn ended"
+        );
+        let context = &self.context;
+        let entries = [ContextEntry::of(&self.shared.message), ContextEntry::of(&reply)];
+        let mut submitted = submit_end(&context.entry, &context.history, turn.clone(), reply.clone());
+        // The lane is free as soon as the end is on its way: what follows is behind it in the same line.
+        let _ = self.bot.cast(BotMessage::TurnEnded {
+            turn: turn.id,
+            conversation: turn.conversation_id,
+            leaf: reply.id,
+            parent: self.shared.message.parent_id,
+            entries: entries.into_iter().flatten().collect(),
+            estimator: self.estimator,
+            path: self.path,
+        });
+        let fact = submitted.fact();
+        let mut pause = STORE_PAUSE.0;
+        loop {
+            match submitted.outcome().await {
+                Ok(done) if done.applied => return,
+                Ok(_) => {
+                    // Somebody else ended it first, or its history was deleted under it.
+                    context.hubs.forget_reply(turn.id);
+                    context.hubs.tell_end(TurnEnd { turn, reply: Some(reply) });
+                    return;
+                }
+                Err(_) => {
+                    // Nothing is lost while this task lives: it tries until the database is back.
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(STORE_PAUSE.1);
+                    submitted = context.history.resubmit(fact.clone());
+                }
+            }
+        }
+    }
+}

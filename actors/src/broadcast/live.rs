@@ -1,0 +1,118 @@
+//! A reply while it is being written: the one place where its text is. The turn's task appends,
+//! readers attach, whoever ends the turn seals it; after that nothing can be added, so what
+//! readers saw is exactly what is stored.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{frame::TokenFrames, hub::Hub, reader::Queue};
+use crate::{
+    controller::requests::{RunningReply, TextFrom, TextOffsets},
+    domain::ids::{MessageId, TurnId},
+    ports::chat_model::{Piece, PieceKind},
+};
+
+#[derive(Debug, Default)]
+struct Text {
+    content: String,
+    thinking: String,
+    sealed: bool,
+}
+
+/// The text of a reply so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplyText {
+    /// The answer.
+    pub content: String,
+    /// Thinking aloud.
+    pub thinking: String,
+}
+
+/// A reply that is being written.
+#[derive(Debug)]
+pub(crate) struct LiveReply {
+    turn_id: TurnId,
+    message_id: MessageId,
+    /// Hubs that carry it, each with its ready-made frames.
+    hubs: [(Arc<Hub>, Arc<TokenFrames>); 2],
+    text: Mutex<Text>,
+}
+
+impl LiveReply {
+    pub fn new(turn_id: TurnId, message_id: MessageId, hubs: [Arc<Hub>; 2]) -> Self {
+        let hubs = hubs.map(|hub| {
+            let frames = TokenFrames::new(hub.topic().clone(), hub.epoch(), turn_id, message_id);
+            (hub, Arc::new(frames))
+        });
+        Self { turn_id, message_id, hubs, text: Mutex::default() }
+    }
+
+    pub fn turn_id(&self) -> TurnId {
+        self.turn_id
+    }
+
+    pub fn message_id(&self) -> MessageId {
+        self.message_id
+    }
+
+    pub fn hubs(&self) -> impl Iterator<Item = &Arc<Hub>> {
+        self.hubs.iter().map(|(hub, _)| hub)
+    }
+
+    /// Appends and publishes; false once sealed.
+    pub fn append(&self, pieces: &[Piece]) -> bool {
+        let mut text = self.text.lock();
+        if text.sealed {
+            return false;
+        }
+        for piece in pieces {
+            let kind = match piece.kind {
+                PieceKind::Content => &mut text.content,
+                PieceKind::Thinking => &mut text.thinking,
+            };
+            let offset = kind.len();
+            kind.push_str(&piece.text);
+            for (hub, frames) in &self.hubs {
+                hub.publish_text(frames, piece, offset);
+            }
+        }
+        true
+    }
+
+    /// The text so far, without ending it.
+    pub fn text(&self) -> ReplyText {
+        let text = self.text.lock();
+        ReplyText { content: text.content.clone(), thinking: text.thinking.clone() }
+    }
+
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        let text = self.text.lock();
+        text.content.len() + text.thinking.len()
+    }
+
+    /// Ends it: nothing can be appended any more. Always answers with the whole text.
+    pub fn seal(&self) -> ReplyText {
+        let mut text = self.text.lock();
+        text.sealed = true;
+        ReplyText { content: text.content.clone(), thinking: text.thinking.clone() }
+    }
+
+    /// The text from the offsets on, for a reader that was just attached to `hub`: what already waits
+    /// in its queue is part of it and is taken out there.
+    pub fn catch_up(&self, hub: &Hub, reader: &Queue, from: TextOffsets) -> RunningReply {
+        let text = self.text.lock();
+        reader.forget_text(hub.topic(), self.message_id);
+        let tail = |whole: &str, offset: usize| match whole.get(offset..) {
+            Some(tail) => TextFrom { offset, text: tail.to_owned() },
+            None => TextFrom { offset: 0, text: whole.to_owned() },
+        };
+        RunningReply {
+            turn_id: self.turn_id,
+            message_id: self.message_id,
+            content: tail(&text.content, from.content),
+            thinking: tail(&text.thinking, from.thinking),
+        }
+    }
+}

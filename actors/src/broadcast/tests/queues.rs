@@ -1,0 +1,225 @@
+//! Queues of single readers and buffers of single hubs: joining, replay, overflow, detaching.
+
+use super::*;
+use crate::broadcast::hub::KEEP_EVENTS;
+
+#[test]
+fn text_that_waits_is_joined_within_its_kind_only() {
+    let stage = Stage::new();
+    let mut reader = Reader::new();
+    stage.subscribe(&reader, None, TextOffsets::default());
+    for (kind, text) in [
+        (PieceKind::Thinking, "h"),
+        (PieceKind::Thinking, "m"),
+        (PieceKind::Content, "a"),
+        (PieceKind::Content, "b"),
+        (PieceKind::Content, "c"),
+        (PieceKind::Thinking, "!"),
+    ] {
+        stage.live.append(&[piece(kind, text)]);
+    }
+    let mut seen = vec![];
+    while let Some(delivery) = reader.try_next().unwrap() {
+        let frame = json(&delivery);
+        assert_eq!(frame["data"]["message_id"], stage.message.to_string());
+        assert_eq!(frame["data"]["turn_id"], stage.turn.to_string());
+        seen.push((
+            frame["data"]["offset"].as_u64().unwrap(),
+            frame["data"]["text"].as_str().unwrap().to_owned(),
+        ));
+    }
+    assert_eq!(seen, [(0, "hm".to_owned()), (0, "abc".to_owned()), (2, "!".to_owned())]);
+}
+
+#[test]
+fn a_durable_event_keeps_text_before_and_behind_it_apart() {
+    let stage = Stage::new();
+    let mut reader = Reader::new();
+    stage.subscribe(&reader, None, TextOffsets::default());
+    stage.live.append(&[piece(PieceKind::Content, "before")]);
+    stage.publish(1);
+    stage.live.append(&[piece(PieceKind::Content, "behind")]);
+    let seqs: Vec<u64> = std::iter::from_fn(|| reader.try_next().unwrap()).map(|d| d.seq).collect();
+    assert_eq!(seqs, [0, 1, 1]);
+}
+
+#[test]
+fn a_cursor_that_the_hub_does_not_reach_back_to_is_not_honoured() {
+    let topic = Topic::Bots;
+    let hub = Hub::new(topic.clone(), Epoch::new());
+    hub.init_head(10);
+    for seq in 11..=400 {
+        hub.publish(seq, &committed(&topic, seq, None));
+    }
+    let oldest = 400 - u64::try_from(KEEP_EVENTS).unwrap();
+    let cases = [
+        (0, false),
+        (10, false),
+        (oldest - 1, false),
+        (oldest, true),
+        (400, true),
+        (401, false),
+        (u64::MAX, false),
+    ];
+    for (after, recovered) in cases {
+        let mut reader = Reader::new();
+        let attached = hub.attach(reader.queue(), Some(after));
+        assert_eq!(
+            (attached.recovered, attached.seq),
+            (recovered, if recovered { after } else { 400 }),
+            "{after}"
+        );
+        let replayed: Vec<u64> = std::iter::from_fn(|| reader.try_next().unwrap()).map(|d| d.seq).collect();
+        let expected: Vec<u64> = if recovered { (after + 1..=400).collect() } else { vec![] };
+        assert_eq!(replayed, expected, "{after}");
+    }
+}
+
+#[test]
+fn repetitions_are_left_out_and_a_jump_ends_the_replay_behind_it() {
+    let topic = Topic::Bots;
+    let hub = Hub::new(topic.clone(), Epoch::new());
+    let mut reader = Reader::new();
+    hub.init_head(0);
+    hub.attach(reader.queue(), None);
+    for seq in [1, 2, 2, 1, 3] {
+        hub.publish(seq, &committed(&topic, seq, None));
+    }
+    let seqs: Vec<u64> = std::iter::from_fn(|| reader.try_next().unwrap()).map(|d| d.seq).collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    // Whatever was committed unseen in between can't be replayed from here.
+    hub.publish(7, &committed(&topic, 7, None));
+    let late = Reader::new();
+    assert!(!hub.attach(late.queue(), Some(3)).recovered);
+    assert!(hub.attach(late.queue(), Some(6)).recovered);
+}
+
+#[test]
+fn two_readers_share_the_bytes_of_a_frame() {
+    let stage = Stage::new();
+    let mut readers = [Reader::new(), Reader::new()];
+    for reader in &readers {
+        stage.subscribe(reader, None, TextOffsets::default());
+    }
+    stage.live.append(&[piece(PieceKind::Content, "hello")]);
+    let frames: Vec<_> = readers.iter_mut().map(|r| r.try_next().unwrap().unwrap().frame).collect();
+    assert_eq!(frames[0].as_ptr(), frames[1].as_ptr());
+}
+
+#[test]
+fn a_reader_that_never_reads_overflows_alone_and_is_forgotten() {
+    let stage = Stage::new();
+    let (mut slow, mut quick) = (Reader::new(), Reader::new());
+    let mut client = Client::default();
+    for reader in [&slow, &quick] {
+        stage.subscribe(reader, None, TextOffsets::default());
+    }
+    assert_eq!(stage.hub().readers(), 2);
+    for seq in 1..=5000 {
+        stage.publish(seq);
+        client.drain(&mut quick);
+    }
+    assert_eq!(client.seq, 5000);
+    assert_eq!(slow.try_next().unwrap_err(), Overflow, "never a silent gap");
+    assert_eq!(slow.try_next().unwrap_err(), Overflow, "and it stays so");
+    assert_eq!(stage.hub().readers(), 1);
+}
+
+#[test]
+fn text_of_many_bytes_overflows_a_reader_too() {
+    let stage = Stage::new();
+    let mut slow = Reader::new();
+    stage.subscribe(&slow, None, TextOffsets::default());
+    let text = "x".repeat(64 * 1024);
+    for _ in 0..65 {
+        stage.live.append(&[piece(PieceKind::Content, &text)]);
+    }
+    assert_eq!(slow.try_next().unwrap_err(), Overflow);
+    assert_eq!(stage.live.len(), 65 * 64 * 1024, "the reply goes on");
+}
+
+#[test]
+fn a_dropped_or_detached_reader_gets_nothing_more() {
+    let stage = Stage::new();
+    let (gone, mut off) = (Reader::new(), Reader::new());
+    for reader in [&gone, &off] {
+        stage.subscribe(reader, None, TextOffsets::default());
+    }
+    stage.publish(1);
+    drop(gone);
+    stage.hub().detach(off.queue());
+    assert!(off.try_next().unwrap().is_none(), "what waited is forgotten");
+    stage.publish(2);
+    stage.live.append(&[piece(PieceKind::Content, "x")]);
+    assert!(off.try_next().unwrap().is_none());
+    assert_eq!(stage.hub().readers(), 0);
+}
+
+#[test]
+fn a_sealed_reply_takes_no_more_text() {
+    let stage = Stage::new();
+    let mut reader = Reader::new();
+    stage.subscribe(&reader, None, TextOffsets::default());
+    stage.live.append(&[piece(PieceKind::Content, "kept")]);
+    assert_eq!(stage.live.seal().content, "kept");
+    assert!(!stage.live.append(&[piece(PieceKind::Content, "lost")]));
+    assert_eq!(stage.live.text().content, "kept");
+    let mut client = Client::default();
+    client.drain(&mut reader);
+    assert_eq!(client.content, "kept");
+}
+
+#[test]
+fn the_end_of_a_turn_takes_its_reply_off_every_hub() {
+    let stage = Stage::new();
+    let topics = [stage.topic.clone(), Topic::Turn(stage.turn)];
+    let seqs = topics.iter().map(|t| (t.clone(), 1)).collect();
+    let mut event = CommittedEvent::clone(&committed(&topics[0], 1, Some(stage.turn)));
+    event.seqs = seqs;
+    assert!(stage.hubs.live(stage.turn).is_some());
+    stage.hubs.publish(vec![event]);
+    assert!(stage.hubs.live(stage.turn).is_none());
+    for topic in &topics {
+        let reader = Reader::new();
+        let attached = stage.hubs.hub(topic).attach(reader.queue(), None);
+        assert_eq!((attached.seq, attached.running.len()), (1, 0), "{topic}");
+    }
+}
+
+#[test]
+fn attaching_again_starts_over_without_doubling() {
+    let stage = Stage::new();
+    let mut reader = Reader::new();
+    stage.subscribe(&reader, None, TextOffsets::default());
+    stage.publish(1);
+    stage.live.append(&[piece(PieceKind::Content, "one ")]);
+    let (attached, running) = stage.subscribe(&reader, None, TextOffsets::default());
+    assert_eq!((attached.seq, running.content.text.as_str()), (1, "one "));
+    assert_eq!(stage.hub().readers(), 1);
+    stage.live.append(&[piece(PieceKind::Content, "two")]);
+    let mut client = Client::default();
+    client.begin(&attached, &running);
+    client.drain(&mut reader);
+    assert_eq!(client.content, "one two");
+}
+
+#[tokio::test]
+async fn a_waiting_reader_is_woken_by_text_and_by_events() {
+    let stage = Stage::new();
+    let mut reader = Reader::new();
+    stage.subscribe(&reader, None, TextOffsets::default());
+    let mut names = BTreeMap::new();
+    let task = tokio::spawn(async move {
+        for _ in 0..2 {
+            let delivery = reader.next().await.unwrap();
+            *names.entry(delivery.name.to_string()).or_insert(0) += 1;
+        }
+        names
+    });
+    tokio::task::yield_now().await;
+    stage.live.append(&[piece(PieceKind::Content, "x")]);
+    tokio::task::yield_now().await;
+    stage.publish(1);
+    let names = tokio::time::timeout(std::time::Duration::from_secs(10), task).await.unwrap().unwrap();
+    assert_eq!(names, BTreeMap::from([("token".into(), 1), ("turn_started".into(), 1)]));
+}

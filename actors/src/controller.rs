@@ -1,0 +1,435 @@
+//! The façade: the only door into the tree. Typed calls, admission, one error type. Reads come from
+//! memory or straight from the record; what changes something goes to the actor that owns it. What has been
+//! begun is carried out even if the caller goes away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    bot::turn::TurnContext,
+    bot_supervisor::{BotSupervisorMessage, BotSupervisorObservation},
+    broadcast::{BroadcastMessage, BroadcastObservation, Hubs, reader::Reader},
+    commands,
+    domain::{
+        bot::{Bot, BotStatus, BotStep},
+        ids::{BotId, ConversationId, MessageId, TurnId},
+        message::{Conversation, Message},
+        model::{Model, Server},
+        problem::{Code, Problem},
+        tree::TreeNode,
+        turn::Turn,
+    },
+    history::{History, HistoryMessage, HistoryObservation, storage_problem},
+    inference::Inference,
+    ports::{
+        chat_model::{LoadedModel, ModelDetails},
+        history_store::{Change, Fact, HistoryStore},
+        state_store::StateStore,
+    },
+    root::{self, Parts, Root, Slots},
+    state::{BotEntry, Roster, StateMessage, StateObservation, no_such_bot},
+    supervision::{Clock, RestartRules, SlotError},
+    tree::TreeSource,
+};
+
+mod bots;
+mod chat;
+mod command;
+pub mod requests;
+mod send;
+mod subscribe;
+
+use requests::*;
+
+/// The one error type of the façade: a typed problem with a stable code.
+pub type ControllerError = Problem;
+pub use crate::inference::{InferenceLimits, ServerSpec};
+pub use send::{CONTENT_MAX, IMAGES_MAX};
+
+/// How long a call to an actor may take, its restart included.
+const CALL: Duration = Duration::from_secs(10);
+/// How long an actor may take to say what it is doing.
+const OBSERVE: Duration = Duration::from_secs(1);
+
+/// What can be set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bots that may run at once.
+    pub max_running: usize,
+    /// Model of a bot whose configuration names none; none = the first one that a server offers.
+    pub default_model: Option<String>,
+    /// Messages that may wait behind a running one, per conversation.
+    pub conversation_queue: usize,
+    /// Turns that waited longer than this when the process ended are not begun.
+    pub requeue_max_age: Duration,
+    /// Restart budget and backoff of a bot.
+    pub bot_rules: RestartRules,
+    /// Restarts of the root's children within [`Settings::root_within`] before it gives up.
+    pub root_restarts: u32,
+    /// Window of [`Settings::root_restarts`].
+    pub root_within: Duration,
+    /// Limits of inference.
+    pub inference: InferenceLimits,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_running: 100,
+            default_model: None,
+            conversation_queue: 16,
+            requeue_max_age: Duration::from_secs(900),
+            bot_rules: RestartRules::new(5, Duration::from_secs(60)),
+            root_restarts: 3,
+            root_within: Duration::from_secs(30),
+            inference: InferenceLimits { queue_limit: 512, offline_wait: Duration::from_secs(30) },
+            seed: rand::random(),
+        }
+    }
+}
+
+/// Puts a tree together.
+pub struct Builder {
+    settings: Settings,
+    store: Arc<dyn HistoryStore>,
+    states: Arc<dyn StateStore>,
+    servers: Vec<ServerSpec>,
+}
+
+impl Builder {
+    /// With these settings instead of the defaults.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// With one more model server.
+    #[must_use]
+    pub fn server(mut self, server: ServerSpec) -> Self {
+        self.servers.push(server);
+        self
+    }
+
+    /// Starts the tree: bots run and interrupted turns are settled when this returns.
+    ///
+    /// # Errors
+    /// Where the record can't be read or an actor does not start.
+    pub async fn start(self) -> Result<Controller, ControllerError> {
+        let Self { settings, store, states, servers } = self;
+        let epoch = store.epoch().await.map_err(|e| storage_problem(&e))?;
+        let hubs = Arc::new(Hubs::new(epoch));
+        let slots = Slots::default();
+        let roster = Arc::new(Roster::default());
+        let clock = Clock::new();
+        let inference = Inference::new(servers.clone(), settings.inference);
+        let parts = Parts {
+            settings: settings.clone(),
+            store: store.clone(),
+            states,
+            hubs: hubs.clone(),
+            slots: slots.clone(),
+            roster: roster.clone(),
+            inference: inference.clone(),
+            clock,
+        };
+        let Root { actor, task, view, history, tree, tasks } = root::start(parts).await.map_err(|error| {
+            tracing::error!(%error, "the tree did not start");
+            Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
+        })?;
+        let inner = Inner {
+            history,
+            hubs,
+            slots,
+            roster,
+            inference,
+            store,
+            settings,
+            clock,
+            tree,
+            tasks,
+            closing: AtomicBool::new(false),
+            root: actor,
+            view,
+            root_task: tokio::sync::Mutex::new(Some(task)),
+        };
+        Ok(Controller { inner: Arc::new(inner) })
+    }
+}
+
+struct Inner {
+    history: History,
+    hubs: Arc<Hubs>,
+    slots: Slots,
+    roster: Arc<Roster>,
+    inference: Inference,
+    store: Arc<dyn HistoryStore>,
+    settings: Settings,
+    clock: Clock,
+    tree: TreeSource,
+    /// Tasks beside the mailboxes, and what callers began.
+    tasks: TaskTracker,
+    closing: AtomicBool,
+    root: ractor::ActorRef<crate::supervision::SupervisorMessage>,
+    view: crate::supervision::SupervisorView,
+    root_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// Handle to a running tree. Cheap to clone. Call [`Controller::shutdown`] before the last one is dropped.
+#[derive(Clone)]
+pub struct Controller {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").finish_non_exhaustive()
+    }
+}
+
+/// A message with the ids of all its siblings.
+#[derive(Debug, Clone)]
+pub struct MessageWithSiblings {
+    /// The message.
+    pub message: Message,
+    /// Ids of its siblings in order, itself included.
+    pub ids: Vec<MessageId>,
+}
+
+/// A call that an actor did not answer.
+fn not_answered(error: SlotError) -> Problem {
+    Problem::new(Code::Unavailable, format!("{error}; it is being restarted. Try again in a moment."))
+        .retry_after(1)
+}
+
+impl Controller {
+    /// Begins to put a tree together, on this record.
+    #[must_use]
+    pub fn builder(store: Arc<dyn HistoryStore>, states: Arc<dyn StateStore>) -> Builder {
+        Builder { settings: Settings::default(), store, states, servers: vec![] }
+    }
+
+    fn entry(&self, id: &BotId) -> Result<Arc<BotEntry>, Problem> {
+        self.inner.roster.get(id).ok_or_else(|| no_such_bot(id))
+    }
+
+    /// What turns of a bot need of the tree.
+    fn turn_context(&self, entry: Arc<BotEntry>) -> TurnContext {
+        let inner = &self.inner;
+        TurnContext {
+            entry,
+            history: inner.history.clone(),
+            hubs: inner.hubs.clone(),
+            inference: inner.inference.clone(),
+            store: inner.store.clone(),
+        }
+    }
+
+    fn open(&self) -> Result<(), Problem> {
+        if self.inner.closing.load(Ordering::Acquire) {
+            return Err(Problem::new(
+                Code::ShuttingDown,
+                "The service is shutting down. Try again once it is back.",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Carries something out to its end, whether the caller waits for it or not.
+    async fn carry_out<T, F>(&self, work: F) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send + 'static,
+    {
+        let task = self.inner.tasks.spawn(work);
+        task.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a request's task ended abnormally");
+            Err(Problem::new(Code::Internal, "An internal fault; the log has more under the request id."))
+        })
+    }
+
+    /// The supervision tree.
+    #[must_use]
+    pub fn tree(&self) -> TreeNode {
+        self.inner.tree.draw()
+    }
+
+    /// The slash commands, with the models of the servers as completions.
+    #[must_use]
+    pub fn commands(&self) -> Vec<CommandInfo> {
+        let models: Vec<String> = self.inner.inference.models().into_iter().map(|m| m.name).collect();
+        commands::list(&models)
+    }
+
+    /// Models over all servers that answer, by name; asks servers whose lists are older than a second.
+    ///
+    /// # Errors
+    /// None today; a server that does not answer has no models.
+    pub async fn models(&self) -> Result<Vec<Model>, ControllerError> {
+        let inference = &self.inner.inference;
+        inference.refresh().await;
+        // What only the details tell is asked for once per model.
+        let unknown = inference.models().into_iter().filter(|m| m.context_length.is_none());
+        let names: Vec<String> = unknown.map(|m| m.name).collect();
+        futures_util::future::join_all(names.iter().map(|name| inference.details(name))).await;
+        Ok(inference.models())
+    }
+
+    /// Server name and model, for every model in memory.
+    ///
+    /// # Errors
+    /// None today; a server that does not answer has none loaded.
+    pub async fn loaded_models(&self) -> Result<Vec<(String, LoadedModel)>, ControllerError> {
+        self.inner.inference.refresh().await;
+        Ok(self.inner.inference.loaded())
+    }
+
+    /// Details of a model.
+    ///
+    /// # Errors
+    /// `model_not_found`, `ollama_offline`, or what the server answered.
+    pub async fn show_model(&self, model: &str) -> Result<ModelDetails, ControllerError> {
+        self.inner.inference.details(model).await.map(|details| (*details).clone())
+    }
+
+    /// The model servers.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Server> {
+        self.inner.inference.gates().iter().map(|gate| gate.server()).collect()
+    }
+
+    /// `Ok` while the root answers and every actor below it is up, bots apart; otherwise what is missing.
+    ///
+    /// # Errors
+    /// `shutting_down`, or `unavailable` with the actor that is away.
+    pub async fn ready(&self) -> Result<(), ControllerError> {
+        self.open()?;
+        let ask = self.inner.root.call(
+            |reply| crate::supervision::SupervisorMessage::GetObservation { reply },
+            Some(Duration::from_secs(2)),
+        );
+        let away = |what: &str| {
+            Err(Problem::new(Code::Unavailable, format!("{what} does not answer; it is being restarted.")))
+        };
+        let Ok(ractor::rpc::CallResult::Success(seen)) = ask.await else {
+            return away("The root supervisor");
+        };
+        match seen.children.iter().find(|c| c.state != crate::supervision::ChildState::Active) {
+            Some(child) => away(&child.id),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the database answers and takes writes.
+    ///
+    /// # Errors
+    /// `storage_unavailable` with the reason.
+    pub async fn probe_storage(&self) -> Result<(), ControllerError> {
+        self.inner.store.probe().await.map_err(|e| storage_problem(&e))
+    }
+
+    /// Resolves when the root has given up (`true`) or ended in order (`false`).
+    pub async fn ended(&self) -> bool {
+        let mut task = self.inner.root_task.lock().await;
+        if let Some(handle) = task.as_mut() {
+            // The root's task ends with the root; how it ended is in its view.
+            let _ = handle.await;
+            *task = None;
+        }
+        self.inner.view.gave_up().is_some()
+    }
+
+    /// Ends in order: takes no more messages, lets running turns end for up to `drain`, stores what is
+    /// written of the rest, stops the actors in reverse order.
+    pub async fn shutdown(&self, drain: Duration) {
+        let inner = &self.inner;
+        inner.closing.store(true, Ordering::Release);
+        inner.inference.close();
+        let quiet = async {
+            while inner.roster.all().iter().any(|e| !e.status().active_turns.is_empty()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(drain, quiet).await.is_err() {
+            tracing::warn!("turns did not end in time; what is written of them is kept");
+        }
+        for live in inner.hubs.all_live() {
+            // Sealed: nothing can be shown that is not stored. The next start ends them as interrupted.
+            let text = live.seal();
+            let thinking = (!text.thinking.is_empty()).then_some(text.thinking);
+            let reply_id = live.message_id();
+            inner
+                .history
+                .note(Fact::new(Change::Checkpoint { reply_id, content: text.content, thinking }, vec![]));
+        }
+        inner.history.barrier().await;
+        for entry in inner.roster.all() {
+            entry.step(BotStep::Stop, None, |_, _| ());
+        }
+        inner.root.stop(Some("shutdown".into()));
+        self.ended().await;
+        // Nobody will tell the end of what is left: whoever waits for it learns that.
+        inner.hubs.drop_waiters();
+        inner.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(5), inner.tasks.wait()).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+    }
+}
+
+/// What the actors are doing; none for one that is being restarted.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Observation {
+    /// HistoryActor.
+    pub history: Option<HistoryObservation>,
+    /// StateActor.
+    pub state: Option<StateObservation>,
+    /// BroadcastActor.
+    pub broadcast: Option<BroadcastObservation>,
+    /// BotSupervisor.
+    pub bots: Option<BotSupervisorObservation>,
+}
+
+impl Controller {
+    /// Asks the actors what they are doing.
+    pub async fn observe(&self) -> Observation {
+        let slots = &self.inner.slots;
+        let (history, state, broadcast, bots) = tokio::join!(
+            slots.history.call(HistoryMessage::Observe, OBSERVE),
+            slots.state.call(StateMessage::Observe, OBSERVE),
+            slots.broadcast.call(BroadcastMessage::Observe, OBSERVE),
+            slots.bots.call(BotSupervisorMessage::Observe, OBSERVE),
+        );
+        Observation { history: history.ok(), state: state.ok(), broadcast: broadcast.ok(), bots: bots.ok() }
+    }
+}
+
+#[cfg(any(test, feature = "test-support"))]
+impl Controller {
+    /// Kills an actor of the tree by its name below the root, as a defect would: `history`, `state`, `broadcast`,
+    /// `inference`, `bots`, or the name of a model server. False where it is not up.
+    pub fn kill_actor(&self, name: &str) -> bool {
+        let slots = &self.inner.slots;
+        let cell = match name {
+            "history" => slots.history.get().map(|a| a.get_cell()),
+            "state" => slots.state.get().map(|a| a.get_cell()),
+            "broadcast" => slots.broadcast.get().map(|a| a.get_cell()),
+            "inference" => slots.inference.get().map(|a| a.get_cell()),
+            "bots" => slots.bots.get().map(|a| a.get_cell()),
+            server => self.inner.inference.gates().iter().find(|g| g.spec.name == server).and_then(|g| {
+                let actor = g.actor.get();
+                actor.map(|a| a.get_cell())
+            }),
+        };
+        cell.inspect(|cell| cell.kill()).is_some()
+    }
+}

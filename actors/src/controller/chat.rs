@@ -1,0 +1,322 @@
+//! The façade: turns, history, conversations.
+
+use serde_json::{Map, Value};
+
+use super::*;
+use crate::{
+    bot::{BotMessage, recovery::stop_waiting},
+    domain::time::Timestamp,
+    ports::history_store::{Cursor, TurnSnapshot},
+};
+
+/// Messages in a page: usual and at most.
+const PAGE: (u32, u32) = (50, 200);
+/// How often a change of a conversation is tried again that a new message overtook.
+const PATCH_TRIES: u32 = 5;
+/// How long the end of a stopped turn may take to be stored.
+const END: Duration = Duration::from_secs(10);
+
+fn no_such_conversation(id: ConversationId) -> Problem {
+    Problem::new(Code::ConversationNotFound, format!("This bot has no conversation {id}."))
+}
+
+fn no_such_turn(id: TurnId) -> Problem {
+    Problem::new(Code::TurnNotFound, format!("There is no turn {id}."))
+}
+
+fn busy() -> Problem {
+    Problem::new(
+        Code::ConversationBusy,
+        "A turn runs or waits in this conversation. Stop it or wait for its end.",
+    )
+}
+
+impl Controller {
+    pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<TurnSnapshot, Problem> {
+        let found = self.inner.store.turn_snapshot(id).await.map_err(|e| storage_problem(&e))?;
+        let mut found = found.ok_or_else(|| no_such_turn(id))?;
+        if found.turn.queue.is_some()
+            && let Some(place) = self.inner.inference.place(id)
+        {
+            found.turn.queue = Some(place);
+        }
+        Ok(found)
+    }
+
+    /// One turn.
+    ///
+    /// # Errors
+    /// `turn_not_found`, `storage_unavailable`.
+    pub async fn turn(&self, id: TurnId) -> Result<Turn, ControllerError> {
+        self.turn_snapshot(id).await.map(|found| found.turn)
+    }
+
+    /// Stops a turn and answers once its end is stored. Nothing to do for an ended one.
+    ///
+    /// # Errors
+    /// `turn_not_found`, `storage_unavailable`.
+    pub async fn stop_turn(&self, id: TurnId) -> Result<Turn, ControllerError> {
+        let found = self.turn(id).await?;
+        if found.state.is_terminal() {
+            return Ok(found);
+        }
+        let mut end = self.inner.hubs.watch_end(id);
+        let entry = self.inner.roster.get(&found.bot_id);
+        let stop = |reply| BotMessage::StopTurn { turn: id, reply };
+        let told = match &entry {
+            Some(entry) => entry.actor.call(stop, CALL).await.unwrap_or(false),
+            None => false,
+        };
+        if told
+            && let Ok(Ok(end)) = tokio::time::timeout(END, end.wait_for(Option::is_some)).await
+            && let Some(end) = end.clone()
+        {
+            return Ok(end.turn.clone());
+        }
+        if let Some(entry) = entry.filter(|_| !told) {
+            // No actor runs it: it waits for its bot to come back, and need not any more.
+            let me = self.clone();
+            self.carry_out(async move { stop_waiting(&me.turn_context(entry), id).await }).await?;
+        }
+        // It ended by itself a moment ago, or its end is not stored yet.
+        self.inner.history.barrier().await;
+        let turn = self.turn(id).await?;
+        if turn.state.is_terminal() {
+            self.inner.hubs.forget_end(id);
+        }
+        Ok(turn)
+    }
+
+    /// The conversation of a bot, the main one where none is named.
+    pub(super) async fn conversation_of(
+        &self,
+        bot: &BotId,
+        id: Option<ConversationId>,
+    ) -> Result<Conversation, Problem> {
+        let id = match id {
+            Some(id) => id,
+            None => self.entry(bot)?.record().main_conversation_id,
+        };
+        let found = self.inner.store.conversation(id).await.map_err(|e| storage_problem(&e))?;
+        found.filter(|c| c.bot_id == *bot).ok_or_else(|| no_such_conversation(id))
+    }
+
+    /// A page of a conversation's active path.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `conversation_not_found`, `invalid_request`, `invalid_cursor`.
+    pub async fn history(&self, bot: &BotId, query: HistoryQuery) -> Result<HistoryPage, ControllerError> {
+        self.entry(bot)?;
+        let limit = query.limit.unwrap_or(PAGE.0);
+        if !(1..=PAGE.1).contains(&limit) {
+            return Err(Problem::field("limit", format!("must be from 1 to {}", PAGE.1)));
+        }
+        let cursor = match (query.before, query.after, query.offset) {
+            (None, None, offset) => Cursor::Newest { offset: offset.unwrap_or(0) },
+            (Some(id), None, None) => Cursor::Before(id),
+            (None, Some(id), None) => Cursor::After(id),
+            _ => return Err(Problem::field("before", "only one of before, after and offset can be given")),
+        };
+        let conversation = self.conversation_of(bot, query.conversation_id).await?;
+        let page =
+            self.inner.store.page(conversation.id, cursor, limit).await.map_err(|e| storage_problem(&e))?;
+        let Some(page) = page else {
+            return Err(Problem::new(
+                Code::InvalidCursor,
+                "The message of the cursor is not on the active path of this conversation.",
+            ));
+        };
+        let first = page.items.first().map(|m| m.id);
+        let last = page.items.last().map(|m| m.id);
+        let at_end = last.is_none() || last == conversation.leaf_message_id;
+        let forward = matches!(cursor, Cursor::After(_));
+        let before = first.filter(|_| forward || page.has_more);
+        Ok(HistoryPage {
+            before,
+            after: last.filter(|_| !at_end),
+            items: page.items,
+            has_more: page.has_more,
+        })
+    }
+
+    /// One message of a bot, with the ids of its siblings.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `message_not_found`.
+    pub async fn message(&self, bot: &BotId, id: MessageId) -> Result<MessageWithSiblings, ControllerError> {
+        self.entry(bot)?;
+        let store = &self.inner.store;
+        let found = store.message(bot, id).await.map_err(|e| storage_problem(&e))?;
+        let message = found
+            .ok_or_else(|| Problem::new(Code::MessageNotFound, format!("{bot} has no message {id}.")))?;
+        let ids = store.children(message.conversation_id, message.parent_id).await;
+        Ok(MessageWithSiblings { ids: ids.map_err(|e| storage_problem(&e))?, message })
+    }
+
+    /// Deletes the messages of a conversation, or of all of a bot's; answers with their number. Audited. What runs or
+    /// waits there is stopped first, so that nothing of it comes back.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `conversation_not_found`, `storage_unavailable`.
+    pub async fn clear(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+    ) -> Result<u64, ControllerError> {
+        self.open()?;
+        let entry = self.entry(bot)?;
+        let conversations: Vec<ConversationId> = match conversation {
+            Some(id) => vec![self.conversation_of(bot, Some(id)).await?.id],
+            None => self.conversations(bot).await?.into_iter().map(|c| c.id).collect(),
+        };
+        let (me, bot) = (self.clone(), bot.clone());
+        self.carry_out(async move {
+            let open = me.inner.store.open_turns(Some(&bot)).await.map_err(|e| storage_problem(&e))?;
+            // The last ones first, so that none begins only to be stopped.
+            for (turn, ..) in open.into_iter().rev() {
+                if conversations.contains(&turn.conversation_id) {
+                    me.stop_turn(turn.id).await?;
+                }
+            }
+            let mut deleted = 0;
+            for id in conversations {
+                let fact = Fact {
+                    change: Change::ClearHistory { bot_id: bot.clone(), conversation_id: Some(id) },
+                    events: vec![],
+                    audit: Some(super::bots::audit(
+                        "history.clear",
+                        format!("conversation:{id}"),
+                        None,
+                        Map::new(),
+                    )),
+                };
+                deleted += me.inner.history.append(fact).await?.deleted;
+                let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf: None });
+            }
+            Ok(deleted)
+        })
+        .await
+    }
+
+    /// Conversations of a bot: the main one first, then by last use.
+    ///
+    /// # Errors
+    /// `bot_not_found`.
+    pub async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, ControllerError> {
+        self.entry(bot)?;
+        self.inner.store.conversations(bot).await.map_err(|e| storage_problem(&e))
+    }
+
+    /// A new conversation.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `invalid_request`, `storage_unavailable`.
+    pub async fn new_conversation(
+        &self,
+        bot: &BotId,
+        new: NewConversation,
+    ) -> Result<Conversation, ControllerError> {
+        self.open()?;
+        self.entry(bot)?;
+        let conversation = Conversation {
+            id: ConversationId::new(),
+            bot_id: bot.clone(),
+            title: check_title(new.title)?,
+            main: false,
+            leaf_message_id: None,
+            message_count: 0,
+            archived: false,
+            created_at: Timestamp::now(),
+            last_at: None,
+        };
+        let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![]);
+        self.inner.history.append(fact).await?;
+        Ok(conversation)
+    }
+
+    /// Changes title, archiving, or the end of the active path.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `conversation_not_found`, `message_not_found`, `conversation_busy`, `storage_unavailable`.
+    pub async fn patch_conversation(
+        &self,
+        bot: &BotId,
+        id: ConversationId,
+        patch: PatchConversation,
+    ) -> Result<Conversation, ControllerError> {
+        self.open()?;
+        let entry = self.entry(bot)?;
+        let mut conversation = self.conversation_of(bot, Some(id)).await?;
+        if let Some(title) = patch.title {
+            conversation.title = check_title(title)?;
+        }
+        conversation.archived = patch.archived.unwrap_or(conversation.archived);
+        if let Some(leaf) = patch.leaf_message_id {
+            let message = self.message(bot, leaf).await?.message;
+            if message.conversation_id != id {
+                return Err(Problem::new(
+                    Code::MessageNotFound,
+                    format!("Message {leaf} is not of this conversation."),
+                ));
+            }
+            conversation.leaf_message_id = Some(leaf);
+        }
+        let leaf = patch.leaf_message_id;
+        // A title that races with a new message would carry the old end of the path: it is read again.
+        for _ in 0..PATCH_TRIES {
+            let fact = Fact::new(Change::UpdateConversation(conversation.clone()), vec![]);
+            if self.inner.history.append(fact).await?.applied {
+                let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf });
+                return self.conversation_of(bot, Some(id)).await;
+            }
+            if leaf.is_some() {
+                break;
+            }
+            let now = self.conversation_of(bot, Some(id)).await?;
+            conversation = Conversation { title: conversation.title, archived: conversation.archived, ..now };
+        }
+        Err(busy())
+    }
+
+    /// Deletes a conversation with its messages. The main one stays; clear it instead.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `conversation_not_found`, `main_conversation`, `conversation_busy`, `storage_unavailable`.
+    pub async fn delete_conversation(&self, bot: &BotId, id: ConversationId) -> Result<(), ControllerError> {
+        self.open()?;
+        let entry = self.entry(bot)?;
+        let conversation = self.conversation_of(bot, Some(id)).await?;
+        if conversation.main {
+            return Err(Problem::new(
+                Code::MainConversation,
+                "The main conversation can't be deleted. Clear its history instead.",
+            ));
+        }
+        let detail = Map::from_iter([("messages".to_owned(), Value::from(conversation.message_count))]);
+        let fact = Fact {
+            change: Change::DeleteConversation(id),
+            events: vec![],
+            audit: Some(super::bots::audit(
+                "conversation.delete",
+                format!("conversation:{id}"),
+                None,
+                detail,
+            )),
+        };
+        if !self.inner.history.append(fact).await?.applied {
+            return Err(busy());
+        }
+        let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf: None });
+        Ok(())
+    }
+}
+
+fn check_title(title: Option<String>) -> Result<Option<String>, Problem> {
+    let max = super::bots::NAME_MAX;
+    match title {
+        Some(t) if t.trim().is_empty() || t.chars().count() > max || t.chars().any(char::is_control) => {
+            Err(Problem::field("title", format!("1 to {max} characters, none of them control characters")))
+        }
+        other => Ok(other),
+    }
+}

@@ -1,0 +1,184 @@
+//! The façade: slash commands carried out.
+
+use serde_json::{Map, Value};
+
+use super::{send::Ids, *};
+use crate::{
+    bot::{BotMessage, Exchange, Overrides, submit_exchange, takes_messages},
+    commands::Command,
+    domain::{
+        message::{MessageState, Sender, Siblings},
+        time::Timestamp,
+    },
+    ports::history_store::Cursor,
+};
+
+impl Controller {
+    /// Carries out a command and stores it with its answer.
+    pub(super) async fn command(&self, command: Command, asked: SendMessage) -> Result<Sent, Problem> {
+        let entry = self.entry(&asked.bot_id)?;
+        let conversation = self.conversation_of(&asked.bot_id, asked.conversation_id).await?;
+        tracing::info!(bot.id = %asked.bot_id, action = ?std::mem::discriminant(&command), "slash command");
+        let again = match &command {
+            Command::Retry => {
+                takes_messages(entry.state(), asked.bot_id.as_str())?;
+                Some(self.last_question(&asked.bot_id, conversation.id).await?)
+            }
+            _ => None,
+        };
+        let answer = match command {
+            Command::Help => commands::help(),
+            Command::Status => status_text(&entry.bot()),
+            Command::Model(name) => self.use_model(&asked.bot_id, name).await?,
+            Command::System(text) => self.use_system_prompt(&asked.bot_id, text).await?,
+            Command::Clear => {
+                let deleted = self.clear(&asked.bot_id, Some(conversation.id)).await?;
+                format!("Deleted {deleted} messages of this conversation.")
+            }
+            Command::Stop => self.stop_running(&entry, conversation.id).await?,
+            Command::Retry => {
+                "Asking the last message again. The earlier answer is kept beside it.".to_owned()
+            }
+        };
+        // The answer names the turn that it began, so that a caller can follow and stop it.
+        let ids = Ids::new();
+        let turn = again.is_some().then(|| ("turn_id".to_owned(), Value::String(ids.turn.to_string())));
+        let metadata = Map::from_iter(turn);
+        let (message, reply) = self.store_exchange(&asked, conversation.id, answer, metadata).await?;
+        if let Some(question) = again {
+            let attempt_of = question.turn_id;
+            let overrides = self.overrides_of(attempt_of).await?;
+            let send = SendMessage {
+                conversation_id: Some(conversation.id),
+                parent_id: Some(question.parent_id),
+                images: question.images.unwrap_or_default(),
+                metadata: question.metadata,
+                options: overrides.options,
+                think: overrides.think,
+                format: overrides.format,
+                ..SendMessage::text(asked.bot_id.clone(), question.content)
+            };
+            self.send_again(send, ids, attempt_of).await?;
+        }
+        Ok(Sent::Command { message, reply })
+    }
+
+    /// The last message on the path that a model was asked.
+    async fn last_question(&self, bot: &BotId, conversation: ConversationId) -> Result<Message, Problem> {
+        let newest = Cursor::Newest { offset: 0 };
+        let page = self.inner.store.page(conversation, newest, 200).await.map_err(|e| storage_problem(&e))?;
+        let asked = |m: &Message| m.sender == Sender::User && m.turn_id.is_some();
+        let found = page.into_iter().flat_map(|p| p.items).rfind(asked);
+        found.ok_or_else(|| {
+            Problem::new(Code::InvalidCommand, format!("There is no message to {bot} to ask again."))
+        })
+    }
+
+    /// What a turn was asked with, beside its text.
+    async fn overrides_of(&self, turn: Option<TurnId>) -> Result<Overrides, Problem> {
+        let Some(turn) = turn else { return Ok(Overrides::default()) };
+        let asked = self.inner.store.turn_overrides(turn).await.map_err(|e| storage_problem(&e))?;
+        Ok(asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default())
+    }
+
+    async fn use_model(&self, bot: &BotId, name: String) -> Result<String, Problem> {
+        let config = Value::Object(Map::from_iter([("model".to_owned(), Value::String(name.clone()))]));
+        let patched = self.patch(bot, PatchBot { config: Some(config), ..PatchBot::default() }).await?;
+        let warning = patched.warnings.first().map(|w| format!("\n\n{w}")).unwrap_or_default();
+        Ok(format!("{} answers with `{name}` from the next message on.{warning}", patched.name))
+    }
+
+    async fn use_system_prompt(&self, bot: &BotId, text: String) -> Result<String, Problem> {
+        let removed = text.is_empty();
+        let config = Value::Object(Map::from_iter([("system_prompt".to_owned(), Value::String(text))]));
+        self.patch(bot, PatchBot { config: Some(config), ..PatchBot::default() }).await?;
+        Ok(match removed {
+            true => "The system prompt is removed from the next message on.".to_owned(),
+            false => "The system prompt is set from the next message on.".to_owned(),
+        })
+    }
+
+    async fn stop_running(&self, entry: &BotEntry, conversation: ConversationId) -> Result<String, Problem> {
+        let nothing = || Ok("Nothing runs in this conversation.".to_owned());
+        if entry.actor.get().is_none() {
+            return nothing();
+        }
+        let stop = |reply| BotMessage::StopConversation { conversation, reply };
+        match entry.actor.call(stop, CALL).await.map_err(not_answered)? {
+            None => nothing(),
+            Some(turn) => {
+                self.stop_turn(turn).await?;
+                Ok("Stopped. What is written is kept.".to_owned())
+            }
+        }
+    }
+
+    /// Stores a command and its answer at the end of the conversation.
+    async fn store_exchange(
+        &self,
+        asked: &SendMessage,
+        conversation: ConversationId,
+        answer: String,
+        metadata: Map<String, Value>,
+    ) -> Result<(Message, Message), Problem> {
+        let stored = self.conversation_of(&asked.bot_id, Some(conversation)).await?;
+        let entry = self.entry(&asked.bot_id)?;
+        let message = Message {
+            id: MessageId::new(),
+            bot_id: asked.bot_id.clone(),
+            conversation_id: conversation,
+            parent_id: stored.leaf_message_id,
+            turn_id: None,
+            sender: Sender::User,
+            content: asked.content.clone(),
+            thinking: None,
+            tool_calls: None,
+            images: None,
+            tokens: 0,
+            state: MessageState::Complete,
+            siblings: Siblings { index: 1, count: 1 },
+            created_at: Timestamp::now(),
+            metadata: asked.metadata.clone(),
+        };
+        let reply = Message {
+            id: MessageId::new(),
+            parent_id: Some(message.id),
+            sender: Sender::System,
+            content: answer.into(),
+            metadata,
+            ..message.clone()
+        };
+        let exchange = Exchange { message, reply };
+        let exchanged = match entry.actor.get() {
+            // Only the bot knows where the conversation ends while turns are on their way.
+            Some(_) => {
+                let exchange = Box::new(exchange);
+                let put = |reply| BotMessage::Exchange { exchange, reply };
+                entry.actor.call(put, CALL).await.map_err(not_answered)?
+            }
+            None => submit_exchange(&self.inner.history, exchange),
+        };
+        if let Err(error) = exchanged.submitted.outcome().await {
+            let forget = BotMessage::Forget { conversation: Some(conversation), leaf: None };
+            let _ = entry.actor.cast(forget);
+            return Err(storage_problem(&error));
+        }
+        Ok((exchanged.message, exchanged.reply))
+    }
+}
+
+fn status_text(bot: &Bot) -> String {
+    let status = &bot.status;
+    format!(
+        "| | |\n|---|---|\n| State | {} |\n| Model | `{}` |\n| Context | {} tokens |\n| Waiting | {} |\n| Running | {} |\n| Restarts | {}, {} left |\n| Tokens | {} in, {} out |",
+        bot.state.as_str(),
+        bot.config.model,
+        bot.config.options.num_ctx.unwrap_or(crate::domain::bot::DEFAULT_NUM_CTX),
+        status.queue_depth,
+        status.active_turns.len(),
+        status.restart_count,
+        status.restarts_left,
+        status.tokens.prompt,
+        status.tokens.completion,
+    )
+}

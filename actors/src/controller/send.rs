@@ -1,0 +1,217 @@
+//! The façade: messages to bots.
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    bot::{BotMessage, Incoming, Refusal},
+    domain::{
+        bot::{BotConfig, DEFAULT_NUM_CTX, check_overrides},
+        event::Topic,
+    },
+};
+
+/// Largest content of a message, in bytes.
+pub const CONTENT_MAX: usize = 256 * 1024;
+/// Images with one message.
+pub const IMAGES_MAX: usize = 8;
+
+/// What stays the same however often a message is handed over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ids {
+    pub(super) turn: TurnId,
+    message: MessageId,
+    reply: MessageId,
+}
+
+impl Ids {
+    pub(super) fn new() -> Self {
+        // In this order: the order of ids is the order of creation.
+        let (turn, message) = (TurnId::new(), MessageId::new());
+        Self { turn, message, reply: MessageId::new() }
+    }
+}
+
+fn validate(send: &SendMessage) -> Result<(), Problem> {
+    if send.content.trim().is_empty() {
+        return Err(Problem::field("content", "must not be empty"));
+    }
+    if send.content.len() > CONTENT_MAX {
+        return Err(Problem::field("content", format!("at most {CONTENT_MAX} bytes of UTF-8")));
+    }
+    if send.content.contains('\0') {
+        return Err(Problem::field("content", "must not contain NUL"));
+    }
+    if send.images.len() > IMAGES_MAX {
+        return Err(Problem::field("images", format!("at most {IMAGES_MAX}")));
+    }
+    let mut errors = vec![];
+    check_overrides(send.options.as_ref(), send.think.as_ref(), send.format.as_ref(), &mut errors);
+    match errors.first() {
+        None => Ok(()),
+        Some(first) => {
+            let detail = format!("{}: {}", first.field, first.reason);
+            Err(Problem { errors, ..Problem::new(Code::InvalidRequest, detail) })
+        }
+    }
+}
+
+impl Controller {
+    /// Sends a message. A text that is a slash command is carried out instead.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with a message before it is stored; nothing is stored then.
+    pub async fn send(&self, message: SendMessage) -> Result<Sent, ControllerError> {
+        self.send_with(message, Ids::new(), None).await
+    }
+
+    /// As `send`, with a reader that is attached to the turn's topic before the turn exists, so that it
+    /// sees every event from the first on. The reader is empty for a slash command.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub async fn send_streaming(&self, message: SendMessage) -> Result<(Sent, Reader), ControllerError> {
+        let ids = Ids::new();
+        let reader = self.reader();
+        let hub = self.inner.hubs.hub(&Topic::Turn(ids.turn));
+        hub.init_head(0);
+        hub.attach(reader.queue(), None);
+        let sent = self.send_with(message, ids, None).await?;
+        Ok((sent, reader))
+    }
+
+    async fn send_with(
+        &self,
+        message: SendMessage,
+        ids: Ids,
+        attempt_of: Option<TurnId>,
+    ) -> Result<Sent, Problem> {
+        self.open()?;
+        validate(&message)?;
+        self.entry(&message.bot_id)?;
+        match commands::parse(&message.content) {
+            Some(command) => {
+                let (me, command) = (self.clone(), command?);
+                self.carry_out(async move { me.command(command, message).await }).await
+            }
+            None => {
+                let me = self.clone();
+                let message = Arc::new(message);
+                self.carry_out(async move { me.hand_over(message, ids, attempt_of).await }).await
+            }
+        }
+    }
+
+    /// Sends a message again as a new turn beside the old one.
+    pub(super) async fn send_again(
+        &self,
+        message: SendMessage,
+        ids: Ids,
+        attempt_of: Option<TurnId>,
+    ) -> Result<Sent, Problem> {
+        self.hand_over(Arc::new(message), ids, attempt_of).await
+    }
+
+    /// Hands a message to its bot's actor; to the next one if that dies before it answers. The ids stay
+    /// the same, so that it is stored once.
+    async fn hand_over(
+        &self,
+        send: Arc<SendMessage>,
+        ids: Ids,
+        attempt_of: Option<TurnId>,
+    ) -> Result<Sent, Problem> {
+        let entry = self.entry(&send.bot_id)?;
+        crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
+        let admitted = || {
+            entry.admission.clone().try_acquire_owned().map_err(|_| {
+                Problem::new(
+                    Code::BotBusy,
+                    format!(
+                        "Too many messages are on their way to {}. This one was not stored; try again.",
+                        send.bot_id
+                    ),
+                )
+                .retry_after(1)
+            })
+        };
+        let _first = admitted()?;
+        self.check_model(&send, &entry).await?;
+        let siblings = self.check_parent(&send).await?;
+        let mut conversation = None;
+        let deadline = tokio::time::Instant::now() + CALL;
+        loop {
+            crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
+            let Ok(actor) =
+                entry.actor.wait(deadline.saturating_duration_since(tokio::time::Instant::now())).await
+            else {
+                return Err(not_answered(SlotError::Timeout));
+            };
+            let incoming = Incoming {
+                turn: ids.turn,
+                message: ids.message,
+                reply: ids.reply,
+                send: send.clone(),
+                attempt_of,
+                siblings,
+                conversation: conversation.take(),
+            };
+            let (refused, refusal) = oneshot::channel();
+            let (reply, answer) = oneshot::channel();
+            let message = BotMessage::Send { incoming: Box::new(incoming), refused, reply: reply.into() };
+            if actor.cast(message).is_err() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            match refusal.await {
+                Ok(Refusal::ConversationUnknown) => {
+                    conversation = Some(self.conversation_of(&send.bot_id, send.conversation_id).await?);
+                }
+                Ok(Refusal::Problem(problem)) => return Err(*problem),
+                // Dropped without a word: it was taken, or the actor died.
+                Err(_) => match answer.await {
+                    Ok(result) => return result,
+                    Err(_) => tokio::task::yield_now().await,
+                },
+            }
+        }
+    }
+
+    /// Refuses a context above what the model can, where that is known.
+    async fn check_model(&self, send: &SendMessage, entry: &BotEntry) -> Result<(), Problem> {
+        let record = entry.record();
+        let asked = send.options.as_ref().and_then(|o| o.num_ctx).or(record.config.options.num_ctx);
+        if asked.is_none_or(|asked| asked == DEFAULT_NUM_CTX) {
+            return Ok(());
+        }
+        let inference = &self.inner.inference;
+        let model = inference.choose(&record.config.model, &record.config.fallback).to_owned();
+        let options = match &send.options {
+            Some(over) => record.config.options.overlaid(over),
+            None => record.config.options.clone(),
+        };
+        let config = BotConfig { model, options, ..BotConfig::default() };
+        let maximum = match inference.known_context(&config.model) {
+            // Learnt once per model; a server that does not know it says so when it is asked to answer.
+            None if !config.model.is_empty() => {
+                inference.details(&config.model).await.ok().and_then(|d| d.context_length)
+            }
+            known => known,
+        };
+        super::bots::check_context(&config, maximum, "options.num_ctx")
+    }
+
+    /// Checks an explicit parent and counts the siblings that the message will have, itself included.
+    async fn check_parent(&self, send: &SendMessage) -> Result<u32, Problem> {
+        let Some(parent) = send.parent_id else { return Ok(1) };
+        let conversation = self.conversation_of(&send.bot_id, send.conversation_id).await?;
+        if let Some(parent) = parent {
+            let found = self.message(&send.bot_id, parent).await?.message;
+            if found.conversation_id != conversation.id {
+                return Err(Problem::field("parent_id", "is not a message of this conversation"));
+            }
+        }
+        let store = &self.inner.store;
+        let children = store.children(conversation.id, parent).await.map_err(|e| storage_problem(&e))?;
+        Ok(u32::try_from(children.len() + 1).unwrap_or(u32::MAX))
+    }
+}

@@ -1,0 +1,17 @@
+//! The actor tree of deia: supervision, turns, events, history, admission.
+
+mod bot;
+mod bot_supervisor;
+pub mod broadcast;
+pub mod commands;
+pub mod controller;
+pub mod domain;
+mod history;
+mod inference;
+pub mod ports;
+mod root;
+mod state;
+pub mod supervision;
+#[cfg(any(test, feature = "test-support"))]
+pub mod testkit;
+mod tree;
