@@ -1,0 +1,4 @@
+//! The adapters: one for each technology behind a port of `deia-actors`. Only the composition root names them.
+
+pub mod ollama;
+pub mod sqlite;

@@ -1,0 +1,170 @@
+//! Ollama behind the port `ChatModel`: one [`Ollama`] for each server, one HTTP client for all of them.
+//!
+//! Roles and list entries come from ollama-rs; requests and the reading of streams are our own, since ollama-rs drops a
+//! chunk that is cut inside a character, swallows error lines, and loses the HTTP status. Nothing here retries, follows
+//! redirects or uses a proxy. A stream that is dropped closes its connection.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use deia_actors::ports::chat_model::{
+    ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, Wait,
+};
+use reqwest::{Client, RequestBuilder, Url, header::CONTENT_TYPE};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout, timeout_at};
+
+mod address;
+mod body;
+mod calls;
+mod failure;
+mod lines;
+mod stream;
+
+pub use address::{AddressError, parse_address};
+pub use lines::{LineReader, MAX_LINE};
+
+/// The largest answer of a call that is not a chat: `show` carries licences and templates.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// How long to wait for a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// To the first line of an answer, loading of the model included.
+    pub first_byte: Duration,
+    /// Between two lines of an answer.
+    pub idle: Duration,
+    /// For a whole call that is not a chat.
+    pub call: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(120),
+            idle: Duration::from_secs(30),
+            call: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The HTTP client for all servers: no proxy, no redirects, no total time limit, connections kept for reuse.
+///
+/// # Errors
+/// The TLS set-up of the platform failed.
+pub fn client() -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .user_agent(concat!("deia/", env!("CARGO_PKG_VERSION")))
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .http1_only()
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5))
+        // Below the 75 s after which our simulator and common proxies close an idle connection.
+        .pool_idle_timeout(Duration::from_secs(50))
+        .build()
+}
+
+/// One Ollama server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ollama {
+    client: Client,
+    urls: Arc<Urls>,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+struct Urls {
+    chat: Url,
+    tags: Url,
+    ps: Url,
+    show: Url,
+    version: Url,
+}
+
+impl Ollama {
+    /// The server at `base`, as [`parse_address`] gives it; nothing is sent yet.
+    #[must_use]
+    pub fn new(client: Client, base: &Url, limits: Limits) -> Self {
+        let at = |path: &str| {
+            let mut url = base.clone();
+            url.set_path(&format!("{}/api/{path}", base.path().trim_end_matches('/')));
+            url
+        };
+        let urls = Urls {
+            chat: at("chat"),
+            tags: at("tags"),
+            ps: at("ps"),
+            show: at("show"),
+            version: at("version"),
+        };
+        Self { client, urls: Arc::new(urls), limits }
+    }
+
+    /// Asks and reads a JSON answer, all within [`Limits::call`].
+    async fn call<T: DeserializeOwned>(&self, request: RequestBuilder, model: &str) -> Result<T, ModelError> {
+        let answer = async {
+            let response = request.send().await.map_err(failure::unanswered)?;
+            let mut response = failure::check(response, model).await?;
+            let mut bytes = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(|e| failure::broken(&e))? {
+                if bytes.len() + chunk.len() > MAX_ANSWER {
+                    return Err(ModelError::Protocol(format!("an answer longer than {MAX_ANSWER} bytes")));
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            serde_json::from_slice(&bytes).map_err(|e| {
+                ModelError::Protocol(format!("an answer that is not as expected: {}", lines::place(&e)))
+            })
+        };
+        timeout(self.limits.call, answer).await.unwrap_or(Err(ModelError::Timeout(Wait::FirstByte)))
+    }
+}
+
+#[async_trait]
+impl ChatModel for Ollama {
+    async fn chat(&self, request: ChatRequest) -> Result<ChatStream, ModelError> {
+        let first_byte = Instant::now() + self.limits.first_byte;
+        let body = serde_json::to_vec(&body::ChatBody::from(&request)).map_err(|e| {
+            ModelError::Protocol(format!("the request can't be written: {}", lines::place(&e)))
+        })?;
+        let sent = self
+            .client
+            .post(self.urls.chat.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .body(body)
+            .send();
+        let response = timeout_at(first_byte, sent)
+            .await
+            .map_err(|_| ModelError::Timeout(Wait::FirstByte))?
+            .map_err(failure::unanswered)?;
+        let response = failure::check(response, &request.model).await?;
+        Ok(stream::answer(response, first_byte, self.limits.idle))
+    }
+
+    async fn models(&self) -> Result<Vec<ModelSummary>, ModelError> {
+        let tags: calls::Tags = self.call(self.client.get(self.urls.tags.clone()), "").await?;
+        Ok(tags.into())
+    }
+
+    async fn loaded(&self) -> Result<Vec<LoadedModel>, ModelError> {
+        let ps: calls::Ps = self.call(self.client.get(self.urls.ps.clone()), "").await?;
+        Ok(ps.into())
+    }
+
+    async fn show(&self, model: &str) -> Result<ModelDetails, ModelError> {
+        let request = self.client.post(self.urls.show.clone()).json(&json!({ "model": model }));
+        let raw: Value = self.call(request, model).await?;
+        Ok(calls::details(raw))
+    }
+
+    async fn version(&self) -> Result<String, ModelError> {
+        let answer: calls::Version = self.call(self.client.get(self.urls.version.clone()), "").await?;
+        Ok(answer.version)
+    }
+}
+
+#[cfg(test)]
+mod tests;

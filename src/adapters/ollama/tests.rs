@@ -1,0 +1,311 @@
+//! The adapter against the simulator, and against servers that say anything.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::SocketAddr;
+
+use deia_actors::{
+    ports::chat_model::{ChatDone, PieceKind},
+    testkit::conformance::chat_model::{Collected, Subject, collect, request, suite},
+};
+use futures_util::StreamExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::sim::{Sim, SimConfig};
+
+const SHORT: Limits = Limits {
+    first_byte: Duration::from_millis(150),
+    idle: Duration::from_millis(60),
+    call: Duration::from_millis(150),
+};
+
+fn ollama(address: SocketAddr, limits: Limits) -> Ollama {
+    Ollama::new(client().unwrap(), &parse_address(&address.to_string()).unwrap(), limits)
+}
+
+async fn sim() -> (Sim, Ollama) {
+    let sim = Sim::start(SimConfig::default()).await.unwrap();
+    let ollama = ollama(sim.address(), Limits::default());
+    (sim, ollama)
+}
+
+async fn ask(ollama: &Ollama, model: &str) -> Collected {
+    collect(ollama, request(model, "Grüße, one two three", &json!({}))).await
+}
+
+#[tokio::test]
+async fn the_simulator_passes_the_suite_of_the_port() {
+    let sim = Arc::new(Sim::start(SimConfig::default()).await.unwrap());
+    let watched = Arc::clone(&sim);
+    let subject = Subject {
+        model: Arc::new(ollama(sim.address(), Limits::default())),
+        name: "simulated".into(),
+        missing: "nope".into(),
+        counts_tokens: true,
+        lists_models: true,
+        open_calls: Some(Box::new(move || watched.stats().open)),
+    };
+    suite(&subject).await;
+    assert!(sim.stats().closed_early >= 1);
+}
+
+#[tokio::test]
+async fn every_script_gives_what_it_says() {
+    let (sim, ollama) = sim().await;
+    let echo = ask(&ollama, "sim:echo").await;
+    assert_eq!(echo.content, "Grüße, one two three");
+    assert_eq!(echo.end.unwrap().reason.as_deref(), Some("stop"));
+
+    let counted = ask(&ollama, "sim:tokens=200,gap_ms=1,first_ms=5").await;
+    let numbers: String = (0..200).map(|n| format!("{n:04} ")).collect();
+    assert_eq!(counted.content, numbers);
+    assert_eq!(counted.end.unwrap().completion_tokens, Some(200));
+
+    let chopped = ask(&ollama, "sim:utf8,tokens=300").await;
+    let smooth = ask(&ollama, "sim:utf8,tokens=12").await;
+    assert!(chopped.content.starts_with(&smooth.content) && chopped.content.contains("👩‍👩‍👧‍👦 é"));
+    assert_eq!(chopped.content, smooth.content.repeat(25), "byte for byte, whatever the cuts");
+
+    let thought = ask(&ollama, "sim:think,echo").await;
+    assert_eq!(thought.content, "Grüße, one two three");
+    assert!(thought.thinking.starts_with("The message has 4 words."));
+
+    let loaded = ask(&ollama, "sim:load_ms=30,echo").await;
+    assert!(loaded.end.is_ok());
+    assert!(ollama.loaded().await.unwrap().iter().any(|m| m.name == "sim:load_ms=30,echo"));
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn tool_calls_keep_their_ids_and_their_order() {
+    let (sim, ollama) = sim().await;
+    let mut wanted = request("sim:tools,echo", "Bonn", &json!({}));
+    wanted.tools = vec![json!({"type": "function", "function": {"name": "weather", "description": "Weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}})];
+    let answer = collect(&ollama, wanted.clone()).await;
+    assert_eq!(answer.tool_calls[0]["function"]["arguments"], json!({"city": "Bonn"}));
+    assert!(answer.tool_calls[0]["id"].as_str().unwrap().starts_with("call_"));
+    assert!(answer.end.is_ok());
+    wanted.model = "sim:echo".into();
+    let refused = collect(&ollama, wanted).await;
+    assert!(matches!(refused.end, Err(ModelError::Refused { status: 400, .. })), "{refused:?}");
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn faults_keep_what_came_and_end_in_their_condition() {
+    let (sim, _) = sim().await;
+    let ollama = ollama(sim.address(), Limits { first_byte: Duration::from_secs(5), ..SHORT });
+    let ten: String = (0..10).map(|n| format!("{n:04} ")).collect();
+
+    let failed = ask(&ollama, "sim:error_at=10").await;
+    assert_eq!(failed.content, ten);
+    assert!(
+        matches!(&failed.end, Err(ModelError::Failed(m)) if m.ends_with("after 10 tokens")),
+        "{failed:?}"
+    );
+
+    let cut = ask(&ollama, "sim:cut_at=10").await;
+    assert_eq!((cut.content, cut.end), (ten.clone(), Err(ModelError::Cut)));
+
+    let stalled = ask(&ollama, "sim:stall_at=10").await;
+    assert_eq!((stalled.content, stalled.end), (ten, Err(ModelError::Timeout(Wait::Idle))));
+
+    let garbage = ask(&ollama, "sim:garbage").await;
+    assert_eq!(garbage.content, "0000 0001 0002 ");
+    assert!(matches!(garbage.end, Err(ModelError::Protocol(_))));
+
+    assert_eq!(ask(&ollama, "sim:cut_at=0").await.end, Err(ModelError::Cut));
+    assert!(matches!(ask(&ollama, "sim:error_at=0").await.end, Err(ModelError::Failed(_))));
+    assert!(matches!(ask(&ollama, "sim:nonsense").await.end, Err(ModelError::Refused { status: 400, .. })));
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn busy_is_told_apart_and_nothing_is_tried_twice() {
+    let (sim, ollama) = sim().await;
+    for n in 1..=2 {
+        let busy = ask(&ollama, "sim:busy=2,echo").await.end.unwrap_err();
+        assert!(matches!(busy, ModelError::Busy(_)) && busy.is_retryable());
+        assert_eq!(sim.stats().requests, n, "one call is one request");
+    }
+    assert!(ask(&ollama, "sim:busy=2,echo").await.end.is_ok());
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn the_first_byte_has_its_own_limit() {
+    let (sim, _) = sim().await;
+    let impatient = ollama(sim.address(), SHORT);
+    for model in ["sim:first_ms=60000", "sim:load_ms=60000", "sim:stall_at=0"] {
+        assert_eq!(ask(&impatient, model).await.end, Err(ModelError::Timeout(Wait::FirstByte)), "{model}");
+    }
+    let patient = ollama(sim.address(), Limits { first_byte: Duration::from_secs(30), ..SHORT });
+    assert!(ask(&patient, "sim:echo,first_ms=100").await.end.is_ok(), "longer than the idle limit");
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let gone = ollama(address, Limits::default());
+    let error = ask(&gone, "m").await.end.unwrap_err();
+    assert!(matches!(error, ModelError::Unreachable(_)) && error.is_retryable());
+    assert!(!error.to_string().contains("http"), "no address in the text: {error}");
+    assert!(matches!(gone.version().await, Err(ModelError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn a_finished_answer_gives_its_connection_back() {
+    let (server, address) = counting_proxy().await;
+    let ollama = ollama(address.0, Limits::default());
+    for _ in 0..5 {
+        assert!(ask(&ollama, "sim:tokens=5").await.end.is_ok());
+    }
+    assert_eq!(address.1.load(std::sync::atomic::Ordering::SeqCst), 1, "five answers over one connection");
+    server.abort();
+}
+
+/// A simulator behind a relay that counts connections.
+async fn counting_proxy() -> (JoinHandle<()>, (SocketAddr, Arc<std::sync::atomic::AtomicU64>)) {
+    let sim = Sim::start(SimConfig::default()).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    let task = tokio::spawn(async move {
+        let mut relays = tokio::task::JoinSet::new();
+        loop {
+            let (mut inner, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let mut outer = TcpStream::connect(sim.address()).await.unwrap();
+            relays.spawn(async move { tokio::io::copy_bidirectional(&mut inner, &mut outer).await });
+        }
+    });
+    (task, (address, count))
+}
+
+/// A server that reads one request's head and answers with these bytes, then closes or keeps silent.
+async fn raw(answer: Vec<u8>, close: bool) -> (JoinHandle<()>, Ollama) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+        while !seen.windows(4).any(|w| w == b"\r\n\r\n") {
+            let n = stream.read(&mut buffer).await.unwrap();
+            seen.extend_from_slice(&buffer[..n]);
+        }
+        stream.write_all(&answer).await.unwrap();
+        if close {
+            stream.shutdown().await.unwrap();
+        } else {
+            std::future::pending::<()>().await;
+        }
+    });
+    (task, ollama(address, SHORT))
+}
+
+fn head(rest: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n{rest}").into_bytes()
+}
+
+const TOKEN: &str = "{\"model\":\"m\",\"created_at\":\"t\",\"message\":{\"role\":\"assistant\",\"content\":\"ab\"},\"done\":false}\n";
+const DONE: &str = "{\"message\":{\"content\":\"\"},\"done\":true}\n";
+
+#[tokio::test]
+async fn servers_that_talk_nonsense_end_in_a_condition_and_keep_what_came() {
+    let long = "x".repeat(MAX_LINE + 1);
+    type Case = (&'static str, Vec<u8>, &'static str, fn(&ModelError) -> bool);
+    let cases: Vec<Case> = vec![
+        ("not HTTP", b"220 mail.example ESMTP\r\n".to_vec(), "", |e| matches!(e, ModelError::Protocol(_))),
+        ("nothing", Vec::new(), "", |e| *e == ModelError::Cut),
+        ("half a head", b"HTTP/1.1 200 OK\r\nContent-".to_vec(), "", |e| *e == ModelError::Cut),
+        ("no body", head("Content-Length: 0\r\n\r\n"), "", |e| *e == ModelError::Cut),
+        ("a body shorter than said", head(&format!("Content-Length: 900\r\n\r\n{TOKEN}")), "ab", |e| {
+            *e == ModelError::Cut
+        }),
+        ("no done", head(&format!("Content-Length: {}\r\n\r\n{TOKEN}", TOKEN.len())), "ab", |e| {
+            *e == ModelError::Cut
+        }),
+        ("a page", head("Content-Length: 7\r\n\r\n<html>\n"), "", |e| matches!(e, ModelError::Protocol(_))),
+        (
+            "a bad chunk",
+            head(&format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{TOKEN}\r\nzz\r\n", TOKEN.len())),
+            "ab",
+            |e| matches!(e, ModelError::Protocol(_) | ModelError::Cut),
+        ),
+        ("a line without end", head(&format!("Connection: close\r\n\r\n{TOKEN}{long}")), "ab", |e| {
+            matches!(e, ModelError::Protocol(_))
+        }),
+        (
+            "a redirect",
+            b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            "",
+            |e| matches!(e, ModelError::Refused { status: 302, .. }),
+        ),
+        ("a 500 page", b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops".to_vec(), "", |e| {
+            *e == ModelError::Failed("oops".into())
+        }),
+    ];
+    for (name, bytes, content, condition) in cases {
+        let (server, ollama) = raw(bytes, true).await;
+        let answer = ask(&ollama, "m").await;
+        let error = answer.end.expect_err(name);
+        assert!(condition(&error), "{name}: {error:?}");
+        assert_eq!(answer.content, content, "{name}");
+        server.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn silence_runs_into_the_limit_of_its_phase() {
+    for (name, bytes, limit) in [
+        ("no head", Vec::new(), Wait::FirstByte),
+        ("head only", head("Connection: close\r\n\r\n"), Wait::FirstByte),
+        ("half a first line", head(&format!("Connection: close\r\n\r\n{}", &TOKEN[..20])), Wait::FirstByte),
+        ("a line", head(&format!("Connection: close\r\n\r\n{TOKEN}")), Wait::Idle),
+        ("a line and a half", head(&format!("Connection: close\r\n\r\n{TOKEN}{}", &TOKEN[..20])), Wait::Idle),
+    ] {
+        let (server, ollama) = raw(bytes, false).await;
+        assert_eq!(ask(&ollama, "m").await.end, Err(ModelError::Timeout(limit)), "{name}");
+        server.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_whole_answer_is_whole_even_if_its_connection_never_ends() {
+    let (server, ollama) = raw(head(&format!("Connection: close\r\n\r\n{TOKEN}{DONE}")), false).await;
+    let answer = ask(&ollama, "m").await;
+    assert_eq!((answer.content.as_str(), answer.end), ("ab", Ok(ChatDone::default())));
+    server.abort();
+}
+
+#[tokio::test]
+async fn tokens_that_arrive_together_leave_together() {
+    let chunk = format!("{:x}\r\n{TOKEN}\r\n", TOKEN.len());
+    let body = format!(
+        "Transfer-Encoding: chunked\r\n\r\n{}{:x}\r\n{DONE}\r\n0\r\n\r\n",
+        chunk.repeat(20),
+        DONE.len()
+    );
+    let (server, ollama) = raw(head(&body), true).await;
+    let mut stream = ollama.chat(request("m", "hi", &json!({}))).await.unwrap();
+    let (mut bursts, mut text) = (0, String::new());
+    while let Some(burst) = stream.next().await {
+        bursts += 1;
+        for piece in burst.unwrap().pieces {
+            assert_eq!(piece.kind, PieceKind::Content);
+            text.push_str(&piece.text);
+        }
+    }
+    assert_eq!(text, "ab".repeat(20));
+    assert!(bursts <= 3, "{bursts} bursts for 20 tokens that were there at once");
+    server.await.unwrap();
+}

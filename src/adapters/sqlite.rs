@@ -1,0 +1,175 @@
+//! [`HistoryStore`] and [`StateStore`] on SQLite: the embedded default.
+//!
+//! One thread writes with rusqlite (every statement is a function call there, not two thread
+//! hand-overs); a pool of read-only connections reads with sqlx. WAL, `synchronous = FULL`: an
+//! acknowledged commit survives a power cut, and reads never wait for it.
+//!
+//! ```text
+//! commit(facts) → bounded queue → writer thread: BEGIN IMMEDIATE … COMMIT → answer
+//! reads         → pool of 4 read-only connections, one transaction where it must be one moment
+//! ```
+
+mod error;
+mod pages;
+mod reader;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod words;
+mod writer;
+
+use std::{fs::File, path::Path, time::Duration};
+
+use async_trait::async_trait;
+use deia_actors::{
+    domain::{
+        bot::{BotRecord, StoredStatus},
+        event::{CommittedEvent, Topic},
+        ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
+        message::{Conversation, Message},
+        turn::Turn,
+    },
+    ports::{
+        history_store::{
+            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, StoreError,
+            TurnSnapshot,
+        },
+        state_store::StateStore,
+    },
+};
+
+use self::{
+    reader::Reader,
+    writer::{Target, Writer},
+};
+
+/// How long a lock of another program on the database (a backup, a shell) is waited for.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The record in one SQLite file. Close it with [`SqliteStore::close`]; dropping it waits for the
+/// running commit.
+pub struct SqliteStore {
+    writer: Writer,
+    reader: Reader,
+    /// Held while open: two processes on one record would interrupt each other's turns.
+    lock: File,
+}
+
+impl SqliteStore {
+    /// Opens a database; makes its folder, file and tables where they are missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where the file can't be made, read or written, or another
+    /// process has it open; [`StoreError::Corrupt`] where it is not a database of this version or
+    /// an older one.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_patiently(path, BUSY_TIMEOUT).await
+    }
+
+    async fn open_patiently(path: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
+        let lock = lock(path)?;
+        schema::prepare(path).await?;
+        let writer = Writer::start(Target { path: path.to_owned(), busy_timeout })?;
+        Ok(Self { writer, reader: Reader::new(path), lock })
+    }
+
+    /// Finishes what was given to it, closes the files and lets go of them.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        // The last connection folds the log into the database, so the writer goes last.
+        self.writer.stop().await;
+        self.lock.unlock().ok();
+    }
+}
+
+/// Locks `<path>.lock`. The lock goes with the process, however it ends.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let failed = |e: std::io::Error| StoreError::Unavailable(format!("{}: {e}", path.display()));
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock = File::options().create(true).truncate(false).write(true).open(name).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(StoreError::Unavailable(format!("{} is in use by another process", path.display())))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+#[async_trait]
+impl HistoryStore for SqliteStore {
+    async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError> {
+        self.writer.commit(facts).await
+    }
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        self.reader.epoch().await
+    }
+    async fn head(&self, topic: &Topic) -> Result<u64, StoreError> {
+        self.reader.head(topic).await
+    }
+    async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError> {
+        self.reader.events_after(position, limit).await
+    }
+    async fn page(
+        &self,
+        conversation: ConversationId,
+        cursor: Cursor,
+        limit: u32,
+    ) -> Result<Option<MessagePage>, StoreError> {
+        self.reader.page(conversation, cursor, limit).await
+    }
+    async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
+        self.reader.path(leaf, max_bytes).await
+    }
+    async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
+        self.reader.path_rest(above).await
+    }
+    async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
+        self.reader.message(bot, id).await
+    }
+    async fn children(
+        &self,
+        conversation: ConversationId,
+        parent: Option<MessageId>,
+    ) -> Result<Vec<MessageId>, StoreError> {
+        self.reader.children(conversation, parent).await
+    }
+    async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
+        self.reader.conversations(bot).await
+    }
+    async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
+        self.reader.conversation(id).await
+    }
+    async fn conversation_snapshot(
+        &self,
+        id: ConversationId,
+        limit: u32,
+    ) -> Result<Option<ConversationSnapshot>, StoreError> {
+        self.reader.conversation_snapshot(id, limit).await
+    }
+    async fn turn_snapshot(&self, id: TurnId) -> Result<Option<TurnSnapshot>, StoreError> {
+        self.reader.turn_snapshot(id).await
+    }
+    async fn open_turns(&self, bot: Option<&BotId>) -> Result<Vec<(Turn, Message, Message)>, StoreError> {
+        self.reader.open_turns(bot).await
+    }
+    async fn turn_overrides(&self, id: TurnId) -> Result<Option<serde_json::Value>, StoreError> {
+        self.reader.turn_overrides(id).await
+    }
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.reader.ping().await?;
+        self.writer.probe().await
+    }
+}
+
+#[async_trait]
+impl StateStore for SqliteStore {
+    async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
+        self.reader.roster().await
+    }
+}

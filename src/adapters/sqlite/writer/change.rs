@@ -1,0 +1,154 @@
+//! Applies one change. Every statement is conditional: what had been made before, or has lost its
+//! target, writes nothing and is reported as not applied.
+
+use deia_actors::{
+    domain::{
+        bot::{BotRecord, StoredStatus},
+        ids::BotId,
+        message::Conversation,
+        time::Timestamp,
+    },
+    ports::history_store::{Change, Fact},
+};
+use rusqlite::{Connection, params};
+
+use super::{super::words::json, history, outbox::Outbox, session::Applied, turn};
+
+/// Counters as SQLite has them.
+pub(super) fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Applies the change of a fact.
+pub(super) fn apply(db: &Connection, outbox: &mut Outbox, fact: &Fact) -> rusqlite::Result<Applied> {
+    match &fact.change {
+        Change::None => Ok(Applied::YES),
+        Change::CreateBot { bot, main, status } => create_bot(db, bot, main, status),
+        Change::UpdateBot(bot) => update_bot(db, bot),
+        Change::DeleteBot { bot_id, purge } => delete_bot(db, bot_id, *purge, fact.time()),
+        Change::SaveStatus(status) => save_status(db, status),
+        Change::CreateConversation(conversation) => history::create_conversation(db, conversation),
+        Change::UpdateConversation(conversation) => history::update_conversation(db, conversation),
+        Change::DeleteConversation(id) => history::delete_conversation(db, *id),
+        Change::AcceptTurn { turn, message, reply, overrides } => {
+            turn::accept(db, outbox, turn, message, reply, overrides.as_ref())
+        }
+        Change::AppendMessages(messages) => history::append_messages(db, messages),
+        Change::StartTurn(turn) => turn::start(db, turn),
+        Change::Checkpoint { reply_id, content, thinking } => {
+            turn::checkpoint(db, *reply_id, content, thinking.as_deref())
+        }
+        Change::FinishTurn { turn, reply, status } => {
+            turn::finish(db, outbox, turn, reply, status, &fact.events)
+        }
+        Change::ClearHistory { bot_id, conversation_id } => history::clear(db, bot_id, *conversation_id),
+    }
+}
+
+/// A deleted bot's row is used again, so that its key stays.
+fn create_bot(
+    db: &Connection,
+    bot: &BotRecord,
+    main: &Conversation,
+    status: &StoredStatus,
+) -> rusqlite::Result<Applied> {
+    if history::exists(db, main.id)? {
+        return Ok(Applied::NO);
+    }
+    let rows = db
+        .prepare_cached(
+            "INSERT INTO bots (id, name, config, config_version, main_conversation_id, metadata, created_at, \
+                 updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+             ON CONFLICT (id) DO UPDATE SET name = excluded.name, config = excluded.config, \
+                 config_version = excluded.config_version, metadata = excluded.metadata, \
+                 main_conversation_id = excluded.main_conversation_id, created_at = excluded.created_at, \
+                 updated_at = excluded.updated_at, deleted_at = NULL \
+             WHERE deleted_at IS NOT NULL",
+        )?
+        .execute(params![
+            bot.id.as_str(),
+            bot.name,
+            json(&bot.config),
+            int(bot.config_version),
+            bot.main_conversation_id.0,
+            json(&bot.metadata),
+            bot.created_at.0,
+            bot.updated_at.0
+        ])?;
+    if rows == 0 {
+        return Ok(Applied::NO);
+    }
+    history::create_conversation(db, main)?;
+    db.prepare_cached(
+        "INSERT INTO bot_status (bot_id, status, last_message, error_count, restart_count, prompt_tokens, \
+             completion_tokens, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?
+    .execute(params![
+        status.bot_id.as_str(),
+        status.state.as_str(),
+        status.last_message.map(|t| t.0),
+        int(status.error_count),
+        int(status.restart_count),
+        int(status.tokens.prompt),
+        int(status.tokens.completion),
+        status.updated_at.0
+    ])?;
+    Ok(Applied::YES)
+}
+
+fn update_bot(db: &Connection, bot: &BotRecord) -> rusqlite::Result<Applied> {
+    db.prepare_cached(
+        "UPDATE bots SET name = ?2, config = ?3, config_version = ?4, metadata = ?5, updated_at = ?6 \
+         WHERE id = ?1 AND deleted_at IS NULL",
+    )?
+    .execute(params![
+        bot.id.as_str(),
+        bot.name,
+        json(&bot.config),
+        int(bot.config_version),
+        json(&bot.metadata),
+        bot.updated_at.0
+    ])
+    .map(Applied::if_any)
+}
+
+fn delete_bot(db: &Connection, bot: &BotId, purge: bool, at: Timestamp) -> rusqlite::Result<Applied> {
+    let rows = db
+        .prepare_cached("UPDATE bots SET deleted_at = ?2 WHERE id = ?1 AND deleted_at IS NULL")?
+        .execute(params![bot.as_str(), at.0])?;
+    if rows == 0 {
+        return Ok(Applied::NO);
+    }
+    db.prepare_cached("DELETE FROM bot_status WHERE bot_id = ?1")?.execute([bot.as_str()])?;
+    if !purge {
+        db.prepare_cached(
+            "UPDATE conversations SET retired_at = ?2 WHERE bot_id = ?1 AND retired_at IS NULL",
+        )?
+        .execute(params![bot.as_str(), at.0])?;
+        turn::interrupt_all(db, bot, at)?;
+        return Ok(Applied::YES);
+    }
+    // The row stays for its key; what the caller wrote into it goes.
+    db.prepare_cached("UPDATE bots SET name = '', config = '{}', metadata = '{}' WHERE id = ?1")?
+        .execute([bot.as_str()])?;
+    history::purge(db, bot).map(Applied::deleted)
+}
+
+/// Overwrites the status of a bot that is in the roster, unless it has a newer one.
+pub(super) fn save_status(db: &Connection, status: &StoredStatus) -> rusqlite::Result<Applied> {
+    db.prepare_cached(
+        "UPDATE bot_status SET status = ?2, last_message = ?3, error_count = ?4, restart_count = ?5, \
+             prompt_tokens = ?6, completion_tokens = ?7, updated_at = ?8 WHERE bot_id = ?1 AND updated_at <= ?8",
+    )?
+    .execute(params![
+        status.bot_id.as_str(),
+        status.state.as_str(),
+        status.last_message.map(|t| t.0),
+        int(status.error_count),
+        int(status.restart_count),
+        int(status.tokens.prompt),
+        int(status.tokens.completion),
+        status.updated_at.0
+    ])
+    .map(Applied::if_any)
+}

@@ -1,0 +1,232 @@
+//! Conversations and messages.
+
+use deia_actors::{
+    domain::{
+        ids::{BotId, ConversationId},
+        message::{Conversation, Message},
+    },
+    ports::history_store::cleared_event,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    super::words::{json, message_state, sender},
+    change::int,
+    outbox::redact,
+    session::Applied,
+};
+
+/// Whether a conversation is stored, retired ones included.
+pub(super) fn exists(db: &Connection, id: ConversationId) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM conversations WHERE id = ?1")?.exists([id.0])
+}
+
+/// A conversation of a bot that is in the roster.
+pub(super) fn create_conversation(db: &Connection, c: &Conversation) -> rusqlite::Result<Applied> {
+    db.prepare_cached(
+        "INSERT INTO conversations (id, bot_id, title, main, leaf_message_id, message_count, archived, \
+             created_at, last_at) \
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 \
+         WHERE EXISTS (SELECT 1 FROM bots WHERE id = ?2 AND deleted_at IS NULL) ON CONFLICT DO NOTHING",
+    )?
+    .execute(params![
+        c.id.0,
+        c.bot_id.as_str(),
+        c.title,
+        c.main,
+        c.leaf_message_id.map(|m| m.0),
+        int(c.message_count),
+        c.archived,
+        c.created_at.0,
+        c.last_at.map(|t| t.0)
+    ])
+    .map(Applied::if_any)
+}
+
+pub(super) fn update_conversation(db: &Connection, c: &Conversation) -> rusqlite::Result<Applied> {
+    db.prepare_cached(
+        "UPDATE conversations SET title = ?2, leaf_message_id = ?3, archived = ?4 \
+         WHERE id = ?1 AND retired_at IS NULL AND (leaf_message_id IS ?3 OR NOT EXISTS \
+             (SELECT 1 FROM turns t WHERE t.bot_id = conversations.bot_id \
+                AND t.conversation_id = ?1 AND t.ended_at IS NULL))",
+    )?
+    .execute(params![c.id.0, c.title, c.leaf_message_id.map(|m| m.0), c.archived])
+    .map(Applied::if_any)
+}
+
+/// Writes a message that is not there yet; 1 where it was written.
+pub(super) fn insert_message(db: &Connection, m: &Message) -> rusqlite::Result<usize> {
+    db.prepare_cached(
+        "INSERT INTO chat_messages (id, parent_id, conversation_id, bot_id, turn_id, sender, state, tokens, \
+             created_at, metadata, content, thinking, tool_calls, images) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (id) DO NOTHING",
+    )?
+    .execute(params![
+        m.id.0,
+        m.parent_id.map(|p| p.0),
+        m.conversation_id.0,
+        m.bot_id.as_str(),
+        m.turn_id.map(|t| t.0),
+        sender(m.sender),
+        message_state(m.state),
+        m.tokens,
+        m.created_at.0,
+        json(&m.metadata),
+        &*m.content,
+        m.thinking.as_deref(),
+        m.tool_calls.as_ref().map(json),
+        m.images.as_ref().map(json)
+    ])
+}
+
+/// Moves the leaf behind new messages.
+pub(super) fn grow(
+    db: &Connection,
+    conversation: ConversationId,
+    leaf: &Message,
+    messages: usize,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE conversations SET leaf_message_id = ?2, message_count = message_count + ?3, \
+             last_at = max(coalesce(last_at, ?4), ?4) WHERE id = ?1",
+    )?
+    .execute(params![
+        conversation.0,
+        leaf.id.0,
+        i64::try_from(messages).unwrap_or(i64::MAX),
+        leaf.created_at.0
+    ])
+    .map(drop)
+}
+
+pub(super) fn append_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<Applied> {
+    let Some(last) = messages.last() else { return Ok(Applied::NO) };
+    let open = db
+        .prepare_cached("SELECT 1 FROM conversations WHERE id = ?1 AND retired_at IS NULL")?
+        .exists([last.conversation_id.0])?;
+    if !open {
+        return Ok(Applied::NO);
+    }
+    let mut written = 0;
+    for message in messages {
+        written += insert_message(db, message)?;
+    }
+    if written > 0 {
+        grow(db, last.conversation_id, last, written)?;
+    }
+    Ok(Applied::if_any(written))
+}
+
+/// Deletes a conversation with everything in it, unless a turn of it is open.
+pub(super) fn delete_conversation(db: &Connection, id: ConversationId) -> rusqlite::Result<Applied> {
+    let owner: Option<String> = db
+        .prepare_cached("SELECT bot_id FROM conversations WHERE id = ?1")?
+        .query_row([id.0], |row| row.get(0))
+        .optional()?;
+    let Some(owner) = owner else { return Ok(Applied::NO) };
+    let busy = db
+        .prepare_cached(
+            "SELECT 1 FROM turns WHERE bot_id = ?1 AND conversation_id = ?2 AND ended_at IS NULL",
+        )?
+        .exists(params![owner, id.0])?;
+    if busy {
+        return Ok(Applied::NO);
+    }
+    let deleted = delete_contents(db, id)?;
+    db.prepare_cached("DELETE FROM conversations WHERE id = ?1")?.execute([id.0])?;
+    mend(db, &owner)?;
+    Ok(Applied::deleted(deleted))
+}
+
+/// Deletes everything of a bot, also of earlier bots of this id.
+pub(super) fn purge(db: &Connection, bot: &BotId) -> rusqlite::Result<u64> {
+    let mut deleted = 0;
+    for id in conversations_of(db, bot)? {
+        deleted += delete_contents(db, id)?;
+    }
+    db.prepare_cached("DELETE FROM conversations WHERE bot_id = ?1")?.execute([bot.as_str()])?;
+    Ok(deleted)
+}
+
+fn delete_contents(db: &Connection, id: ConversationId) -> rusqlite::Result<u64> {
+    db.prepare_cached(
+        "DELETE FROM turns WHERE id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ?1)",
+    )?
+    .execute([id.0])?;
+    let rows = db.prepare_cached("DELETE FROM chat_messages WHERE conversation_id = ?1")?.execute([id.0])?;
+    redact(db, id)?;
+    Ok(u64::try_from(rows).unwrap_or(u64::MAX))
+}
+
+fn conversations_of(db: &Connection, bot: &BotId) -> rusqlite::Result<Vec<ConversationId>> {
+    db.prepare_cached("SELECT id FROM conversations WHERE bot_id = ?1")?
+        .query_map([bot.as_str()], |row| row.get(0).map(ConversationId))?
+        .collect()
+}
+
+/// Deletes the messages and ended turns of one or all conversations of a bot that are in its list.
+pub(super) fn clear(
+    db: &Connection,
+    bot: &BotId,
+    conversation: Option<ConversationId>,
+) -> rusqlite::Result<Applied> {
+    let cleared: Vec<ConversationId> = db
+        .prepare_cached(
+            "SELECT id FROM conversations WHERE bot_id = ?1 AND retired_at IS NULL AND (?2 IS NULL OR id = ?2) \
+             ORDER BY id",
+        )?
+        .query_map(params![bot.as_str(), conversation.map(|c| c.0)], |row| row.get(0).map(ConversationId))?
+        .collect::<rusqlite::Result<_>>()?;
+    if cleared.is_empty() {
+        return Ok(Applied::NO);
+    }
+    let mut applied = Applied::YES;
+    for id in cleared {
+        db.prepare_cached(
+            "DELETE FROM turns WHERE ended_at IS NOT NULL \
+                AND id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ?1)",
+        )?
+        .execute([id.0])?;
+        // What still has a turn belongs to one that runs. A regenerated answer runs under another
+        // turn than its question, so the messages that an open turn names are kept as well.
+        let rows = db
+            .prepare_cached(
+                "DELETE FROM chat_messages WHERE conversation_id = ?1 \
+                     AND (turn_id IS NULL OR turn_id NOT IN (SELECT id FROM turns WHERE bot_id = ?2 AND ended_at IS NULL)) \
+                     AND id NOT IN (SELECT message_id FROM turns WHERE bot_id = ?2 AND ended_at IS NULL)",
+            )?
+            .execute(params![id.0, bot.as_str()])?;
+        let deleted = u64::try_from(rows).unwrap_or(u64::MAX);
+        redact(db, id)?;
+        applied.deleted += deleted;
+        applied.events.push(cleared_event(bot, id, deleted));
+        db.prepare_cached(
+            "UPDATE conversations SET \
+                 message_count = (SELECT count(*) FROM chat_messages WHERE conversation_id = ?1), \
+                 last_at = (SELECT max(created_at) FROM chat_messages WHERE conversation_id = ?1) \
+             WHERE id = ?1",
+        )?
+        .execute([id.0])?;
+    }
+    mend(db, bot.as_str())?;
+    Ok(applied)
+}
+
+/// After messages went away: a message whose parent is gone is a first one, and a conversation
+/// whose leaf is gone ends with its newest message. Also in forks, which share the path.
+fn mend(db: &Connection, bot: &str) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE chat_messages SET parent_id = NULL WHERE parent_id IS NOT NULL \
+             AND conversation_id IN (SELECT id FROM conversations WHERE bot_id = ?1) \
+             AND NOT EXISTS (SELECT 1 FROM chat_messages p WHERE p.id = chat_messages.parent_id)",
+    )?
+    .execute([bot])?;
+    db.prepare_cached(
+        "UPDATE conversations SET leaf_message_id = \
+             (SELECT max(m.id) FROM chat_messages m WHERE m.conversation_id = conversations.id) \
+         WHERE bot_id = ?1 AND leaf_message_id IS NOT NULL \
+             AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = conversations.leaf_message_id)",
+    )?
+    .execute([bot])
+    .map(drop)
+}

@@ -1,0 +1,179 @@
+//! One writing connection with what it remembers of the database: the numbers of topics and the
+//! last events, so that a repeated group is recognised.
+
+use deia_actors::{
+    domain::{event::NewEvent, ids::Epoch, time::Timestamp},
+    ports::history_store::{Change, Committed, Fact, StoreError},
+};
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::{
+    super::{error, words},
+    Target, change,
+    outbox::Outbox,
+};
+
+/// Statements kept prepared: all of the hot path and more.
+const STATEMENTS: usize = 64;
+
+/// A writing connection. Dropping it rolls back what was not committed.
+pub(super) struct Session {
+    connection: Connection,
+    outbox: Outbox,
+    /// `data_version` at the last transaction: moves when another connection committed.
+    version: i64,
+}
+
+/// What became of a change.
+pub(super) struct Applied {
+    /// Whether it changed anything.
+    pub(super) applied: bool,
+    /// Messages that it deleted.
+    pub(super) deleted: u64,
+    /// What it tells by itself, before the events of its fact.
+    pub(super) events: Vec<NewEvent>,
+}
+
+impl Applied {
+    pub(super) const NO: Self = Self { applied: false, deleted: 0, events: vec![] };
+    pub(super) const YES: Self = Self { applied: true, deleted: 0, events: vec![] };
+
+    /// Applied where a row was written.
+    pub(super) fn if_any(rows: usize) -> Self {
+        if rows > 0 { Self::YES } else { Self::NO }
+    }
+
+    /// Applied, and deleted messages.
+    pub(super) fn deleted(deleted: u64) -> Self {
+        Self { deleted, ..Self::YES }
+    }
+}
+
+impl Session {
+    /// Opens the database, which exists.
+    pub(super) fn open(target: &Target) -> Result<Self, StoreError> {
+        Self::connect(target).map_err(|e| error::of_writer(&e))
+    }
+
+    fn connect(target: &Target) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&target.path, flags)?;
+        connection.busy_timeout(target.busy_timeout)?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; \
+             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000; PRAGMA journal_size_limit = 67108864; \
+             PRAGMA wal_autocheckpoint = 4000;",
+        )?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.execute(
+            "INSERT INTO meta (name, value) VALUES ('epoch', ?1) ON CONFLICT DO NOTHING",
+            params![Epoch::new().0],
+        )?;
+        let outbox = Outbox::load(&connection)?;
+        Ok(Self { connection, outbox, version: 0 })
+    }
+
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Commits a group: all of it or nothing.
+    pub(super) fn commit(&mut self, facts: Vec<Fact>) -> rusqlite::Result<Vec<Committed>> {
+        self.transaction(|session| facts.into_iter().map(|fact| session.apply(fact)).collect())
+    }
+
+    /// Writes a row, durably.
+    pub(super) fn probe(&mut self) -> rusqlite::Result<()> {
+        self.transaction(|session| {
+            session
+                .connection
+                .prepare_cached(
+                    "INSERT INTO meta (name, value) VALUES ('probed_at', ?1) \
+                     ON CONFLICT DO UPDATE SET value = excluded.value",
+                )?
+                .execute(params![Timestamp::now().0.to_be_bytes()])
+                .map(drop)
+        })
+    }
+
+    fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let result = self.begin().and_then(|()| {
+            let done = work(self)?;
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+            Ok(done)
+        });
+        if result.is_ok() {
+            self.outbox.committed();
+        } else {
+            self.outbox.rolled_back();
+            if !self.connection.is_autocommit() {
+                // If even this fails the caller drops the connection, which rolls back too.
+                self.connection.execute_batch("ROLLBACK").ok();
+            }
+        }
+        result
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let version =
+            self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
+        if version != self.version {
+            // Somebody else wrote: what is remembered of the numbers may be old.
+            self.outbox.forget();
+            self.version = version;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, fact: Fact) -> rusqlite::Result<Committed> {
+        let first = fact.events.first().map(|event| event.id);
+        if first.is_some_and(|id| self.outbox.knows(id)) {
+            return Ok(Committed { applied: false, deleted: 0, events: vec![] });
+        }
+        let Applied { applied, deleted, events } = change::apply(&self.connection, &mut self.outbox, &fact)?;
+        if !applied {
+            return Ok(Committed { applied, deleted: 0, events: vec![] });
+        }
+        if let Some(entry) = &fact.audit {
+            self.connection
+                .prepare_cached(
+                    "INSERT INTO audit_logs (id, bot_id, action, user_id, target, reason, details, created_at) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                )?
+                .execute(params![
+                    uuid::Uuid::now_v7(),
+                    bot_of(&fact.change),
+                    entry.action,
+                    entry.actor,
+                    entry.target,
+                    entry.reason,
+                    words::json(&entry.detail),
+                    entry.at.0
+                ])?;
+        }
+        let events = events
+            .into_iter()
+            .chain(fact.events)
+            .map(|event| self.outbox.append(&self.connection, event))
+            .collect::<rusqlite::Result<_>>()?;
+        Ok(Committed { applied, deleted, events })
+    }
+}
+
+/// The bot that a change is about, if it is about one.
+fn bot_of(change: &Change) -> Option<&str> {
+    let id = match change {
+        Change::None | Change::DeleteConversation(_) | Change::Checkpoint { .. } => None,
+        Change::CreateBot { bot, .. } | Change::UpdateBot(bot) => Some(&bot.id),
+        Change::DeleteBot { bot_id, .. } | Change::ClearHistory { bot_id, .. } => Some(bot_id),
+        Change::SaveStatus(status) => Some(&status.bot_id),
+        Change::CreateConversation(c) | Change::UpdateConversation(c) => Some(&c.bot_id),
+        Change::AcceptTurn { turn, .. } | Change::StartTurn(turn) | Change::FinishTurn { turn, .. } => {
+            Some(&turn.bot_id)
+        }
+        Change::AppendMessages(messages) => messages.first().map(|m| &m.bot_id),
+    };
+    id.map(deia_actors::domain::ids::BotId::as_str)
+}
