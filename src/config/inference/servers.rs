@@ -1,0 +1,178 @@
+//! `inference.servers`: addresses of model servers in the forms that people write.
+
+use std::{collections::HashSet, fmt, net::IpAddr};
+
+use reqwest::Url;
+use serde_json::{Map, Value, json};
+
+use crate::config::reader::{Raw, hide_credentials};
+
+const OLLAMA_PORT: u16 = 11434;
+const FIELDS: [&str; 3] = ["name", "url", "slots"];
+
+/// One model server.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ModelServer {
+    /// Its name in the tree, the API and the metrics: given, or `host:port`.
+    pub name: String,
+    /// Where its API lives; may hold a user and a password, so show [`ModelServer::shown_url`] instead.
+    pub url: Url,
+    /// Answers that it makes at once.
+    pub slots: usize,
+}
+
+impl ModelServer {
+    /// The address with user and password blotted out.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        hide_credentials(self.url.as_str().trim_end_matches('/'))
+    }
+}
+
+impl fmt::Debug for ModelServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, slots, .. } = self;
+        f.debug_struct("ModelServer")
+            .field("name", name)
+            .field("url", &self.shown_url())
+            .field("slots", slots)
+            .finish()
+    }
+}
+
+/// A server whose table may have said nothing about slots.
+pub(super) struct Draft {
+    server: ModelServer,
+    named: bool,
+    slots: Option<usize>,
+}
+
+impl Draft {
+    /// Fills in what the table left out.
+    pub fn complete(self, slots: usize) -> ModelServer {
+        ModelServer { slots: self.slots.unwrap_or(slots), ..self.server }
+    }
+}
+
+/// Ollama on this machine.
+pub(super) fn default() -> Vec<Draft> {
+    draft(&Value::from(format!("http://127.0.0.1:{OLLAMA_PORT}"))).into_iter().collect()
+}
+
+/// The list as it is shown.
+pub(super) fn show(drafts: &[Draft]) -> Value {
+    drafts
+        .iter()
+        .map(|draft| {
+            let url = draft.server.shown_url();
+            match (draft.named, draft.slots) {
+                (false, None) => Value::from(url),
+                (_, slots) => json!({"name": draft.server.name, "url": url, "slots": slots}),
+            }
+        })
+        .collect()
+}
+
+/// Reads the list; the error says what was expected.
+pub(super) fn parse(raw: &Raw) -> Result<Vec<Draft>, String> {
+    let Some(items) = raw.list().filter(|items| !items.is_empty()) else {
+        return Err("a list of at least one URL or table {name, url, slots}".to_owned());
+    };
+    let drafts: Vec<Draft> = items.iter().map(draft).collect::<Result<_, _>>()?;
+    let (mut names, mut urls) = (HashSet::new(), HashSet::new());
+    for Draft { server, .. } in &drafts {
+        if !urls.insert(&server.url) {
+            return Err(format!("different servers (one is listed twice: {})", server.shown_url()));
+        }
+        if !names.insert(&server.name) {
+            return Err(format!("servers with different names (two are called {})", server.name));
+        }
+    }
+    Ok(drafts)
+}
+
+fn draft(item: &Value) -> Result<Draft, String> {
+    match item {
+        Value::String(text) => {
+            let url = address(text)?;
+            Ok(Draft {
+                server: ModelServer { name: host_and_port(&url), url, slots: 0 },
+                named: false,
+                slots: None,
+            })
+        }
+        Value::Object(table) => table_draft(table),
+        _ => Err("a list of URLs or of tables {name, url, slots}".to_owned()),
+    }
+}
+
+fn table_draft(table: &Map<String, Value>) -> Result<Draft, String> {
+    if let Some(unknown) = table.keys().find(|key| !FIELDS.contains(&key.as_str())) {
+        return Err(format!("tables {{name, url, slots}} (there is no {unknown:?} in them)"));
+    }
+    let url = table.get("url").and_then(Value::as_str).ok_or("tables with a url in each")?;
+    let url = address(url)?;
+    let slots = match table.get("slots") {
+        None => None,
+        Some(slots) => match slots.as_u64() {
+            Some(slots @ 1..=1024) => Some(slots as usize),
+            _ => return Err("tables with slots from 1 to 1024".to_owned()),
+        },
+    };
+    let name = match table.get("name") {
+        None => None,
+        Some(name) => match name.as_str() {
+            Some(name) if is_name(name) => Some(name.to_owned()),
+            _ => return Err("tables with names of 1 to 50 of A-Z a-z 0-9 . : _ -".to_owned()),
+        },
+    };
+    let named = name.is_some();
+    let server = ModelServer { name: name.unwrap_or_else(|| host_and_port(&url)), url, slots: 0 };
+    Ok(Draft { server, named, slots })
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=50).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte))
+}
+
+fn host_and_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// An address as Ollama itself understands `OLLAMA_HOST`: `host`, `host:port`, `:port`, with or without `http://`. Where
+/// a server listens on every address (`0.0.0.0`), this machine is meant.
+fn address(text: &str) -> Result<Url, String> {
+    let expected = || "URLs like http://127.0.0.1:11434".to_owned();
+    let text = text.trim().trim_matches(['"', '\'']);
+    let bare = !text.contains("://");
+    let full = match text {
+        "" => return Err(expected()),
+        _ if !bare => text.to_owned(),
+        // A bare IPv6 address is not valid in a URL without its brackets.
+        _ if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => format!("http://[{text}]"),
+        _ if text.starts_with(':') => format!("http://127.0.0.1{text}"),
+        _ => format!("http://{text}"),
+    };
+    let mut url = Url::parse(&full).map_err(|_| expected())?;
+    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
+        return Err(expected());
+    }
+    let local = match url.host_str() {
+        Some("0.0.0.0") => Some("127.0.0.1"),
+        Some("[::]") => Some("[::1]"),
+        _ => None,
+    };
+    if local.is_some() {
+        url.set_host(local).map_err(|_| expected())?;
+    }
+    // `Url` drops a port that is the scheme's own, so look for one in the text.
+    let authority = full.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let has_port =
+        authority.rsplit(']').next().is_some_and(|end| end.rsplit('@').next().unwrap_or(end).contains(':'));
+    if bare && !has_port {
+        url.set_port(Some(OLLAMA_PORT)).map_err(|()| expected())?;
+    }
+    Ok(url)
+}
