@@ -1,0 +1,313 @@
+//! Health: `GET /health` (alive) · `/ready` · `/health/db` · `/health/ollama` · `/health/deep`.
+//!
+//! `/health` touches no dependency and no lock; the others ask, with a time limit of their own. `/health/deep` also asks the
+//! actors how much waits: one message to each mailbox.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use deia_actors::{
+    controller::{Controller, ControllerError, Observation},
+    domain::{
+        model::{Server, ServerState},
+        time::Timestamp,
+    },
+};
+use http::{HeaderValue, Method, StatusCode, header::RETRY_AFTER};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use warp::{Filter, reply::Response};
+
+use super::{
+    Api,
+    extract::with,
+    problem::{json_with, respond},
+    route::{Endpoint, PathValues},
+};
+
+/// Longest wait for the answer of a dependency.
+const PROBE_TIME: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    Ok,
+    Degraded,
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Check {
+    status: Status,
+    latency_ms: Option<f64>,
+    since: Timestamp,
+    detail: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    status: Status,
+    checks: BTreeMap<String, Check>,
+}
+
+/// Asks the dependencies, and remembers since when they answer as they do.
+#[derive(Clone)]
+struct Health {
+    tree: Controller,
+    stopping: CancellationToken,
+    since: Since,
+}
+
+/// Since when each check has its status. Its lock is shared with nothing else.
+#[derive(Clone, Default)]
+struct Since(Arc<Mutex<HashMap<&'static str, (Status, Timestamp)>>>);
+
+impl Since {
+    fn seen(&self, name: &'static str, status: Status) -> Timestamp {
+        let now = Timestamp::now();
+        let mut known = self.0.lock();
+        let entry = known.entry(name).or_insert((status, now));
+        if entry.0 != status {
+            *entry = (status, now);
+        }
+        entry.1
+    }
+}
+
+impl Health {
+    async fn probe(
+        &self,
+        name: &'static str,
+        ask: impl Future<Output = Result<(), ControllerError>>,
+    ) -> (String, Check) {
+        let began = Instant::now();
+        let (status, detail) = match timeout(PROBE_TIME, ask).await {
+            Ok(Ok(())) => (Status::Ok, None),
+            Ok(Err(problem)) => (Status::Down, Some(problem.detail)),
+            Err(_) => (Status::Down, Some(format!("no answer within {} s", PROBE_TIME.as_secs()))),
+        };
+        let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
+        (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail })
+    }
+
+    async fn db(&self) -> (String, Check) {
+        self.probe("db", self.tree.probe_storage()).await
+    }
+
+    async fn actors(&self) -> (String, Check) {
+        self.probe("tree", self.tree.ready()).await
+    }
+
+    /// What is needed to take messages.
+    async fn needed(&self) -> BTreeMap<String, Check> {
+        let (db, actors) = tokio::join!(self.db(), self.actors());
+        let mut checks = BTreeMap::from([db, actors]);
+        if self.stopping.is_cancelled() {
+            let since = self.since.seen("process", Status::Down);
+            let detail = Some("the service is shutting down".into());
+            checks.insert("process".into(), Check { status: Status::Down, latency_ms: None, since, detail });
+        }
+        checks
+    }
+
+    async fn ready(&self) -> Report {
+        let checks = self.needed().await;
+        Report { status: worst(&checks), checks }
+    }
+
+    /// Everything. Without a model server messages still are taken and wait: degraded, not down.
+    async fn deep(&self) -> Report {
+        let (mut checks, seen) = tokio::join!(self.needed(), self.observed());
+        let mut servers = servers(&self.tree.servers());
+        let ollama = if overall(&servers) == Status::Ok { Status::Ok } else { Status::Degraded };
+        servers.values_mut().for_each(|check| check.status = check.status.min(Status::Degraded));
+        let status = worst(&checks).max(worst(&seen)).max(ollama);
+        checks.extend(servers.into_iter().map(|(name, check)| (format!("ollama:{name}"), check)));
+        checks.extend(seen);
+        Report { status, checks }
+    }
+
+    /// What the actors have to do: facts that wait to be stored say that the database does not keep up.
+    async fn observed(&self) -> BTreeMap<String, Check> {
+        let began = Instant::now();
+        let seen = self.tree.observe().await;
+        let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
+        let words = details(&seen).map(|(name, detail)| {
+            let status = if detail.is_some() { Status::Ok } else { Status::Degraded };
+            let detail = detail.or_else(|| Some("does not answer; it is being restarted".into()));
+            (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail })
+        });
+        BTreeMap::from(words)
+    }
+
+    fn ollama(&self) -> Report {
+        let checks = servers(&self.tree.servers());
+        Report { status: overall(&checks), checks }
+    }
+}
+
+/// Each actor's work in words; none for one that does not answer.
+fn details(seen: &Observation) -> [(&'static str, Option<String>); 4] {
+    [
+        (
+            "history",
+            seen.history
+                .map(|h| format!("{} facts wait; {} taken in {} groups", h.waiting, h.facts, h.groups)),
+        ),
+        (
+            "broadcast",
+            seen.broadcast.map(|b| {
+                format!("{} readers on {} topics; {} events published", b.readers, b.topics, b.published)
+            }),
+        ),
+        (
+            "state",
+            seen.state
+                .map(|s| format!("{} of {} bots run; {} being launched", s.running, s.bots, s.reserved)),
+        ),
+        ("bots", seen.bots.map(|b| format!("{} actors up; {} wait for their restart", b.up, b.restarting))),
+    ]
+}
+
+fn worst(checks: &BTreeMap<String, Check>) -> Status {
+    checks.values().map(|c| c.status).max().unwrap_or(Status::Ok)
+}
+
+/// Up while all servers are, degraded while one is.
+fn overall(servers: &BTreeMap<String, Check>) -> Status {
+    let up = servers.values().filter(|c| c.status == Status::Ok).count();
+    match up {
+        0 => Status::Down,
+        n if n == servers.len() => Status::Ok,
+        _ => Status::Degraded,
+    }
+}
+
+fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
+    let check = |server: &Server| {
+        let (status, detail) = match server.state {
+            ServerState::Up => (Status::Ok, server.version.as_ref().map(|v| format!("version {v}"))),
+            ServerState::Draining => (Status::Degraded, Some("takes no new work".into())),
+            ServerState::Down => (Status::Down, Some(format!("{} does not answer", server.url))),
+        };
+        Check { status, latency_ms: server.latency_ms, since: server.since, detail }
+    };
+    servers.iter().map(|server| (server.name.clone(), check(server))).collect()
+}
+
+pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
+    let health =
+        Health { tree: api.controller.clone(), stopping: api.stopping.clone(), since: Since::default() };
+    let with_health = || with(&health);
+    let alive = alive(api.version, Instant::now());
+    vec![
+        Endpoint::new(Method::GET, "/health", |at| at.map(move |_: PathValues| alive()).boxed()),
+        Endpoint::new(Method::GET, "/ready", |at| {
+            at.and(with_health()).then(async |_, health: Health| reported(&health.ready().await)).boxed()
+        }),
+        Endpoint::new(Method::GET, "/health/db", |at| {
+            at.and(with_health())
+                .then(async |_, health: Health| {
+                    let checks = BTreeMap::from([health.db().await]);
+                    reported(&Report { status: worst(&checks), checks })
+                })
+                .boxed()
+        }),
+        Endpoint::new(Method::GET, "/health/ollama", |at| {
+            at.and(with_health()).map(|_, health: Health| reported(&health.ollama())).boxed()
+        }),
+        Endpoint::new(Method::GET, "/health/deep", |at| {
+            at.and(with_health()).then(async |_, health: Health| reported(&health.deep().await)).boxed()
+        }),
+    ]
+}
+
+fn alive(version: &'static str, started: Instant) -> impl Fn() -> Response + Clone {
+    move || {
+        let uptime_seconds = started.elapsed().as_secs();
+        respond(json_with(
+            StatusCode::OK,
+            &serde_json::json!({
+                "status": Status::Ok, "checks": {}, "version": version, "uptime_seconds": uptime_seconds,
+            }),
+        ))
+    }
+}
+
+fn reported(report: &Report) -> Response {
+    let down = report.status == Status::Down;
+    let status = if down { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let mut response = respond(json_with(status, report));
+    if down {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use deia_actors::domain::model::{QueueDepth, Slots};
+
+    use super::*;
+    use crate::http::problem::tests::body;
+
+    fn server(name: &str, state: ServerState) -> Server {
+        Server {
+            name: name.into(),
+            url: "http://127.0.0.1:1".into(),
+            state,
+            version: Some("0.1".into()),
+            latency_ms: Some(1.0),
+            slots: Slots { total: 1, busy: 0 },
+            queue: QueueDepth { depth: 0, limit: 1, eta_s: None },
+            since: Timestamp(1),
+        }
+    }
+
+    #[test]
+    fn the_model_servers_are_down_only_when_all_are() {
+        let of = |states: &[ServerState]| {
+            let list: Vec<_> = states.iter().enumerate().map(|(i, s)| server(&i.to_string(), *s)).collect();
+            overall(&servers(&list))
+        };
+        assert_eq!(of(&[ServerState::Up, ServerState::Up]), Status::Ok);
+        assert_eq!(of(&[ServerState::Up, ServerState::Down]), Status::Degraded);
+        assert_eq!(of(&[ServerState::Down]), Status::Down);
+        assert_eq!(of(&[]), Status::Down);
+    }
+
+    #[test]
+    fn since_changes_only_with_the_status() {
+        let since = Since::default();
+        let first = since.seen("db", Status::Ok);
+        assert_eq!(since.seen("db", Status::Ok), first);
+        let down = since.seen("db", Status::Down);
+        assert!(down >= first);
+        assert_eq!(since.seen("db", Status::Down), down);
+    }
+
+    #[tokio::test]
+    async fn down_is_503_with_the_checks_and_degraded_is_200() {
+        for (status, code) in [(Status::Ok, 200), (Status::Degraded, 200), (Status::Down, 503)] {
+            let checks = servers(&[server("local", ServerState::Up)]);
+            let response = reported(&Report { status, checks });
+            assert_eq!(response.status(), code);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), code == 503);
+            let body = body(response).await;
+            assert_eq!(body["checks"]["local"]["since"], "1970-01-01T00:00:00.000001Z");
+            assert_eq!(body["checks"]["local"]["status"], "ok");
+        }
+    }
+
+    #[tokio::test]
+    async fn being_alive_needs_nothing() {
+        let body = body(alive("1.2.3", Instant::now())()).await;
+        assert_eq!((body["status"].as_str(), body["version"].as_str()), (Some("ok"), Some("1.2.3")));
+    }
+}
