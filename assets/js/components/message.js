@@ -1,0 +1,99 @@
+// One message of a conversation, by kind and by how its turn stands.
+
+import { action } from '../actions.js';
+import { characters, count, duration, eta, int, ordinal, when } from '../format.js';
+import { html } from '../html.js';
+import { isOver, moments } from '../model/chat.js';
+import { actionButton, chip } from './controls.js';
+import { icon } from './icon.js';
+
+const time = (at) => (at ? html`<time class="num t3" datetime="${at}" title="${at}">${when(at)}</time>` : '');
+const copy = (key) => actionButton('chat.copy', { arg: key, only: true, sm: true, kind: 'ghost' });
+const simulated = (model) => /^(simulated$|sim:)/.test(model ?? '');
+const kept = (text) => {
+  const n = characters(text);
+  return n ? `The ${count(n, 'character')} above ${n === 1 ? 'is' : 'are'} kept.` : 'Nothing was written yet.';
+};
+
+const user = (key, m, sending) => html`<article class="m me-m ${sending ? 'sending' : ''}" data-key="${key}" tabindex="-1" aria-label="${`You, ${m.created_at ? when(m.created_at) : 'sending'}`}"><div class="bub">${m.content}</div>
+  <div class="m-f">${m.siblings?.count > 1 ? html`<span class="num">version ${int(m.siblings.index)} of ${int(m.siblings.count)}</span>` : ''}${sending ? html`<span class="t3">Sending</span>` : time(m.created_at)}${sending ? '' : copy(key)}</div></article>`;
+
+const system = (key, m) => html`<article class="m sys-m" data-key="${key}" tabindex="-1" aria-label="${`Answer of the command, ${when(m.created_at)}`}">${icon('term')}<div class="prose" data-own data-html="${key}"></div>${time(m.created_at)}</article>`;
+
+/** The waiting card stands where the answer will be; place and ETA change without moving anything. */
+function waiting(turn, { offline, shownEta }) {
+  const position = turn.queue?.position;
+  const leave = actionButton('chat.stop', { arg: turn.id, label: turn.stopping ? 'Leaving' : 'Leave the queue' });
+  if (offline) {
+    return html`<section class="wait bad" aria-label="Waiting for a model server"><div class="wait-n"><b>${icon('clock')}</b><span>held</span></div><div class="grow"><b>Held until a model server is back</b><p class="t2">The message is stored and you may close this page. The answer is written here.</p></div>${leave}</section>`;
+  }
+  const waiters = position ? Array.from({ length: Math.min(position, 6) }, (_, i) => (i === Math.min(position, 6) - 1 ? html`<span class="waiter you">You</span>` : html`<span class="waiter">${int(position > 6 && i === 4 ? position - 1 : i + 1)}</span>`)) : html`<span class="waiter you">You</span>`;
+  return html`<section class="wait" aria-label="${position ? `${ordinal(position)} in line, ${eta(shownEta)}` : 'Waiting behind the answer above'}"><div class="wait-n"><b class="num">${position ? ordinal(position) : icon('s-queued')}</b><span>${position ? `in line${turn.queue?.server ? ` at ${turn.queue.server}` : ''}` : 'next'}</span></div>
+    <div class="grow"><div class="row"><b>${position ? sentence(eta(shownEta)) : 'Waits for the answer above'}</b><span class="t3">moves up as slots become free</span></div><div class="wait-l" aria-hidden="true"><span class="slots"><span class="slot on"></span><span class="gate"></span>${waiters}</span></div></div>${leave}</section>`;
+}
+
+const sentence = (s) => s[0].toUpperCase() + s.slice(1);
+
+/** How a turn ended, when it did not end well: what happened, what was kept, what to do. */
+function ending(turn, text, key, canRetry) {
+  const again = canRetry && action('chat.retry') ? actionButton('chat.retry', { sm: true }) : '';
+  const line = (tone, ic, what, then, more = '') => html`<div class="end t-${tone}">${icon(ic, tone === 'mute' ? '' : `t-${tone}`)}<span><b>${what}</b> ${then}</span><span class="right row">${more}${again}</span></div>`;
+  const error = turn.full?.error;
+  switch (turn.state) {
+    case 'stopped': return line('mute', 'stop', 'Stopped by you.', kept(text));
+    case 'failed': return line('bad', 's-crashed', error?.title ? `${error.title}.` : 'Failed.', `${error?.detail ?? 'The model server did not finish.'} ${kept(text)}`);
+    case 'interrupted': {
+      if (/service ended/i.test(error?.detail ?? '')) return line('bad', 'kill', 'Interrupted: the service ended in the middle of the answer.', kept(text));
+      const why = error?.detail && !/interrupted/i.test(error.detail) ? ` (${error.detail.replace(/\.$/, '')})` : '';
+      return line('bad', 'kill', 'Interrupted: the bot crashed', `${why ? `${why.trim()} ` : ''}and was restarted. ${kept(text)}`, actionButton('chat.crash', { sm: true, kind: 'ghost' }));
+    }
+    default: return '';
+  }
+}
+
+function thinking(key, m, turn) {
+  const text = turn?.thinking?.text || m.thinking;
+  if (!text) return '';
+  const writing = turn && !isOver(turn) && turn.state === 'generating' && !turn.content.text;
+  const words = writing ? 'Thinking' : turn?.thoughtMs ? `Thought for ${duration(turn.thoughtMs)}` : 'Thought';
+  return html`<details class="think"><summary>${icon('think')}<span>${words}</span>${icon('right', 'turn')}</summary><p class="think-t">${text}</p></details>`;
+}
+
+function footer(key, m, turn) {
+  const usage = turn?.full?.usage?.completion_tokens ?? m.tokens;
+  const total = turn?.full?.timings?.total_ms;
+  const facts = [usage ? count(usage, 'token') : '', total ? duration(total) : ''].filter(Boolean).join(', ');
+  return html`<div class="m-t">${copy(key)}<span class="grow"></span><span class="num t3">${facts}</span></div>`;
+}
+
+function liveLine(turn, now) {
+  const since = moments(turn).started ?? now;
+  const pieces = turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
+  return html`<div class="live-l"><span class="glyph t-live" data-state="processing">${icon('s-processing')}</span><span class="num">${turn.stopping ? 'Stopping' : `${duration(Math.max(100, Math.floor((now - since) / 100) * 100))}, ${pieces}`}</span></div>`;
+}
+
+function bot(key, m, turn, ctx) {
+  const model = turn?.full?.model ?? turn?.model ?? m.metadata?.model ?? ctx.model;
+  const over = !turn || isOver(turn) || turn.state === 'ended' || m.state !== 'pending';
+  const generating = !over && turn.state === 'generating';
+  const text = generating ? turn.content.text : m.content;
+  const lost = generating && ctx.lost;
+  return html`<article class="m bot-m ${generating ? 'on' : ''}" data-key="${key}" tabindex="-1" aria-label="${`${ctx.name}${m.created_at ? `, ${when(m.created_at)}` : ''}`}" aria-busy="${generating ? 'true' : null}">
+    <header class="m-h"><b>${ctx.name}</b><span class="mono t3">${model}</span>${simulated(model) ? chip('simulated', 'warn') : ''}${time(m.created_at)}</header>
+    ${thinking(key, m, turn)}
+    ${over || generating ? html`<div class="prose" data-own data-html="${key}" data-key="${`${key}:${generating ? 'live' : 'done'}`}"></div>` : ''}
+    ${over && turn && turn.state !== 'completed' ? ending(turn, text, key, ctx.last === key) : ''}
+    ${lost ? html`<div class="end t-warn">${icon('wifioff', 't-warn')}<span><b>Paused here.</b> The bot is still writing. The rest appears at this spot, with no gap.</span></div>` : ''}
+    ${generating ? liveLine(turn, ctx.now) : over ? footer(key, m, turn) : turn && (turn.state === 'queued' || turn.state === 'accepted') ? waiting(turn, ctx) : html`<div class="live-l t3">Waits</div>`}
+  </article>`;
+}
+
+/** `ctx`: {name, model, now, last, lost, offline, shownEta}. */
+export function messageView(key, m, turn, ctx) {
+  if (m.sender === 'user') return user(key, m, m.sending);
+  if (m.sender === 'bot') return bot(key, m, turn, ctx);
+  return system(key, m);
+}
+
+/** The dashed line at the place of the cut: what stands above is not sent to the model. */
+export const cutLine = (trimmed) => html`<div class="cut" role="note" data-key="cut">${icon('scissors')}<span>${count(trimmed.trimmed_messages, 'earlier message')}, ${count(trimmed.trimmed_tokens, 'token')}, ${trimmed.trimmed_messages === 1 ? 'is' : 'are'} not sent to the model</span></div>`;

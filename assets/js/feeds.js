@@ -1,0 +1,174 @@
+// Live data: topics of the socket into the store, with reading over HTTP every 3 s while there is no socket.
+
+import * as api from './api.js';
+import { offsets } from './model/chat.js';
+import { Socket } from './socket.js';
+import { store } from './store.js';
+
+const POLL_MS = 3000;
+const socket = new Socket(`${location.origin.replace(/^http/, 'ws')}/ws`);
+const polls = new Set();
+let pollTimer = 0;
+
+export const retryNow = () => socket.retryNow();
+
+export function connect() {
+  socket.addEventListener('state', () => {
+    store.dispatch({ type: 'connection', connection: socket.state });
+    clearTimeout(pollTimer);
+    if (socket.state.name === 'live') store.dispatch({ type: 'polling', on: false });
+    else pollTimer = setTimeout(poll, POLL_MS);
+  });
+  socket.connect();
+}
+
+async function poll() {
+  if (socket.state.name === 'live') return;
+  const results = await Promise.allSettled([...polls].map((read) => read()));
+  const answered = results.some((r) => r.status === 'fulfilled' || r.reason?.status > 0);
+  if (socket.state.name === 'live') return;
+  store.dispatch({ type: 'polling', on: answered });
+  pollTimer = setTimeout(poll, POLL_MS);
+}
+
+/** Reads again soon, at most once per `every` ms however often it is asked. */
+function throttled(read, every) {
+  let timer = 0;
+  let last = 0;
+  const run = () => {
+    timer = 0;
+    last = Date.now();
+    if (!document.hidden) read().catch(() => { /* the next event or poll tries again */ });
+  };
+  const soon = (delay = 0) => { timer ||= setTimeout(run, Math.max(delay, last + every - Date.now())); };
+  soon.cancel = () => clearTimeout(timer);
+  return soon;
+}
+
+const readBots = async () => store.dispatch({ type: 'bots', items: await api.listBots() });
+
+/** The roster of bots: followed as long as the page is open. */
+export function followBots() {
+  const refresh = throttled(readBots, 2000);
+  polls.add(readBots);
+  socket.subscribe('bots', {
+    snapshot: (frame) => { if (frame.snapshot) store.dispatch({ type: 'bots', items: frame.snapshot.bots }); },
+    event: (event) => {
+      store.dispatch({ type: 'bots_event', event });
+      store.dispatch({ type: 'tree_event', event });
+      const unknown = event.data.bot_id && !store.state.bots.byId[event.data.bot_id] && event.event !== 'bot_deleted';
+      if (unknown) api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
+      else if (event.event === 'bot_config_changed') api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
+      else refresh(1000); // counters (tokens, queue, uptime) do not travel in events
+    },
+    refused: refresh,
+  });
+}
+
+/** Model servers: only their state, for the banner. */
+export function followServers() {
+  socket.subscribe('models', {
+    snapshot: ({ snapshot }) => {
+      if (!snapshot) return;
+      store.dispatch({ type: 'servers', items: snapshot.servers ?? [] });
+      store.dispatch({ type: 'models', items: snapshot.models ?? [] });
+    },
+    event: (event) => {
+      if (event.event !== 'server_state_changed') return;
+      const server = event.data.server?.name ? event.data.server : { ...event.data, name: event.data.name ?? event.data.server };
+      store.dispatch({ type: 'server', server: { ...server, since: server.since ?? event.time } });
+    },
+  });
+}
+
+export async function readModels() {
+  try {
+    store.dispatch({ type: 'models', items: await api.models() });
+  } catch (error) {
+    store.dispatch({ type: 'models_failed', error: error.message });
+  }
+}
+
+/** The tree, while a page shows it. Events change it at once; the whole is read again for counters. */
+export function followTree({ live }) {
+  const read = async () => store.dispatch({ type: 'tree', tree: await api.tree(), at: Date.now() });
+  const refresh = throttled(() => (live() ? read() : Promise.resolve()), 1000);
+  const beat = setInterval(() => { if (socket.state.name === 'live') refresh(); }, 5000);
+  polls.add(read);
+  const end = socket.subscribe('tree', {
+    snapshot: (frame) => { if (frame.snapshot) store.dispatch({ type: 'tree', tree: frame.snapshot.tree, at: Date.now() }); else refresh(); },
+    event: (event) => {
+      if (!live()) return;
+      store.dispatch({ type: 'tree_event', event });
+      refresh(200);
+    },
+    refused: () => refresh(),
+  });
+  const stopBots = store.state.bots;
+  const onChange = () => { if (store.state.bots !== stopBots && live()) refresh(500); };
+  store.addEventListener('change', onChange);
+  return () => {
+    end();
+    polls.delete(read);
+    clearInterval(beat);
+    refresh.cancel();
+    store.removeEventListener('change', onChange);
+  };
+}
+
+/** One conversation, while it is open in a tab. */
+export function followConversation(botId, id) {
+  store.dispatch({ type: 'chat_open', botId, id });
+  const topic = `conversation:${id}`;
+  const chat = () => store.state.chats[id];
+  const asked = new Set();
+
+  const readTurns = () => {
+    // How a partial answer ended, and the place of a waiting one, are facts of its turn.
+    for (const message of Object.values(chat()?.messages ?? {})) {
+      const turn = message.turn_id;
+      const known = chat().turns[turn];
+      const needed = message.sender === 'bot' && turn && message.state !== 'complete' && !known?.full && known?.state !== 'generating';
+      if (needed && !asked.has(turn)) {
+        asked.add(turn);
+        api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => asked.delete(turn));
+      }
+    }
+    const last = [...(chat()?.order ?? [])].reverse().find((k) => k.startsWith('turn:'))?.slice(5);
+    if (last && !chat().turns[last]?.full && !asked.has(last)) {
+      asked.add(last);
+      api.getTurn(last).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => asked.delete(last));
+    }
+  };
+
+  const read = async () => {
+    const page = await api.history(botId, { conversation_id: id });
+    store.dispatch({ type: 'chat_snapshot', id, snapshot: { messages: page.items, hasMore: page.has_more } });
+    readTurns();
+  };
+
+  polls.add(read);
+  const end = socket.subscribe(topic, {
+    render: 'html',
+    offsets: () => offsets(chat()),
+    snapshot: (frame) => {
+      if (frame.snapshot) store.dispatch({ type: 'chat_snapshot', id, snapshot: frame.snapshot, running: frame.running, gap: frame.recovered === false });
+      else store.dispatch({ type: 'chat_resumed', id, running: frame.running });
+      readTurns();
+    },
+    event: (event) => {
+      store.dispatch({ type: 'chat_event', id, event });
+      if (chat()?.gap) {
+        store.dispatch({ type: 'chat_gap_handled', id });
+        socket.resync(topic);
+      }
+      if (event.event === 'message_received') api.conversations(botId).then((items) => store.dispatch({ type: 'conversations', botId, items }), () => {});
+    },
+    refused: () => { read().catch(() => { /* shown as loading; polling tries again */ }); },
+  });
+  return () => {
+    end();
+    polls.delete(read);
+    store.dispatch({ type: 'chat_closed', id });
+  };
+}

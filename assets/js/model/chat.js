@@ -1,0 +1,213 @@
+// One conversation as the page knows it: messages in order and the turns that run. Pure: (chat, input) → chat.
+//
+// Every reply is keyed by its turn ("turn:…"), because a turn is known before the id of its reply is.
+
+import { NONE, merge, whole } from './offsets.js';
+
+export const emptyChat = (botId, conversationId) => ({
+  botId, id: conversationId, conversation: null, loaded: false, order: [], messages: {}, turns: {}, hasMore: false,
+  notice: null, gap: false, unread: 0, sending: [],
+  gone: [], // ids that the path has turned away from
+});
+
+const isReply = (m) => m.sender === 'bot' && Boolean(m.turn_id);
+export const keyOf = (m) => (isReply(m) ? `turn:${m.turn_id}` : m.id);
+
+const TERMINAL = { turn_completed: 'completed', turn_stopped: 'stopped', turn_failed: 'failed', turn_interrupted: 'interrupted' };
+export const isOver = (turn) => Object.values(TERMINAL).includes(turn?.state);
+
+const putTurn = (chat, id, change) => ({ ...chat, turns: { ...chat.turns, [id]: { id, content: NONE, thinking: NONE, ...chat.turns[id], ...change } } });
+
+function putMessage(chat, message, { atStart = false } = {}) {
+  const key = keyOf(message);
+  const known = key in chat.messages;
+  const old = chat.messages[key];
+  // A rendered message is not replaced by the same message without its rendering.
+  const kept = old && !message.html && old.html && old.content === message.content ? { ...message, html: old.html } : message;
+  const order = known ? chat.order : atStart ? [key, ...chat.order] : [...chat.order, key];
+  return { ...chat, order, messages: { ...chat.messages, [key]: kept } };
+}
+
+function placeholder(chat, turnId) {
+  const key = `turn:${turnId}`;
+  if (key in chat.messages) return chat;
+  const message = { id: null, sender: 'bot', turn_id: turnId, bot_id: chat.botId, conversation_id: chat.id, content: '', state: 'pending', created_at: null };
+  // The reply stands behind the message that asked for it, also when later messages are already queued.
+  const asked = chat.order.findIndex((k) => chat.messages[k].turn_id === turnId);
+  const order = [...chat.order];
+  order.splice(asked < 0 ? order.length : asked + 1, 0, key);
+  return { ...chat, order, messages: { ...chat.messages, [key]: message } };
+}
+
+/** `subscribed` with a snapshot, or a page of history read over HTTP. */
+export function applySnapshot(chat, { conversation, messages, hasMore }, gap = false) {
+  let next = { ...chat, conversation: conversation ?? chat.conversation, loaded: true, order: [], messages: {}, gap: false,
+    hasMore: hasMore ?? messages.length >= 50, notice: gap ? 'gap' : chat.notice };
+  for (const message of messages) next = putMessage(next, message);
+  // A turn that the snapshot shows as finished cannot still be running here.
+  for (const turn of Object.values(chat.turns)) {
+    const reply = next.messages[`turn:${turn.id}`];
+    if (reply && reply.state !== 'pending' && !isOver(turn)) {
+      next = putTurn(next, turn.id, { state: reply.state === 'complete' ? 'completed' : 'ended', stopping: false });
+    }
+  }
+  return next;
+}
+
+/** The text so far of running turns: `running` of a `subscribed` frame. */
+export function applyRunning(chat, running = []) {
+  let next = chat;
+  for (const run of running) {
+    next = placeholder(next, run.turn_id);
+    const turn = next.turns[run.turn_id];
+    const join = (known, part) => {
+      if (!part) return known ?? NONE;
+      return part.offset === 0 ? whole(part.text) : merge(known ?? NONE, part.offset, part.text);
+    };
+    const content = join(turn?.content, run.content);
+    const thinking = join(turn?.thinking, run.thinking);
+    next = putTurn(next, run.turn_id, { messageId: run.message_id, content, thinking, state: 'generating', queue: null });
+    if (content.gap || thinking.gap) next = { ...next, gap: true };
+  }
+  return next;
+}
+
+/** Older messages, oldest first, put in front. */
+export function applyOlder(chat, { items, hasMore }) {
+  let next = { ...chat, hasMore };
+  for (const message of [...items].reverse()) next = putMessage(next, message, { atStart: true });
+  return next;
+}
+
+/** A turn as GET /api/turn/:id tells it. */
+export function applyTurn(chat, turn) {
+  const known = chat.turns[turn.id];
+  if (known?.full && isOver(known) && !isOver(turn)) return chat;
+  return putTurn(chat, turn.id, { full: turn, state: turn.state, messageId: turn.reply_id, queue: turn.queue ?? null });
+}
+
+function token(chat, { turn_id: id, message_id: messageId, kind, offset, text }, at) {
+  let next = placeholder(chat, id);
+  const turn = next.turns[id] ?? { content: NONE, thinking: NONE };
+  if (isOver(turn)) return chat;
+  const before = turn[kind] ?? NONE;
+  const after = merge(before, offset, text);
+  if (after === before && turn.state === 'generating') return next;
+  const change = { [kind]: after, messageId, state: 'generating', queue: null, firstAt: turn.firstAt ?? at };
+  if (kind === 'thinking' && !turn.thinkAt) change.thinkAt = at;
+  if (kind === 'content' && turn.thinking?.text && !turn.thoughtMs) change.thoughtMs = Math.max(0, new Date(at) - new Date(turn.thinkAt ?? at));
+  next = putTurn(next, id, change);
+  return after.gap ? { ...next, gap: true } : next;
+}
+
+function ended(chat, event) {
+  const { turn, reply } = event.data;
+  let next = placeholder(chat, turn.id);
+  if (reply) next = putMessage(next, reply);
+  else {
+    const old = next.messages[`turn:${turn.id}`];
+    const text = next.turns[turn.id]?.content.text;
+    next = putMessage(next, { ...old, id: turn.reply_id, content: text ?? old.content, state: turn.state === 'completed' ? 'complete' : 'partial' });
+  }
+  const state = TERMINAL[event.event];
+  return { ...putTurn(next, turn.id, { full: turn, state, queue: null, stopping: false, endedAt: event.time }), unread: next.unread + 1 };
+}
+
+/**
+ * A new message continues the path at its parent. When the parent is not the last message shown, the path has turned
+ * (the question is asked again, or edited): what stood behind the parent belongs to another path and leaves the view.
+ */
+function turnPath(chat, message) {
+  if (keyOf(message) in chat.messages || !chat.order.length) return chat;
+  const cut = (order) => {
+    const gone = chat.order.filter((k) => !order.includes(k)).map((k) => chat.messages[k].id);
+    return { ...chat, order, messages: Object.fromEntries(order.map((k) => [k, chat.messages[k]])), gone: [...chat.gone, ...gone] };
+  };
+  if (message.parent_id === null) return message.siblings?.count > 1 ? { ...cut([]), hasMore: false } : chat;
+  const at = chat.order.findIndex((k) => chat.messages[k].id === message.parent_id || (k.startsWith('turn:') && chat.turns[k.slice(5)]?.messageId === message.parent_id));
+  if (at < 0 || at === chat.order.length - 1) return chat;
+  return cut(chat.order.slice(0, at + 1));
+}
+
+function received(chat, message) {
+  const mine = message.sender === 'user' ? chat.sending.find((s) => s.content === message.content) : null;
+  const next = mine ? { ...chat, sending: chat.sending.filter((s) => s !== mine) } : chat;
+  return putMessage(turnPath(next, message), message);
+}
+
+/** One event of the conversation's topic. */
+export function applyEvent(chat, event) {
+  const { data, time } = event;
+  switch (event.event) {
+    case 'message_received': return received(chat, data.message);
+    case 'turn_accepted':
+      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'accepted', acceptedAt: time });
+    case 'turn_queued':
+    case 'queue_moved': {
+      const known = chat.turns[data.turn_id];
+      if (isOver(known) || known?.state === 'generating') return chat;
+      const queue = { position: data.position ?? known?.queue?.position, eta_s: data.eta_s, server: data.server ?? known?.queue?.server };
+      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'queued', queue, queuedAt: known?.queuedAt ?? time });
+    }
+    case 'turn_started':
+      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'generating', queue: null, startedAt: time, server: data.server, model: data.model });
+    case 'token': return token(chat, data, time);
+    case 'context_trimmed': return putTurn(placeholder(chat, data.turn_id), data.turn_id, { context: data });
+    case 'turn_completed':
+    case 'turn_stopped':
+    case 'turn_failed':
+    case 'turn_interrupted': return ended(chat, event);
+    case 'history_cleared': return { ...chat, order: [], messages: {}, turns: {}, hasMore: false };
+    default: return chat; // an event type of a later version
+  }
+}
+
+/** A message on its way: shown at once, replaced by the stored one. */
+export const sending = (chat, draft) => ({ ...chat, sending: [...chat.sending, draft], notice: null });
+export const sendingFailed = (chat, key) => ({ ...chat, sending: chat.sending.filter((s) => s.key !== key) });
+
+/** The acknowledgement of a send: `{turn, message, reply?}`. */
+export function acknowledged(chat, key, { turn, message, reply }) {
+  let next = sendingFailed(chat, key);
+  // The events may have been faster, and may already have turned the path away from these messages.
+  for (const m of [message, reply]) if (m && !next.gone.includes(m.id)) next = putMessage(next, m);
+  if (!turn) return next;
+  next = placeholder(next, turn.id);
+  const known = next.turns[turn.id];
+  return known?.state ? putTurn(next, turn.id, { full: known.full ?? turn, messageId: turn.reply_id }) : applyTurn(next, turn);
+}
+
+/**
+ * When a turn was accepted, began and wrote its first word, in ms since 1970 or null. The server's own figures win over
+ * what this page saw, because the page may have been opened in the middle.
+ */
+export function moments(turn) {
+  const time = (iso) => (iso ? new Date(iso).getTime() : null);
+  const accepted = time(turn.full?.created_at ?? turn.acceptedAt);
+  const after = (ms) => (accepted !== null && typeof ms === 'number' ? accepted + ms : null);
+  const first = after(turn.full?.timings?.first_token_ms) ?? time(turn.firstAt);
+  const begun = turn.state === 'queued' || turn.state === 'accepted' ? null : after(turn.full?.timings?.queued_ms) ?? time(turn.startedAt) ?? first;
+  return { accepted, started: begun, first: begun === null ? null : first };
+}
+
+export const offsets = (chat) => Object.fromEntries(Object.values(chat.turns)
+  .filter((t) => t.messageId && t.state === 'generating')
+  .map((t) => [t.messageId, { content: t.content.bytes, thinking: t.thinking.bytes }]));
+
+/** The turn that Stop would stop: the one being written, else the first that waits. */
+export function runningTurn(chat) {
+  const open = (chat?.order ?? []).filter((k) => k.startsWith('turn:')).map((k) => chat.turns[k.slice(5)]).filter((t) => t && !isOver(t) && t.state !== 'ended');
+  return open.find((t) => t.state === 'generating') ?? open[0] ?? null;
+}
+
+/** The id of the newest stored message of a person, or '' where there is none; null while that is not known. */
+export function newestStored(chat) {
+  if (!chat?.loaded) return null;
+  return chat.order.map((k) => chat.messages[k]).filter((m) => m.id && m.sender === 'user').reduce((newest, m) => (m.id > newest ? m.id : newest), '');
+}
+
+/** Whether a person said this after the message `since`: ids are in the order of creation. Not known since when = whenever. */
+export const sentSince = (items, text, since) => items.some((m) => m.sender === 'user' && m.content === text && m.id > (since ?? ''));
+
+/** Whether a message may be stored although sending it failed: nobody answered, or the service had a fault. */
+export const mayBeStored = (error) => !(error.status >= 400 && error.status < 500);
