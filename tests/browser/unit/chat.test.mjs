@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, emptyChat, mayBeStored, newestStored, offsets, runningTurn, sending, sentSince } from '../../../assets/js/model/chat.js';
+
+const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
+const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
+const token = (turn, offset, text, kind = 'content') => event('token', { turn_id: turn, message_id: `r-${turn}`, kind, offset, text });
+const asked = (chat, turn) => applyEvent(applyEvent(chat, event('message_received', { message: message(`m-${turn}`, 'user', { turn_id: turn }) })), event('turn_accepted', { turn_id: turn }));
+const start = () => applySnapshot(emptyChat('B', 'C'), { messages: [] });
+
+test('a turn streams from its acknowledgement to its reply', () => {
+  let chat = asked(start(), 't1');
+  assert.deepEqual(chat.order, ['m-t1', 'turn:t1']);
+  chat = applyEvent(chat, event('turn_started', { turn_id: 't1', server: 's' }));
+  chat = applyEvent(chat, token('t1', 0, 'Hel'));
+  chat = applyEvent(chat, token('t1', 3, 'lo'));
+  assert.equal(chat.turns.t1.content.text, 'Hello');
+  assert.deepEqual(offsets(chat), { 'r-t1': { content: 5, thinking: 0 } });
+  chat = applyEvent(chat, event('turn_completed', { turn: { id: 't1', state: 'completed', reply_id: 'r-t1' }, reply: message('r-t1', 'bot', { turn_id: 't1', content: 'Hello' }) }));
+  assert.equal(chat.messages['turn:t1'].state, 'complete');
+  assert.equal(chat.order.length, 2);
+  assert.equal(runningTurn(chat), null);
+});
+
+test('a late token does not wake a finished turn', () => {
+  let chat = applyEvent(asked(start(), 't1'), event('turn_stopped', { turn: { id: 't1', state: 'stopped', reply_id: 'r' }, reply: message('r', 'bot', { turn_id: 't1', content: 'ab', state: 'partial' }) }));
+  chat = applyEvent(chat, token('t1', 2, 'c'));
+  assert.equal(chat.turns.t1.state, 'stopped');
+  assert.equal(chat.messages['turn:t1'].content, 'ab');
+});
+
+test('a terminal event without the reply keeps what was streamed', () => {
+  let chat = applyEvent(asked(start(), 't1'), token('t1', 0, 'kept'));
+  chat = applyEvent(chat, event('turn_interrupted', { turn: { id: 't1', state: 'interrupted', reply_id: 'r-t1' } }));
+  assert.equal(chat.messages['turn:t1'].content, 'kept');
+  assert.equal(chat.messages['turn:t1'].state, 'partial');
+});
+
+test('the reply stands behind its own question when another is queued', () => {
+  let chat = start();
+  chat = applyEvent(chat, event('message_received', { message: message('m-a', 'user', { turn_id: 'a' }) }));
+  chat = applyEvent(chat, event('message_received', { message: message('m-b', 'user', { turn_id: 'b' }) }));
+  chat = applyEvent(chat, token('a', 0, 'x'));
+  chat = applyEvent(chat, event('turn_queued', { turn_id: 'b', position: 1, eta_s: 3 }));
+  assert.deepEqual(chat.order, ['m-a', 'turn:a', 'm-b', 'turn:b']);
+  assert.equal(runningTurn(chat).id, 'a');
+});
+
+test('snapshot plus running text plus tail is the whole text', () => {
+  const reply = message('r-t1', 'bot', { turn_id: 't1', content: '', state: 'pending' });
+  let chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('m', 'user', { turn_id: 't1' }), reply] });
+  chat = applyRunning(chat, [{ turn_id: 't1', message_id: 'r-t1', content: { offset: 0, text: 'one ' }, thinking: { offset: 0, text: '' } }]);
+  chat = applyEvent(chat, token('t1', 2, 'e two'));
+  assert.equal(chat.turns.t1.content.text, 'one two');
+});
+
+test('after a resume the missing tail is joined at its offset', () => {
+  let chat = applyEvent(asked(start(), 't1'), token('t1', 0, 'one '));
+  chat = applyRunning(chat, [{ turn_id: 't1', message_id: 'r-t1', content: { offset: 4, text: 'two' }, thinking: { offset: 0, text: '' } }]);
+  assert.equal(chat.turns.t1.content.text, 'one two');
+  assert.equal(chat.gap, false);
+});
+
+test('a gap asks for the snapshot', () => {
+  const chat = applyEvent(asked(start(), 't1'), token('t1', 9, 'late'));
+  assert.equal(chat.gap, true);
+});
+
+test('a snapshot ends a turn that finished while nobody listened', () => {
+  let chat = applyEvent(asked(start(), 't1'), token('t1', 0, 'par'));
+  chat = applySnapshot(chat, { messages: [message('m-t1', 'user', { turn_id: 't1' }), message('r-t1', 'bot', { turn_id: 't1', content: 'partial', state: 'partial' })] }, true);
+  assert.equal(runningTurn(chat), null);
+  assert.equal(chat.notice, 'gap');
+});
+
+test('a message on its way is shown once, whichever of answer and event comes first', () => {
+  const stored = message('m', 'user', { content: 'hi', turn_id: 't' });
+  const answer = { turn: { id: 't', state: 'accepted', reply_id: 'r' }, message: stored };
+  const sent = sending(start(), { key: 'k', content: 'hi' });
+  const eventFirst = acknowledged(applyEvent(sent, event('message_received', { message: stored })), 'k', answer);
+  const answerFirst = applyEvent(acknowledged(sent, 'k', answer), event('message_received', { message: stored }));
+  for (const chat of [eventFirst, answerFirst]) {
+    assert.deepEqual(chat.order, ['m', 'turn:t']);
+    assert.deepEqual(chat.sending, []);
+  }
+});
+
+test('older messages go in front, none twice', () => {
+  let chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('c', 'user')], hasMore: true });
+  chat = applyOlder(chat, { items: [message('a', 'user'), message('b', 'user'), message('c', 'user')], hasMore: false });
+  assert.deepEqual(chat.order, ['a', 'b', 'c']);
+  assert.equal(chat.hasMore, false);
+});
+
+test('thinking and content have offsets of their own', () => {
+  let chat = applyEvent(asked(start(), 't1'), token('t1', 0, 'hm', 'thinking'));
+  chat = applyEvent(chat, token('t1', 0, 'yes'));
+  assert.equal(chat.turns.t1.thinking.text, 'hm');
+  assert.equal(chat.turns.t1.content.text, 'yes');
+});
+
+test('unknown events change nothing', () => {
+  const chat = start();
+  assert.equal(applyEvent(chat, event('from_the_future', {})), chat);
+});
+
+test('asking again turns the path at the parent of the question', () => {
+  const stored = [message('q1', 'user', { parent_id: null, turn_id: 'a' }), message('r1', 'bot', { turn_id: 'a', parent_id: 'q1' }), message('q2', 'user', { parent_id: 'r1', turn_id: 'b' }), message('r2', 'bot', { turn_id: 'b', parent_id: 'q2' })];
+  let chat = applySnapshot(emptyChat('B', 'C'), { messages: stored });
+  chat = applyEvent(chat, event('message_received', { message: message('q3', 'user', { parent_id: 'r1', turn_id: 'c', siblings: { index: 2, count: 2 } }) }));
+  assert.deepEqual(chat.order, ['q1', 'turn:a', 'q3']);
+  chat = applyEvent(chat, event('message_received', { message: message('q4', 'user', { parent_id: null, turn_id: 'd', siblings: { index: 2, count: 2 } }) }));
+  assert.deepEqual(chat.order, ['q4']);
+});
+
+test('a message queued behind a running answer does not turn the path', () => {
+  let chat = applyEvent(asked(start(), 't1'), token('t1', 0, 'x'));
+  chat = applyEvent(chat, event('message_received', { message: message('next', 'user', { parent_id: 'r-t1', turn_id: 't2' }) }));
+  assert.deepEqual(chat.order, ['m-t1', 'turn:t1', 'next']);
+});
+
+test('a late acknowledgement does not bring back what the path has left', () => {
+  const command = message('retry', 'user', { parent_id: 'r1' });
+  let chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('q1', 'user', { parent_id: null, turn_id: 'a' }), message('r1', 'bot', { turn_id: 'a', parent_id: 'q1' })] });
+  chat = applyEvent(chat, event('message_received', { message: command }));
+  chat = applyEvent(chat, event('message_received', { message: message('q2', 'user', { parent_id: null, turn_id: 'b', siblings: { index: 2, count: 2 } }) }));
+  chat = acknowledged(chat, 'k', { turn: null, message: command, reply: null });
+  assert.deepEqual(chat.order, ['q2']);
+});
+
+test('a message whose sending nobody saw end is looked for behind the newest one known before', () => {
+  assert.equal(newestStored(emptyChat('B', 'C')), null, 'not loaded: not known');
+  assert.equal(newestStored(start()), '');
+  const chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('01', 'user', { content: 'hi' }), message('02', 'bot', { turn_id: 't' })] });
+  const since = newestStored(chat);
+  assert.equal(since, '01');
+  const later = [message('01', 'user', { content: 'hi' }), message('02', 'bot', { content: 'hi' })];
+  assert.equal(sentSince(later, 'hi', since), false, 'the same words of before, and those of the bot, are others');
+  assert.equal(sentSince([...later, message('03', 'user', { content: 'hi' })], 'hi', since), true);
+  assert.equal(sentSince(later, 'hi', null), true, 'when in doubt it is not sent twice');
+});
+
+test('only a refusal is sure that nothing is stored', () => {
+  assert.equal(mayBeStored({ status: 429 }), false);
+  for (const status of [0, 500, 503, 504]) assert.equal(mayBeStored({ status }), true);
+  assert.equal(mayBeStored(new TypeError('lost')), true);
+});

@@ -1,0 +1,332 @@
+//! Bad input: each is a typed problem that names the field and the limit, nothing is stored, the bot lives.
+
+use std::collections::BTreeMap;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Api, Stage};
+
+/// A refusal: its status and code, and the first field and something of the reason where a field is to blame.
+fn check(what: &str, answer: &crate::support::Answer, status: u16, code: &str, field: &str, reason: &str) {
+    let body = &answer.body;
+    assert_eq!((answer.status.as_u16(), &body["code"]), (status, &json!(code)), "{what}: {body}");
+    let kind = answer.headers["content-type"].to_str().unwrap();
+    assert!(kind.starts_with("application/problem+json"), "{what}: {kind}");
+    assert!(body["request_id"].is_string() && body["title"].is_string(), "{what}: {body}");
+    if !field.is_empty() {
+        assert_eq!(body["errors"][0]["field"], field, "{what}: {body}");
+    }
+    assert!(body.to_string().contains(reason), "{what}: {body}");
+}
+
+async fn raw(
+    api: &Api,
+    method: Method,
+    path: &str,
+    body: impl Into<reqwest::Body>,
+) -> crate::support::Answer {
+    api.answer(api.request(method, path).header("content-type", "application/json").body(body)).await
+}
+
+#[tokio::test]
+async fn a_wrong_send_is_refused_by_field_and_limit_and_leaves_nothing() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    // A listed model, so that its maximum is known.
+    api.launch("bea", "simulated").await;
+    let megabyte = "x".repeat(1024 * 1024);
+    let invalid = "invalid_request";
+    let cases: Vec<(String, u16, &str, &str, &str)> = vec![
+        ("{".into(), 400, "invalid_json", "", ""),
+        ("[]".into(), 400, invalid, "body", "object"),
+        (
+            r#"{"bot_id":"ada","content":"x","contnt":1}"#.into(),
+            400,
+            invalid,
+            "contnt",
+            "did you mean content",
+        ),
+        (r#"{"bot_id":"ada","content":7}"#.into(), 400, invalid, "content", ""),
+        (r#"{"bot_id":"ada"}"#.into(), 400, invalid, "content", ""),
+        (json!({"bot_id": "ada", "content": ""}).to_string(), 400, invalid, "content", "empty"),
+        (json!({"bot_id": "ada", "content": " \n"}).to_string(), 400, invalid, "content", "empty"),
+        (json!({"bot_id": "ada", "content": megabyte}).to_string(), 400, invalid, "content", "262144"),
+        (json!({"bot_id": "ada", "content": "a\0b"}).to_string(), 400, invalid, "content", "NUL"),
+        (r#"{"bot_id":"ada","content":"\ud800"}"#.into(), 400, "invalid_json", "", ""),
+        (json!({"bot_id": "../etc", "content": "x"}).to_string(), 400, invalid, "bot_id", "50"),
+        (json!({"bot_id": "x".repeat(51), "content": "x"}).to_string(), 400, invalid, "bot_id", "50"),
+        (json!({"bot_id": "nobody", "content": "x"}).to_string(), 404, "bot_not_found", "", "nobody"),
+        (
+            json!({"bot_id": "ada", "content": "x", "options": {"num_ctx": 255}}).to_string(),
+            400,
+            invalid,
+            "options.num_ctx",
+            "256",
+        ),
+        (
+            json!({"bot_id": "bea", "content": "x", "options": {"num_ctx": 40_000}}).to_string(),
+            422,
+            "context_too_large",
+            "",
+            "32768",
+        ),
+        (
+            json!({"bot_id": "ada", "content": "x", "options": {"nmctx": 1}}).to_string(),
+            400,
+            invalid,
+            "options.nmctx",
+            "num_ctx",
+        ),
+        (
+            json!({"bot_id": "ada", "content": "x", "conversation_id": "7"}).to_string(),
+            400,
+            invalid,
+            "conversation_id",
+            "",
+        ),
+        (
+            json!({"bot_id": "ada", "content": "x", "images": ["%"]}).to_string(),
+            400,
+            invalid,
+            "images.0",
+            "base64",
+        ),
+    ];
+    for (body, status, code, field, reason) in cases {
+        let what = body.chars().take(80).collect::<String>();
+        check(&what, &raw(&api, Method::POST, "/api/chat/send", body).await, status, code, field, reason);
+    }
+    let not_utf8 =
+        raw(&api, Method::POST, "/api/chat/send", b"{\"bot_id\":\"ada\",\"content\":\"\xff\"}".to_vec())
+            .await;
+    check("not UTF-8", &not_utf8, 400, "invalid_json", "", "");
+    let large = raw(&api, Method::POST, "/api/chat/send", "x".repeat(3 * 1024 * 1024)).await;
+    check("3 MiB", &large, 413, "body_too_large", "", "2097152");
+    let plain = api.answer(api.request(Method::POST, "/api/chat/send").body("{}")).await;
+    check("no content type", &plain, 415, "unsupported_media_type", "", "");
+    assert_eq!(api.history("ada").await.len(), 0, "nothing is stored half");
+    assert_eq!(stage.sim.stats().requests, 0);
+    assert_eq!(api.send("ada", "still there?").await.expect(200)["reply"]["content"], "still there?");
+}
+
+#[tokio::test]
+async fn a_wrong_read_or_configuration_is_refused_by_field() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    for bot in ["ada", "bob"] {
+        api.launch(bot, "sim:echo").await;
+    }
+    let other = api.send("bob", "x").await.expect(200)["message"]["id"].as_str().unwrap().to_owned();
+    let invalid = "invalid_request";
+    for (path, status, code, field, reason) in [
+        ("/api/chat/ada?limit=0".to_owned(), 400, invalid, "limit", "200"),
+        ("/api/chat/ada?limit=-1".into(), 400, invalid, "limit", "200"),
+        ("/api/chat/ada?limit=201".into(), 400, invalid, "limit", "200"),
+        ("/api/chat/ada?limt=5".into(), 400, invalid, "limt", "limit"),
+        ("/api/chat/ada?offset=-1".into(), 400, invalid, "offset", ""),
+        (format!("/api/chat/ada?before={other}"), 400, "invalid_cursor", "", ""),
+        (format!("/api/chat/ada?after={other}"), 400, "invalid_cursor", "", ""),
+        ("/api/chat/ada?before=x".into(), 400, invalid, "before", ""),
+        ("/api/bot/..%2F..%2Fetc".into(), 400, invalid, "bot_id", "50"),
+        (format!("/api/bot/{}", "x".repeat(51)), 400, invalid, "bot_id", "50"),
+        ("/api/bot/nobody".into(), 404, "bot_not_found", "", "nobody"),
+        ("/api/turn/x".into(), 400, invalid, "turn_id", ""),
+        (format!("/api/turn/{other}"), 404, "turn_not_found", "", ""),
+        (format!("/api/chat/ada/{other}"), 404, "message_not_found", "", ""),
+        ("/api/bots?state=rady".into(), 400, invalid, "state", "ready"),
+        ("/api/nothing".into(), 404, "not_found", "", ""),
+    ] {
+        check(&path, &api.get(&path).await, status, code, field, reason);
+    }
+    let put = api.answer(api.request(Method::PUT, "/api/bot/ada")).await;
+    check("PUT", &put, 405, "method_not_allowed", "", "");
+    assert!(put.headers["allow"].to_str().unwrap().contains("PATCH"));
+    for (body, status, code, field, reason) in [
+        (json!({"bot_id": "ada"}), 409, "bot_exists", "", "ada"),
+        (json!({"bot_id": "a/b"}), 400, invalid, "bot_id", "50"),
+        (json!({"config": {"modl": "x"}}), 400, invalid, "config.modl", "did you mean model"),
+        (json!({"config": {"options": {"num_ctx": 0}}}), 400, invalid, "config.options.num_ctx", "256"),
+        (
+            json!({"config": {"options": {"temperature": "hot"}}}),
+            400,
+            invalid,
+            "config.options.temperature",
+            "",
+        ),
+        (
+            json!({"config": {"model": "simulated", "options": {"num_ctx": 99_999}}}),
+            422,
+            "context_too_large",
+            "",
+            "32768",
+        ),
+        (json!({"name": "x".repeat(201)}), 400, invalid, "name", "200"),
+    ] {
+        check(
+            &body.to_string(),
+            &api.post("/api/bot/launch", body.clone()).await,
+            status,
+            code,
+            field,
+            reason,
+        );
+    }
+    assert_eq!(api.get("/api/bots").await.expect(200)["items"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_limit_is_the_same_at_every_door() {
+    let stage = Stage::with(&[("DEIA_SUPERVISION__ALLOW_KILL", "true")]).await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let long = "x".repeat(201);
+    let invalid = "invalid_request";
+    let send = "/api/chat/send";
+    for (path, body, field, reason) in [
+        ("/api/bot/ada/kill", json!({"reason": long}), "reason", "200"),
+        ("/api/bot/ada/kill", json!({"reason": "a\nb"}), "reason", "control"),
+        ("/api/bot/launch", json!({"name": " "}), "name", "200"),
+        ("/api/bot/launch", json!({"name": "a\nb"}), "name", "control"),
+        ("/api/bot/launch", json!({"metadata": {"a": "x".repeat(17_000)}}), "metadata", "16384"),
+        ("/api/bot/launch", json!({"metadata": {"a": "\u{0}"}}), "metadata", "NUL"),
+        ("/api/chat/ada/conversations", json!({"title": long}), "title", "200"),
+        (send, json!({"bot_id": "ada", "content": "x", "images": vec!["QUJD"; 9]}), "images", "8"),
+        (
+            send,
+            json!({"bot_id": "ada", "content": "x", "metadata": {"a": "x".repeat(17_000)}}),
+            "metadata",
+            "16384",
+        ),
+        (send, json!({"bot_id": "ada", "content": "x", "think": 3}), "think", "true"),
+        (send, json!({"bot_id": "ada", "content": "x", "format": "xml"}), "format", "json"),
+    ] {
+        let answer = api.post(path, body).await;
+        check(path, &answer, 400, invalid, field, reason);
+    }
+    for (body, field) in [
+        (json!({"name": long}), "name"),
+        (json!({"config": 7}), "config"),
+        (json!({"metadata": [1]}), "metadata"),
+    ] {
+        check("PATCH", &api.patch("/api/bot/ada", body).await, 400, invalid, field, "");
+    }
+    for path in ["/api/bots?limit=0", "/api/bots?limit=1001", "/api/bots?limit=99999999999"] {
+        check(path, &api.get(path).await, 400, invalid, "limit", "1000");
+    }
+    // What is just within is taken.
+    api.post("/api/bot/ada/kill", json!({"reason": "é".repeat(200)})).await.expect(200);
+    api.post("/api/bot/launch", json!({"name": "é".repeat(200)})).await.expect(201);
+}
+
+#[tokio::test]
+async fn two_thousand_sends_at_once_are_each_answered() {
+    const SENDS: usize = 2000;
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:tokens=2").await;
+    let sends: Vec<_> = (0..SENDS)
+        .map(|n| {
+            let api = api.clone();
+            tokio::spawn(async move { (n, api.send_without_waiting("ada", &format!("m{n}")).await) })
+        })
+        .collect();
+    let mut answers: BTreeMap<String, usize> = BTreeMap::new();
+    let mut accepted = vec![];
+    for send in sends {
+        let (n, answer) = send.await.unwrap();
+        let code = answer.body["code"].as_str().unwrap_or("accepted").to_owned();
+        match answer.status.as_u16() {
+            202 => accepted.push((format!("m{n}"), answer.body["turn"]["id"].clone())),
+            429 | 503 => assert!(answer.headers.contains_key("retry-after"), "{}", answer.body),
+            other => panic!("{other}: {}", answer.body),
+        }
+        *answers.entry(code).or_default() += 1;
+    }
+    println!("{SENDS} sends at once: {answers:?}");
+    assert!(accepted.len() >= 17, "{answers:?}");
+    for (content, turn) in &accepted {
+        let turn = api.ended(turn).await;
+        assert_eq!(turn["state"], "completed");
+        assert_eq!(&api.message("ada", &turn["message_id"]).await["content"], content);
+    }
+    let (mut stored, mut before) = (0, String::new());
+    loop {
+        let page = api.get(format!("/api/chat/ada?limit=200{before}")).await.expect(200);
+        let items = page["items"].as_array().unwrap();
+        stored += items.len();
+        assert!(items.iter().all(|m| m["state"] == "complete"), "nothing is stored half");
+        match page["before"].as_str() {
+            Some(id) => before = format!("&before={id}"),
+            None => break,
+        }
+    }
+    assert_eq!(stored, 2 * accepted.len(), "what was refused is not stored");
+    let status = api.get("/api/bot/ada/status").await.expect(200);
+    assert_eq!((&status["restart_count"], &status["queue_depth"]), (&json!(0), &json!(0)));
+    assert_eq!(api.send("ada", "alive?").await.expect(200)["turn"]["state"], "completed");
+}
+
+#[tokio::test]
+async fn wrong_frames_are_answered_and_ten_of_them_end_the_socket_only() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    deia.api().launch("ada", "sim:echo").await;
+    let mut bystander = deia.socket().await;
+    let mut socket = deia.socket().await;
+    let long = format!("{{\"type\":\"ping\",\"ref\":\"{}\"}}", "x".repeat(64 * 1024 + 1));
+    let texts =
+        ["nope".to_owned(), "[]".into(), "{}".into(), r#"{"type":"subscrib","ref":"a"}"#.into(), long];
+    for text in texts {
+        socket.send_text(text.clone()).await;
+        let answer = socket.next().await.expect("an answer");
+        assert_eq!(
+            (&answer["type"], &answer["problem"]["code"]),
+            (&json!("error"), &json!("invalid_frame")),
+            "{answer}"
+        );
+        if text.len() > 1000 {
+            assert!(answer.to_string().contains("65536"), "the limit is named: {answer}");
+        }
+    }
+    socket.send_binary(vec![0_u8, 1, 2]).await;
+    assert_eq!(socket.next().await.unwrap()["problem"]["code"], "invalid_frame");
+    for (frame, code, field) in [
+        (json!({"type": "send", "bot_id": "ada", "content": ""}), "invalid_request", json!("content")),
+        (json!({"type": "send", "bot_id": "nobody", "content": "x"}), "bot_not_found", Value::Null),
+        (json!({"type": "subscribe", "topic": "nope"}), "topic_not_found", Value::Null),
+        (json!({"type": "stop", "turn_id": "x"}), "invalid_request", json!("turn_id")),
+    ] {
+        let answer = socket.call(frame).await;
+        assert_eq!(answer["problem"]["code"], code, "{answer}");
+        assert_eq!(answer["problem"]["errors"][0]["field"], field, "{answer}");
+    }
+    assert_eq!(socket.call(json!({"type": "ping"})).await["type"], "pong", "wrong fields do not count");
+    for _ in 0..4 {
+        socket.send_text("nope").await;
+    }
+    assert!(socket.closed().await.is_some_and(|code| code >= 4500), "ten that are none");
+    let sent = bystander.call(json!({"type": "send", "bot_id": "ada", "content": "hello"})).await;
+    assert_eq!((&sent["type"], &sent["message"]["content"]), (&json!("ok"), &json!("hello")));
+}
+
+#[tokio::test]
+async fn a_context_above_the_models_maximum_is_refused_before_the_model_was_ever_used() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let config = json!({"model": "sim:tokens=3", "options": {"num_ctx": 99_999_999}});
+    let refused = api.post("/api/bot/launch", json!({"bot_id": "ada", "config": config})).await;
+    let problem = refused.expect_problem(422, "context_too_large");
+    assert_eq!(problem["errors"][0]["field"], "config.options.num_ctx");
+    api.launch("ada", "sim:tokens=4").await;
+    let refused = api.submit("ada", "hello", json!({"options": {"num_ctx": 40_000}})).await;
+    assert_eq!(refused.expect_problem(422, "context_too_large")["errors"][0]["field"], "options.num_ctx");
+    api.get("/api/bot/ada").await.expect(200);
+    assert_eq!(api.history("ada").await.len(), 0);
+}

@@ -1,0 +1,253 @@
+//! Events from outside: numbers without gaps, text by offset, coming back, two readers, a restart of the process.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::support::{Api, Socket, Stage, numbered};
+
+/// What a reader has put together of replies.
+#[derive(Default)]
+struct Texts(HashMap<String, String>);
+
+impl Texts {
+    fn note(&mut self, frame: &Value) {
+        if frame["event"] == "token" {
+            let text = self.0.entry(frame["data"]["message_id"].as_str().unwrap().to_owned()).or_default();
+            assert_eq!(frame["data"]["offset"], text.len(), "text has no gap");
+            text.push_str(frame["data"]["text"].as_str().unwrap());
+        }
+    }
+
+    /// What a `subscribed` frame says of running replies, put on what is known.
+    fn begin(&mut self, subscribed: &Value) {
+        for running in subscribed["running"].as_array().expect("running replies") {
+            let text = self.0.entry(running["message_id"].as_str().unwrap().to_owned()).or_default();
+            let offset = usize::try_from(running["content"]["offset"].as_u64().unwrap()).unwrap();
+            assert!(offset <= text.len(), "no gap before the tail");
+            text.truncate(offset);
+            text.push_str(running["content"]["text"].as_str().unwrap());
+        }
+    }
+
+    fn of(&self, id: &Value) -> &str {
+        &self.0[id.as_str().unwrap()]
+    }
+}
+
+fn is_durable(frame: &Value) -> bool {
+    frame["type"] == "event" && frame["event"] != "token" && frame["event"] != "queue_moved"
+}
+
+fn conversation(bot: &Value) -> String {
+    format!("conversation:{}", bot["main_conversation_id"].as_str().unwrap())
+}
+
+/// Reads until so many turns have ended on this topic.
+async fn until_ends(socket: &mut Socket, topic: &str, ends: usize, mut each: impl FnMut(&Value)) {
+    let mut seen = 0;
+    while seen < ends {
+        let frame = socket.next().await.expect("the socket is open");
+        each(&frame);
+        seen +=
+            usize::from(frame["topic"] == topic && is_durable(&frame) && frame["data"]["turn"].is_object());
+    }
+}
+
+async fn wait_for_text(socket: &mut Socket, texts: &mut Texts, bytes: usize) -> Value {
+    loop {
+        let frame = socket.next().await.expect("the socket is open");
+        texts.note(&frame);
+        if frame["event"] == "token" && texts.of(&frame["data"]["message_id"]).len() >= bytes {
+            return frame["data"]["message_id"].clone();
+        }
+    }
+}
+
+#[tokio::test]
+async fn durable_events_of_every_topic_are_numbered_without_a_gap() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let bot = api.launch("ada", "sim:tokens=20").await;
+    let mut socket = deia.socket().await;
+    let conversation = conversation(&bot);
+    let mut heads = HashMap::new();
+    for topic in ["bots", "tree", "models", "bot:ada", &conversation] {
+        let subscribed = socket.subscribe(topic).await;
+        assert!(subscribed["snapshot"].is_object() && subscribed.get("recovered").is_none(), "{subscribed}");
+        heads.insert(topic.to_owned(), (subscribed["epoch"].clone(), subscribed["seq"].as_u64().unwrap()));
+    }
+    for n in 0..3 {
+        api.send_without_waiting("ada", &format!("{n}")).await.expect(202);
+    }
+    api.launch("bob", "sim:echo").await;
+    api.patch("/api/bot/ada", json!({"name": "Ada"})).await.expect(200);
+    let (mut texts, mut counted) = (Texts::default(), 0);
+    until_ends(&mut socket, &conversation, 3, |frame| {
+        if frame["topic"] == *conversation {
+            texts.note(frame);
+        }
+        if is_durable(frame) {
+            let (epoch, seq) = heads.get_mut(frame["topic"].as_str().unwrap()).unwrap();
+            *seq += 1;
+            counted += 1;
+            assert_eq!((&frame["epoch"], &frame["seq"]), (&*epoch, &json!(*seq)), "{frame}");
+        }
+    })
+    .await;
+    assert!(counted >= 12, "{counted} events");
+    assert_eq!(texts.0.len(), 3);
+    assert!(texts.0.values().all(|text| *text == numbered(20)));
+    let unknown = socket.call(json!({"type": "subscribe", "topic": "bot:nobody"})).await;
+    assert_eq!(unknown["problem"]["code"], "bot_not_found");
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_back_in_mid_answer_misses_nothing() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let bot = api.launch("ada", "sim:tokens=300,gap_ms=3").await;
+    let topic = conversation(&bot);
+    let mut socket = deia.socket().await;
+    let first = socket.subscribe(&topic).await;
+    let mut texts = Texts::default();
+    texts.begin(&first);
+    api.send_without_waiting("ada", "talk").await.expect(202);
+    let message = wait_for_text(&mut socket, &mut texts, 100).await;
+    // It has read the start of the turn; everything after that is missed.
+    let seq = first["seq"].as_u64().unwrap() + 3;
+    drop(socket);
+    api.send_without_waiting("ada", "and more").await.expect(202);
+    let mut socket = deia.socket().await;
+    let offsets = json!({message.as_str().unwrap(): {"content": texts.of(&message).len(), "thinking": 0}});
+    let after = json!({"epoch": first["epoch"], "seq": seq, "offsets": offsets});
+    let back = socket.call(json!({"type": "subscribe", "topic": topic, "after": after})).await;
+    assert_eq!((&back["recovered"], &back["seq"]), (&json!(true), &json!(seq)));
+    assert!(back.get("snapshot").is_none_or(Value::is_null));
+    texts.begin(&back);
+    let mut next = seq;
+    until_ends(&mut socket, &topic, 2, |frame| {
+        texts.note(frame);
+        if is_durable(frame) {
+            next += 1;
+            assert_eq!(frame["seq"], next);
+        }
+    })
+    .await;
+    assert_eq!(texts.of(&message), numbered(300));
+    assert_eq!(api.message("ada", &message).await["content"], texts.of(&message));
+    assert_eq!(texts.0.len(), 2);
+}
+
+#[tokio::test]
+async fn a_place_that_is_nonsense_gets_a_snapshot_and_says_so() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let bot = api.launch("ada", "sim:echo").await;
+    api.send("ada", "hello").await.expect(200);
+    let topic = conversation(&bot);
+    let mut socket = deia.socket().await;
+    let epoch = socket.subscribe(&topic).await["epoch"].clone();
+    for after in [
+        json!("nonsense"),
+        json!({"epoch": epoch, "seq": 1_000_000}),
+        json!({"epoch": epoch, "seq": -1}),
+        json!({"epoch": "01a1fda5-436b-72a3-9497-05add46ad86f", "seq": 1}),
+    ] {
+        let answer = socket.call(json!({"type": "subscribe", "topic": topic, "after": after})).await;
+        assert_eq!(answer["recovered"], false, "{after}");
+        assert_eq!(answer["snapshot"]["messages"].as_array().map(Vec::len), Some(2), "{after}");
+    }
+}
+
+#[tokio::test]
+async fn readers_that_come_at_any_time_see_the_same_text() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let bot = api.launch("ada", "sim:utf8,tokens=200,gap_ms=2").await;
+    let topic = conversation(&bot);
+    let mut early = deia.socket().await;
+    let mut first = Texts::default();
+    first.begin(&early.subscribe(&topic).await);
+    let told = api.send_without_waiting("ada", "talk").await.expect(202);
+    let message = wait_for_text(&mut early, &mut first, 200).await;
+    let mut late = deia.socket().await;
+    let mut second = Texts::default();
+    let subscribed = late.subscribe(&topic).await;
+    let pending = subscribed["snapshot"]["messages"].as_array().unwrap().last().unwrap();
+    assert_eq!((&pending["id"], &pending["state"]), (&message, &json!("pending")));
+    second.begin(&subscribed);
+    let events = format!("/api/turn/{}/events", told["turn"]["id"].as_str().unwrap());
+    let streamed = tokio::spawn(read_stream(api.clone(), events.clone(), None));
+    until_ends(&mut early, &topic, 1, |frame| first.note(frame)).await;
+    until_ends(&mut late, &topic, 1, |frame| second.note(frame)).await;
+    let stored = api.message("ada", &message).await["content"].clone();
+    assert_eq!(first.of(&message), stored);
+    assert_eq!(second.of(&message), stored);
+    let (text, ids) = streamed.await.unwrap();
+    assert_eq!(text, stored);
+    // Over SSE, from any place in the middle: exactly the rest.
+    let (id, length) = ids[ids.len() / 2].clone();
+    let (rest, _) = read_stream(api.clone(), events, Some(id)).await;
+    assert!(stored.as_str().unwrap().ends_with(&rest), "{rest}");
+    assert!(rest.is_empty() || rest.len() == stored.as_str().unwrap().len() - length, "{} of it", rest.len());
+}
+
+/// The text of a turn's stream, and the ids of its token events with the length of the text so far.
+async fn read_stream(api: Api, path: String, last: Option<String>) -> (String, Vec<(String, usize)>) {
+    let (mut text, mut ids) = (String::new(), vec![]);
+    let events = api.events(path, last.as_deref()).await.rest().await;
+    assert_eq!(events.last().and_then(|e| e.event.as_deref()), Some("turn_completed"));
+    for event in events {
+        if event.event.as_deref() == Some("token") {
+            text.push_str(event.data["data"]["text"].as_str().unwrap());
+            ids.push((event.id.unwrap(), text.len()));
+        }
+    }
+    (text, ids)
+}
+
+#[tokio::test]
+async fn numbers_go_on_across_a_restart_of_the_process() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let bot = api.launch("ada", "sim:tokens=5").await;
+    let topic = conversation(&bot);
+    api.send("ada", "before").await.expect(200);
+    let mut socket = deia.socket().await;
+    let before = socket.subscribe(&topic).await;
+    deia.kill().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let mut socket = deia.socket().await;
+    let after = json!({"epoch": before["epoch"], "seq": before["seq"]});
+    let back = socket.call(json!({"type": "subscribe", "topic": topic, "after": after})).await;
+    if back["recovered"] == true {
+        assert_eq!((&back["epoch"], &back["seq"]), (&before["epoch"], &before["seq"]));
+    } else {
+        assert_eq!(back["recovered"], false);
+        assert_eq!(back["snapshot"]["messages"].as_array().map(Vec::len), Some(2), "{back}");
+    }
+    let mut seq = back["seq"].as_u64().unwrap();
+    assert!(back["epoch"] != before["epoch"] || seq >= before["seq"].as_u64().unwrap());
+    api.send_without_waiting("ada", "after").await.expect(202);
+    until_ends(&mut socket, &topic, 1, |frame| {
+        if is_durable(frame) {
+            seq += 1;
+            assert_eq!(frame["seq"], seq);
+        }
+    })
+    .await;
+    // A place from before that is too old for what is kept in memory is never a partial replay.
+    let old = json!({"epoch": before["epoch"], "seq": 1});
+    let old = socket.call(json!({"type": "subscribe", "topic": topic, "after": old})).await;
+    match old["recovered"].as_bool().expect("said either way") {
+        true => assert_eq!(old["seq"], 1, "everything behind it follows"),
+        false => assert!(old["snapshot"].is_object(), "{old}"),
+    }
+}

@@ -1,0 +1,168 @@
+//! Event streams that are resumed, and sockets that are treated badly.
+
+use serde_json::{Value, json};
+
+use crate::support::{Deia, Home, ServerSentEvent};
+
+async fn start() -> (Home, Deia) {
+    let home = Home::new().env("DEIA_INFERENCE__SIMULATED", "on");
+    let deia = home.start().await;
+    (home, deia)
+}
+
+fn text(events: &[ServerSentEvent]) -> String {
+    events
+        .iter()
+        .filter(|e| e.data["event"] == "token")
+        .filter_map(|e| e.data["data"]["text"].as_str())
+        .collect()
+}
+
+fn content(event: &ServerSentEvent) -> &str {
+    event.data["data"]["reply"]["content"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_cut_after_any_event_goes_on_exactly_there() {
+    let (_home, deia) = start().await;
+    let api = deia.api();
+    api.launch("A", "sim:tokens=60,gap_ms=4").await;
+    for cut in [1, 3, 8, 20] {
+        let mut stream = api.send_and_stream("A", "go").await;
+        let mut seen = vec![];
+        for _ in 0..cut {
+            seen.push(stream.next().await.unwrap());
+        }
+        drop(stream);
+        let turn = seen[0].data["topic"].as_str().unwrap().strip_prefix("turn:").unwrap().to_owned();
+        let last = seen.last().unwrap().id.clone().unwrap();
+        let rest = api.events(format!("/api/turn/{turn}/events"), Some(&last)).await.rest().await;
+        let end = rest.last().unwrap();
+        assert_eq!(end.event.as_deref(), Some("turn_completed"));
+        assert_eq!(format!("{}{}", text(&seen), text(&rest)), content(end), "cut after {cut}");
+        let seqs: Vec<u64> = seen
+            .iter()
+            .chain(&rest)
+            .filter(|e| e.data["event"] != "token" && e.data["event"] != "queue_moved")
+            .map(|e| e.data["seq"].as_u64().unwrap())
+            .collect();
+        assert!(seqs.windows(2).all(|w| w[1] == w[0] + 1), "{seqs:?}");
+        // After the end there is nothing to come back for.
+        let request = api.request(reqwest::Method::GET, format!("/api/turn/{turn}/events"));
+        let over = api.answer(request.header("last-event-id", end.id.as_deref().unwrap())).await;
+        assert_eq!(over.status, 204);
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_means_nothing_gets_a_snapshot_and_the_end() {
+    let (_home, deia) = start().await;
+    let api = deia.api();
+    api.launch("A", "sim:echo").await;
+    let sent = api.send("A", "hello").await.expect(200);
+    let turn = sent["turn"]["id"].as_str().unwrap();
+    let events = api.events(format!("/api/turn/{turn}/events"), Some("garbage")).await.rest().await;
+    let names: Vec<_> = events.iter().map(|e| e.event.as_deref().unwrap()).collect();
+    assert_eq!(names, ["snapshot", "turn_completed"]);
+    assert_eq!(events[0].data["data"]["recovered"], false);
+    assert_eq!(events[0].data["data"]["turn"]["id"], turn);
+    assert_eq!(json!(content(&events[1])), sent["reply"]["content"]);
+    api.get("/api/turn/0199f5a2-c0de-7000-a000-000000000001/events")
+        .await
+        .expect_problem(404, "turn_not_found");
+}
+
+#[tokio::test]
+async fn a_socket_survives_nine_bad_frames_and_closes_after_the_tenth() {
+    let (_home, deia) = start().await;
+    let mut socket = deia.socket().await;
+    socket.send_text("nope").await;
+    socket.send_binary(vec![1, 2, 3]).await;
+    socket.send_text(format!("\"{}\"", "x".repeat(64 * 1024))).await;
+    socket.send(json!({"type": "nothing"})).await;
+    for _ in 0..4 {
+        assert_eq!(socket.next().await.unwrap()["problem"]["code"], "invalid_frame");
+    }
+    // A wrong field of a known frame does not count.
+    let wrong = socket.call(json!({"type": "send", "bot_id": "A", "content": ""})).await;
+    assert_eq!(wrong["problem"]["errors"][0]["field"], "content");
+    for _ in 0..5 {
+        socket.send_text("[]").await;
+        assert_eq!(socket.next().await.unwrap()["type"], "error");
+    }
+    assert_eq!(socket.call(json!({"type": "ping"})).await["type"], "pong");
+    socket.send_text("nope").await;
+    assert_eq!(socket.next().await.unwrap()["type"], "error");
+    let goodbye = socket.next().await.unwrap();
+    assert_eq!((&goodbye["type"], &goodbye["reconnect"]), (&json!("closing"), &json!(false)));
+    assert_eq!(socket.closed().await, Some(4500));
+}
+
+#[tokio::test]
+async fn a_frame_that_is_far_too_long_ends_the_socket_with_1009() {
+    let (_home, deia) = start().await;
+    let mut socket = deia.socket().await;
+    socket.send_text("x".repeat(300 * 1024)).await;
+    assert_eq!(socket.next().await.unwrap()["problem"]["code"], "invalid_frame");
+    assert_eq!(socket.next().await.unwrap()["type"], "closing");
+    assert_eq!(socket.closed().await, Some(1009));
+}
+
+#[tokio::test]
+async fn a_socket_sees_its_subscription_before_the_events_and_html_where_asked() {
+    let (_home, deia) = start().await;
+    let api = deia.api();
+    let bot = api.launch("A", "sim:echo").await;
+    let mut socket = deia.socket().await;
+    let topic = format!("conversation:{}", bot["main_conversation_id"].as_str().unwrap());
+    let subscribe = json!({"type": "subscribe", "topic": topic, "render": "html"});
+    let subscribed = socket.call(subscribe).await;
+    assert_eq!(
+        (&subscribed["type"], &subscribed["snapshot"]["messages"]),
+        (&json!("subscribed"), &json!([]))
+    );
+    let sent = socket.call(json!({"type": "send", "bot_id": "A", "content": "**hi**"})).await;
+    assert_eq!((&sent["type"], &sent["message"]["content"]), (&json!("ok"), &json!("**hi**")));
+    let frames = socket.until_event("turn_completed").await;
+    let received = frames.iter().find(|f| f["event"] == "message_received").unwrap();
+    assert_eq!(received["data"]["message"]["html"], "<p><strong>hi</strong></p>\n");
+    let reply = &frames.last().unwrap()["data"]["reply"];
+    assert!(reply["html"].is_string());
+    let tokens: String =
+        frames.iter().filter(|f| f["event"] == "token").filter_map(|f| f["data"]["text"].as_str()).collect();
+    assert_eq!(Value::String(tokens), reply["content"]);
+    // Resumed from the start: every durable event again, in order, and no snapshot.
+    let mut again = deia.socket().await;
+    let after = json!({"epoch": subscribed["epoch"], "seq": subscribed["seq"]});
+    let resumed = again.call(json!({"type": "subscribe", "topic": topic, "after": after})).await;
+    assert_eq!((&resumed["recovered"], resumed.get("snapshot")), (&json!(true), None));
+    let replayed = again.until_event("turn_completed").await;
+    let seqs = |frames: &[Value]| -> Vec<u64> {
+        let durable = frames
+            .iter()
+            .filter(|f| f["type"] == "event" && f["event"] != "token" && f["event"] != "queue_moved");
+        durable.map(|f| f["seq"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(seqs(&replayed), seqs(&frames));
+    let nonsense = json!({"type": "subscribe", "topic": topic, "after": {"epoch": "x", "seq": -1}});
+    let fresh = socket.call(nonsense).await;
+    assert_eq!(
+        (&fresh["recovered"], fresh["snapshot"]["messages"].as_array().unwrap().len()),
+        (&json!(false), 2)
+    );
+}
+
+#[tokio::test]
+async fn shutting_down_closes_sockets_with_a_code_that_means_reconnect() {
+    let (_home, deia) = start().await;
+    let mut socket = deia.socket().await;
+    assert_eq!(socket.call(json!({"type": "ping"})).await["type"], "pong");
+    let stopped = tokio::spawn(async move { deia.terminate().await });
+    let goodbye = socket.next().await.unwrap();
+    assert_eq!(
+        (&goodbye["type"], &goodbye["code"], &goodbye["reconnect"]),
+        (&json!("closing"), &json!(1001), &json!(true))
+    );
+    assert_eq!(socket.closed().await, Some(1001));
+    stopped.await.unwrap();
+}

@@ -1,0 +1,216 @@
+//! The process: started ready, stopped as a test likes, dead with its handle.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tempfile::TempDir;
+
+use super::{Api, Socket, eventually, soon};
+
+/// What a process may be told.
+#[derive(Debug, Clone, Copy)]
+pub enum Signal {
+    /// Stop in good order.
+    Terminate,
+    /// Ctrl-C.
+    Interrupt,
+    /// Die now (`kill -9`).
+    Kill,
+    /// Freeze.
+    Stop,
+    /// Thaw.
+    Continue,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "TERM",
+            Self::Interrupt => "INT",
+            Self::Kill => "KILL",
+            Self::Stop => "STOP",
+            Self::Continue => "CONT",
+        }
+    }
+}
+
+/// A folder of its own for a service and its data, and the environment that it starts with. The folder goes with the
+/// last of it and its processes.
+pub struct Home {
+    folder: Arc<TempDir>,
+    environment: BTreeMap<String, String>,
+    starts: AtomicUsize,
+}
+
+impl Home {
+    /// A fresh folder; the service will listen on a free port and find no model server, and offer its scripted model.
+    pub fn new() -> Self {
+        let folder = Arc::new(TempDir::with_prefix("deia-it-").expect("a folder for the test"));
+        let data = folder.path().join("data");
+        let home = Self { folder, environment: BTreeMap::new(), starts: AtomicUsize::new(0) };
+        home.env("DEIA_SERVER__LISTEN", "127.0.0.1:0")
+            .env("DEIA_DATA_DIR", data.to_string_lossy())
+            .env("DEIA_INFERENCE__SERVERS", "http://127.0.0.1:1")
+    }
+
+    /// Sets a variable of the processes that start from now on.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The folder in which the process runs; `data` in it is its data directory.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.path().join("data")
+    }
+
+    /// `deia` with these arguments, in this folder, with this environment and nothing of the caller's settings.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deia"));
+        command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
+        #[allow(clippy::disallowed_methods, reason = "to take the caller's settings away from the process")]
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("DEIA_") || name == "OLLAMA_HOST" {
+                command.env_remove(name);
+            }
+        }
+        command.envs(&self.environment);
+        command
+    }
+
+    /// Runs a command that ends by itself.
+    pub async fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        let work = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
+        soon(&format!("deia {arguments:?} ends"), work).await.expect("the command is waited for")
+    }
+
+    /// Starts the service and waits until it is ready.
+    pub async fn start(&self) -> Deia {
+        let number = self.starts.fetch_add(1, Ordering::Relaxed);
+        let ready = self.path().join(format!("ready-{number}"));
+        let log = self.path().join(format!("stderr-{number}.log"));
+        let mut command = self.command(&["serve", "--ready-file", &ready.to_string_lossy()]);
+        command.stdout(Stdio::null()).stderr(File::create(&log).expect("a file for standard error"));
+        let child = command.spawn().expect("the binary starts");
+        let mut deia = Deia { child: Some(child), url: String::new(), log, folder: self.folder.clone() };
+        deia.url = eventually("the service is ready", || {
+            if let Some(status) = deia.exited() {
+                panic!("the service ended before it was ready: {status}");
+            }
+            let address = fs::read_to_string(&ready).ok().map(|text| text.trim().to_owned());
+            std::future::ready(address.filter(|text| !text.is_empty()))
+        })
+        .await;
+        if !deia.url.contains("://") {
+            deia.url.insert_str(0, "http://");
+        }
+        deia
+    }
+}
+
+/// A running service.
+pub struct Deia {
+    /// None once it was waited for.
+    child: Option<Child>,
+    url: String,
+    log: PathBuf,
+    /// It runs in it.
+    folder: Arc<TempDir>,
+}
+
+impl Deia {
+    /// Its base URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A client of its HTTP API.
+    pub fn api(&self) -> Api {
+        Api::new(&self.url)
+    }
+
+    /// A fresh socket to it.
+    pub async fn socket(&self) -> Socket {
+        Socket::connect(&self.url).await
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the process was not waited for").id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let kill = format!("kill -{} {}", signal.name(), self.pid());
+        let status = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
+        assert!(status.success(), "{kill}");
+    }
+
+    /// SIGTERM; answers how it ended.
+    pub async fn terminate(self) -> ExitStatus {
+        self.signal(Signal::Terminate);
+        self.ended().await
+    }
+
+    /// `kill -9`; returns once the process is gone.
+    pub async fn kill(self) {
+        self.signal(Signal::Kill);
+        self.ended().await;
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the process was not waited for");
+        let pid = child.id();
+        let work = tokio::task::spawn_blocking(move || child.wait().expect("the process is waited for"));
+        let ended = tokio::time::timeout(super::DEADLINE, work).await;
+        let Ok(status) = ended else {
+            let _ = Command::new("sh").args(["-c", &format!("kill -KILL {pid}")]).status();
+            panic!("the service did not end within {:?}", super::DEADLINE);
+        };
+        status.expect("the process is waited for")
+    }
+
+    /// How it ended, if it did.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.try_wait().expect("the process can be asked")
+    }
+}
+
+impl Drop for Deia {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if thread::panicking() {
+            let log = self.log();
+            let from = log.lines().count().saturating_sub(100);
+            let end: Vec<&str> = log.lines().skip(from).collect();
+            #[allow(clippy::print_stderr, reason = "the test harness shows it with the failure")]
+            {
+                eprintln!("--- the end of what deia wrote to standard error\n{}\n---", end.join("\n"));
+            }
+        }
+    }
+}
