@@ -198,7 +198,7 @@ impl App {
             .map_err(|source| AppError::Listen { address: listen, source })?;
         let store = Arc::new(open_store(config).await?);
         let (servers, simulator) = model_servers(config).await?;
-        let mut builder = Controller::builder(store.clone(), store.clone()).settings(settings(config));
+        let mut builder = Controller::builder(store.clone()).settings(settings(config));
         for server in servers {
             builder = builder.server(server);
         }

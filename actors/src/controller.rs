@@ -30,8 +30,8 @@ use crate::{
     inference::Inference,
     ports::{
         chat_model::{LoadedModel, ModelDetails},
-        history_store::{Change, Fact, HistoryStore},
-        state_store::StateStore,
+        history_store::{Change, Fact},
+        storage::Storage,
     },
     root::{self, Parts, Root, Slots},
     state::{BotEntry, Roster, StateMessage, StateObservation, no_such_bot},
@@ -100,8 +100,7 @@ impl Default for Settings {
 /// Puts a tree together.
 pub struct Builder {
     settings: Settings,
-    store: Arc<dyn HistoryStore>,
-    states: Arc<dyn StateStore>,
+    store: Arc<dyn Storage>,
     servers: Vec<ServerSpec>,
 }
 
@@ -125,7 +124,7 @@ impl Builder {
     /// # Errors
     /// Where the record can't be read or an actor does not start.
     pub async fn start(self) -> Result<Controller, ControllerError> {
-        let Self { settings, store, states, servers } = self;
+        let Self { settings, store, servers } = self;
         let epoch = store.epoch().await.map_err(|e| storage_problem(&e))?;
         let hubs = Arc::new(Hubs::new(epoch));
         let slots = Slots::default();
@@ -135,7 +134,6 @@ impl Builder {
         let parts = Parts {
             settings: settings.clone(),
             store: store.clone(),
-            states,
             hubs: hubs.clone(),
             slots: slots.clone(),
             roster: roster.clone(),
@@ -172,7 +170,7 @@ struct Inner {
     slots: Slots,
     roster: Arc<Roster>,
     inference: Inference,
-    store: Arc<dyn HistoryStore>,
+    store: Arc<dyn Storage>,
     settings: Settings,
     clock: Clock,
     tree: TreeSource,
@@ -214,8 +212,8 @@ fn not_answered(error: SlotError) -> Problem {
 impl Controller {
     /// Begins to put a tree together, on this record.
     #[must_use]
-    pub fn builder(store: Arc<dyn HistoryStore>, states: Arc<dyn StateStore>) -> Builder {
-        Builder { settings: Settings::default(), store, states, servers: vec![] }
+    pub fn builder(store: Arc<dyn Storage>) -> Builder {
+        Builder { settings: Settings::default(), store, servers: vec![] }
     }
 
     fn entry(&self, id: &BotId) -> Result<Arc<BotEntry>, Problem> {

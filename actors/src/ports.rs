@@ -4,3 +4,4 @@
 pub mod chat_model;
 pub mod history_store;
 pub mod state_store;
+pub mod storage;

@@ -22,8 +22,8 @@ use crate::{
     history::{Backlog, History, HistoryActor, HistoryMessage, Ledger},
     inference::{GateActor, GateArgs, Inference},
     ports::{
-        history_store::{Change, Fact, HistoryStore},
-        state_store::StateStore,
+        history_store::{Change, Fact},
+        storage::Storage,
     },
     state::{Roster, StateActor, StateArgs, StateMessage},
     supervision::{
@@ -61,8 +61,7 @@ pub(crate) struct Root {
 /// What the tree is made of.
 pub(crate) struct Parts {
     pub settings: Settings,
-    pub store: Arc<dyn HistoryStore>,
-    pub states: Arc<dyn StateStore>,
+    pub store: Arc<dyn Storage>,
     pub hubs: Arc<Hubs>,
     pub slots: Slots,
     pub roster: Arc<Roster>,
@@ -97,7 +96,7 @@ fn tell_restarts(history: History, prefix: &'static str) -> NoticeHook {
 /// # Errors
 /// The child that did not start, and why.
 pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
-    let Parts { settings, store, states, hubs, slots, roster, inference, clock } = parts;
+    let Parts { settings, store, hubs, slots, roster, inference, clock } = parts;
     let seed = settings.seed;
     let tasks = TaskTracker::new();
     let backlog = Backlog::default();
@@ -109,7 +108,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
 
     let state_args = StateArgs {
         roster: roster.clone(),
-        store: states,
+        store: store.clone(),
         max_running: settings.max_running,
         rules: settings.bot_rules,
         clock,
