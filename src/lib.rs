@@ -33,7 +33,7 @@
 //!     ServerSpec { name: "local".into(), url: sim.url(), slots: 1, simulated: false, model: Arc::new(model) };
 //!
 //! let store = Arc::new(SqliteStore::open(&path).await?);
-//! let bots = Controller::builder(store).server(server).start().await?;
+//! let bots = Controller::builder(store.clone()).server(server).start().await?;
 //! let ada = bots.launch(LaunchBot { bot_id: Some("ada".parse()?), ..Default::default() }).await?;
 //! if let Sent::Turn(turn) = bots.send(SendMessage::text(ada.id, "hello")).await? {
 //!     let reply = turn.ended().await.and_then(|end| end.reply.clone());

@@ -142,7 +142,11 @@ impl BotSupervisorState {
         if let Some(submitted) = submitted {
             // A quarantine that a full disk swallowed would be over with the next start of the process.
             let history = history.clone();
-            self.args.tasks.spawn(async move { history.persist(submitted).await });
+            self.args.tasks.spawn(async move {
+                if let Err(error) = history.persist(submitted).await {
+                    tracing::error!(%error, "a bot's state was not stored");
+                }
+            });
         }
     }
 

@@ -1,6 +1,6 @@
 //! HistoryActor: the one place where facts become durable. It groups what waits while a commit runs
 //! into the next one; each group is one transaction, then its events are published in the order of
-//! the commit, then everybody is answered.
+//! the commit, then everybody is answered. A fact that the store refuses for its content fails alone.
 //!
 //! Parent: root. Children: none (a commit is a tracked task). Ports: HistoryStore.
 //!
@@ -8,36 +8,26 @@
 //! group that has begun runs to its end even if the actor dies, so nothing is durable but unpublished.
 //! What still waited then is submitted again by its callers: facts may be repeated.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::Serialize;
-use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
 
-use crate::{
-    broadcast::Hubs,
-    domain::{
-        event::TurnEnd,
-        problem::{Code, Problem},
-    },
-    ports::history_store::{Change, Committed, Fact, HistoryStore, StoreError},
-    supervision::ActorSlot,
-};
+use crate::ports::history_store::{Committed, Fact, StoreError};
+
+mod access;
+mod ledger;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use access::{History, Submitted, storage_problem};
+pub(crate) use ledger::Ledger;
 
 /// Facts in one transaction.
 const MAX_GROUP: usize = 256;
-/// How long a caller waits for the actor to come back from a crash.
-const COME_BACK: Duration = Duration::from_secs(5);
-
-/// Pauses between attempts to store something that must not be lost.
-const PERSIST_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What a caller gets: what became of its fact.
 pub(crate) type CommitResult = Result<Committed, StoreError>;
@@ -75,6 +65,15 @@ pub(crate) struct Append {
     _waits: Waits,
 }
 
+impl Append {
+    fn answer(self, result: CommitResult) {
+        if let Some(reply) = self.reply {
+            // The caller may be gone; what is decided is decided.
+            let _ = reply.send(result);
+        }
+    }
+}
+
 /// Messages of [`HistoryActor`].
 #[derive(Debug)]
 pub(crate) enum HistoryMessage {
@@ -97,67 +96,6 @@ pub struct HistoryObservation {
     pub groups: u64,
     /// Facts in them.
     pub facts: u64,
-}
-
-/// Committing and publishing, apart from the actor: what it shares with its tasks and successors.
-#[derive(Debug, Clone)]
-pub(crate) struct Ledger {
-    shared: Arc<LedgerShared>,
-}
-
-struct LedgerShared {
-    store: Arc<dyn HistoryStore>,
-    hubs: Arc<Hubs>,
-    /// Held from the begin of a commit until its events are published: the order of one is that of the other.
-    order: tokio::sync::Mutex<()>,
-    tasks: TaskTracker,
-}
-
-impl std::fmt::Debug for LedgerShared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").finish_non_exhaustive()
-    }
-}
-
-impl Ledger {
-    pub fn new(store: Arc<dyn HistoryStore>, hubs: Arc<Hubs>) -> Self {
-        let order = tokio::sync::Mutex::new(());
-        Self { shared: Arc::new(LedgerShared { store, hubs, order, tasks: TaskTracker::new() }) }
-    }
-
-    /// Waits until every group that has begun is decided.
-    pub async fn settled(&self) {
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
-        self.shared.tasks.reopen();
-    }
-
-    async fn commit(&self, group: Vec<Append>) {
-        let shared = &self.shared;
-        let _order = shared.order.lock().await;
-        let facts = group.iter().map(|a| (*a.fact).clone()).collect();
-        match shared.store.commit(facts).await {
-            Ok(committed) => {
-                for (append, mut done) in group.into_iter().zip(committed) {
-                    shared.hubs.publish(std::mem::take(&mut done.events));
-                    if done.applied
-                        && let Change::FinishTurn { turn, reply, .. } = &append.fact.change
-                    {
-                        shared.hubs.tell_end(TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) });
-                    }
-                    if let Some(reply) = append.reply {
-                        let _ = reply.send(Ok(done));
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, facts = group.len(), "commit failed");
-                for reply in group.into_iter().filter_map(|a| a.reply) {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
-        }
-    }
 }
 
 /// Tells the actor that its group is decided, also where a defect ended the commit by a panic: what waits goes on.
@@ -199,11 +137,7 @@ impl HistoryState {
         self.observation.groups += 1;
         self.observation.facts += group.len() as u64;
         self.committing = true;
-        let (ledger, ended) = (self.ledger.clone(), GroupEnded(me.clone()));
-        self.ledger.shared.tasks.spawn(async move {
-            ledger.commit(group).await;
-            drop(ended);
-        });
+        self.ledger.begin(group, GroupEnded(me.clone()));
     }
 
     fn barrier(&mut self, me: &ActorRef<HistoryMessage>, reply: RpcReplyPort<()>) {
@@ -260,131 +194,5 @@ impl Actor for HistoryActor {
             }
         }
         Ok(())
-    }
-}
-
-/// The way to HistoryActor: survives its restarts.
-#[derive(Debug, Clone)]
-pub(crate) struct History {
-    slot: ActorSlot<HistoryMessage>,
-    backlog: Backlog,
-}
-
-/// A submitted fact. Dropping it does not take the fact back.
-#[derive(Debug)]
-pub(crate) struct Submitted {
-    history: History,
-    fact: Arc<Fact>,
-    first: Option<oneshot::Receiver<CommitResult>>,
-}
-
-impl Submitted {
-    /// The fact, to submit it again if the store refuses it for now.
-    pub fn fact(&self) -> Arc<Fact> {
-        self.fact.clone()
-    }
-
-    /// What became of it. A fact that an actor took to its grave is submitted again.
-    ///
-    /// # Errors
-    /// [`StoreError`] of the store, or `Unavailable` where no actor came back in time.
-    pub async fn outcome(mut self) -> CommitResult {
-        loop {
-            if let Some(receiver) = self.first.take()
-                && let Ok(result) = receiver.await
-            {
-                return result;
-            }
-            let Ok(actor) = self.history.slot.wait(COME_BACK).await else {
-                return Err(StoreError::Unavailable("the history actor is restarting".into()));
-            };
-            self.first = self.history.submit_to(&actor, &self.fact);
-            if self.first.is_none() {
-                // The actor died between the look-up and the cast; its supervisor is about to notice.
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-}
-
-impl History {
-    pub fn new(slot: ActorSlot<HistoryMessage>, backlog: Backlog) -> Self {
-        Self { slot, backlog }
-    }
-
-    fn submit_to(
-        &self,
-        actor: &ActorRef<HistoryMessage>,
-        fact: &Arc<Fact>,
-    ) -> Option<oneshot::Receiver<CommitResult>> {
-        let (sender, receiver) = oneshot::channel();
-        let append = self.one(fact.clone(), Some(sender.into()));
-        actor.cast(HistoryMessage::Append(append)).is_ok().then_some(receiver)
-    }
-
-    fn one(&self, fact: Arc<Fact>, reply: Option<RpcReplyPort<CommitResult>>) -> Append {
-        Append { fact, reply, _waits: self.backlog.one_more() }
-    }
-
-    /// Submits at once, so that the order of submissions is that of the calls; await the outcome later.
-    pub fn submit(&self, fact: Fact) -> Submitted {
-        self.resubmit(Arc::new(fact))
-    }
-
-    /// Submits a fact that the store refused before.
-    pub fn resubmit(&self, fact: Arc<Fact>) -> Submitted {
-        let first = self.slot.get().and_then(|actor| self.submit_to(&actor, &fact));
-        Submitted { history: self.clone(), fact, first }
-    }
-
-    /// Submits and waits.
-    ///
-    /// # Errors
-    /// A problem of the façade where the store is away.
-    pub async fn append(&self, fact: Fact) -> Result<Committed, Problem> {
-        self.submit(fact).outcome().await.map_err(|e| storage_problem(&e))
-    }
-
-    /// Waits until a fact is stored, however long the database is away.
-    pub async fn persist(&self, submitted: Submitted) {
-        let mut submitted = submitted;
-        let fact = submitted.fact();
-        let mut pause = PERSIST_PAUSE.0;
-        while submitted.outcome().await.is_err() {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PERSIST_PAUSE.1);
-            submitted = self.resubmit(fact.clone());
-        }
-    }
-
-    /// Submits something that may be lost, such as a checkpoint.
-    pub fn note(&self, fact: Fact) {
-        if let Some(actor) = self.slot.get() {
-            let _ = actor.cast(HistoryMessage::Append(self.one(Arc::new(fact), None)));
-        }
-    }
-
-    /// Waits until everything submitted before is decided.
-    pub async fn barrier(&self) {
-        while let Ok(actor) = self.slot.wait(COME_BACK).await {
-            match ractor::call!(actor, HistoryMessage::Barrier) {
-                Ok(()) => return,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    }
-}
-
-/// A store's error as the façade answers it.
-pub(crate) fn storage_problem(error: &StoreError) -> Problem {
-    match error {
-        StoreError::Unavailable(reason) => Problem::new(
-            Code::StorageUnavailable,
-            format!("The database does not take this now ({reason}). Nothing was stored; try again."),
-        ),
-        StoreError::Corrupt(reason) => {
-            tracing::error!(%reason, "the database holds something unexpected");
-            Problem::new(Code::Internal, "The database holds something unexpected; the log says what.")
-        }
     }
 }

@@ -51,8 +51,6 @@ const CHECKPOINT_BYTES: usize = 2048;
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often a prompt is shortened because the server counted more tokens than estimated.
 const MAX_TIGHTEN: u32 = 3;
-/// Pauses between attempts to store the end of a turn.
-pub(super) const STORE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// What the whole tree shares, as a turn needs it.
 #[derive(Clone)]
@@ -289,23 +287,15 @@ impl TurnJob {
         };
         let started = turn_events::started(&turn);
         let trimmed = turn_events::trimmed(&turn);
-        let mut submitted = self.context.entry.turn_began(id, |changed| {
+        let submitted = self.context.entry.turn_began(id, |changed| {
             let events = changed.into_iter().chain(trimmed).chain([started]).collect();
             self.context.history.submit(Fact::new(Change::StartTurn(turn), events))
         });
-        let fact = submitted.fact();
-        let mut pause = STORE_PAUSE.0;
-        loop {
-            match submitted.outcome().await {
-                Ok(done) if done.applied => return Ok((permit, plan)),
-                Ok(_) => return Err(End::Gone),
-                Err(_) => {
-                    // An acknowledged message is not given up because the database is away for a moment.
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(STORE_PAUSE.1);
-                    submitted = self.context.history.resubmit(fact.clone());
-                }
-            }
+        // An acknowledged message is not given up because the database is away for a moment.
+        match self.context.history.persist(submitted).await {
+            Ok(done) if done.applied => Ok((permit, plan)),
+            Ok(_) => Err(End::Gone),
+            Err(error) => Err(End::Failed(storage_problem(&error))),
         }
     }
 

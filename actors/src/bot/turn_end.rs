@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    BotMessage,
-    context::ContextEntry,
-    turn::{STORE_PAUSE, TurnJob},
-    turn_events,
-};
+use super::{BotMessage, context::ContextEntry, turn::TurnJob, turn_events};
 use crate::{
     domain::{
         event::TurnEnd,
@@ -16,7 +11,7 @@ use crate::{
         time::Timestamp,
         turn::{Turn, TurnState, TurnStep},
     },
-    history::{History, Submitted},
+    history::{History, Submitted, storage_problem},
     ports::{
         chat_model::ChatDone,
         history_store::{Change, Fact},
@@ -118,7 +113,7 @@ impl TurnJob {
         );
         let context = &self.context;
         let entries = [ContextEntry::of(&self.shared.message), ContextEntry::of(&reply)];
-        let mut submitted = submit_end(&context.entry, &context.history, turn.clone(), reply.clone());
+        let submitted = submit_end(&context.entry, &context.history, turn.clone(), reply.clone());
         // The lane is free as soon as the end is on its way: what follows is behind it in the same line.
         let _ = self.bot.cast(BotMessage::TurnEnded {
             turn: turn.id,
@@ -129,24 +124,34 @@ impl TurnJob {
             estimator: self.estimator,
             path: self.path,
         });
-        let fact = submitted.fact();
-        let mut pause = STORE_PAUSE.0;
-        loop {
-            match submitted.outcome().await {
-                Ok(done) if done.applied => return,
-                Ok(_) => {
-                    // Somebody else ended it first, or its history was deleted under it.
-                    context.hubs.forget_reply(turn.id);
-                    context.hubs.tell_end(TurnEnd { turn, reply: Some(reply) });
-                    return;
-                }
-                Err(_) => {
-                    // Nothing is lost while this task lives: it tries until the database is back.
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(STORE_PAUSE.1);
-                    submitted = context.history.resubmit(fact.clone());
-                }
-            }
+        // Nothing is lost while this task lives: it tries until the database is back.
+        let mut decided = context.history.persist(submitted).await;
+        let (mut turn, mut reply) = (turn, reply);
+        if let Err(error) = &decided {
+            // The text can't be stored, ever; that the turn has ended can.
+            (turn, reply) = without_text(turn, reply, storage_problem(error));
+            let end = turn_events::ended(&turn, &reply);
+            let status = context.entry.count_error();
+            let change = Change::FinishTurn { turn: turn.clone(), reply: reply.clone(), status };
+            decided = context.history.persist(context.history.submit(Fact::new(change, vec![end]))).await;
+        }
+        if let Err(error) = &decided {
+            tracing::error!(bot.id = %turn.bot_id, turn.id = %turn.id, %error, "the end of a turn was not stored");
+        }
+        if !decided.is_ok_and(|done| done.applied) {
+            // Somebody else ended it first, or its history was deleted under it.
+            context.hubs.forget_reply(turn.id);
+            context.hubs.tell_end(TurnEnd { turn, reply: Some(reply) });
         }
     }
+}
+
+/// The end of a turn whose answer the database refuses.
+fn without_text(mut turn: Turn, mut reply: Message, problem: Problem) -> (Turn, Message) {
+    turn.state = TurnState::Failed;
+    turn.error = Some(problem);
+    reply.state = MessageState::Partial;
+    reply.content = "".into();
+    (reply.thinking, reply.tool_calls) = (None, None);
+    (turn, reply)
 }

@@ -93,6 +93,8 @@ codes! {
     UnknownCommand = "unknown_command", 422, "No such command";
     /// A slash command with wrong arguments.
     InvalidCommand = "invalid_command", 422, "The command can't be carried out";
+    /// The database does not take this content, whatever its state.
+    StorageRefused = "storage_refused", 422, "The database refuses this content";
     /// Too many messages wait in this conversation.
     ConversationQueueFull = "conversation_queue_full", 429, "Too many messages wait in this conversation";
     /// Too many requests wait for this bot.

@@ -23,6 +23,10 @@ pub enum StoreError {
     /// The stored data is not what this version wrote.
     #[error("the database holds something unexpected: {0}")]
     Corrupt(String),
+    /// The database does not take this content, whatever state it is in (too large, against a rule of a
+    /// table): the same call fails again.
+    #[error("the database refuses this: {0}")]
+    Refused(String),
 }
 
 /// One change of the record. Ids are given by the caller, so that doing it twice changes nothing.
@@ -210,6 +214,11 @@ pub struct TurnSnapshot {
 
 /// The durable record.
 ///
+/// * An error of `commit` MUST mean for certain that nothing of the group is stored. A store that does not know
+///   (the connection went away with the COMMIT on it) waits and looks until it does: callers have a time
+///   limit of their own.
+/// * A group that one of its facts spoils MUST fail as `Refused` or `Corrupt`, never as `Unavailable`: its halves are
+///   then committed by themselves, so that this fact fails alone.
 /// * `commit` MUST apply the facts in their order, all in one durable transaction or none, and MUST
 ///   be safe to repeat: a change whose ids exist is not applied again and adds no events, nor is a
 ///   fact whose first event is one of the last few thousand committed.

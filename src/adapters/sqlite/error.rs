@@ -22,10 +22,19 @@ fn may_pass(primary: i32) -> bool {
     )
 }
 
+/// Primary result codes that are about what is written and not about the database.
+fn content(primary: i32) -> bool {
+    matches!(primary, ffi::SQLITE_CONSTRAINT | ffi::SQLITE_TOOBIG | ffi::SQLITE_MISMATCH)
+}
+
 /// Sorts an error of the writer's library.
 pub(super) fn of_writer(error: &rusqlite::Error) -> StoreError {
-    match error.sqlite_error() {
-        Some(cause) if may_pass(cause.extended_code & 0xff) => StoreError::Unavailable(error.to_string()),
+    match error.sqlite_error().map(|cause| cause.extended_code & 0xff) {
+        Some(code) if may_pass(code) => StoreError::Unavailable(error.to_string()),
+        Some(code) if content(code) => StoreError::Refused(error.to_string()),
+        None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
+            StoreError::Refused(error.to_string())
+        }
         Some(_) | None => StoreError::Corrupt(error.to_string()),
     }
 }

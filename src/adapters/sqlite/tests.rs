@@ -94,6 +94,21 @@ async fn a_full_disk_stores_nothing_and_service_goes_on_once_there_is_room() {
     assert_eq!(disk.store.message(&id, second.id).await.unwrap().unwrap().content, second.content);
 }
 
+#[tokio::test]
+async fn content_that_a_table_does_not_take_is_refused_and_the_connection_stays() {
+    let (disk, id, main) = OnDisk::with_bot().await;
+    let rule = "CREATE TRIGGER short BEFORE INSERT ON chat_messages WHEN length(new.content) > 1000 \
+                BEGIN SELECT RAISE(ABORT, 'too long'); END";
+    rusqlite::Connection::open(disk.file()).unwrap().execute_batch(rule).unwrap();
+    let ((good, small), (bad, large)) = (said(&main, 10), said(&main, 2000));
+    let error = disk.store.commit(vec![small.clone(), large]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused(_)), "{error}");
+    for message in [&good, &bad] {
+        assert_eq!(disk.store.message(&id, message.id).await.unwrap(), None);
+    }
+    assert!(disk.store.commit(vec![small]).await.unwrap()[0].applied);
+}
+
 /// A setting may answer with a row.
 fn set(db: &rusqlite::Connection, pragma: &str) {
     db.query_row(pragma, [], |_| Ok(())).unwrap();

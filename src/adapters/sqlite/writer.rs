@@ -150,16 +150,17 @@ fn answer(session: Result<Session, StoreError>, request: Request) -> Option<Sess
     }
 }
 
-/// Sends the result. A full disk or a foreign lock leaves the connection as good as it was; after
-/// anything else a new one is safer.
+/// Sends the result. A full disk, a foreign lock or content that is refused leave the connection as good as it was;
+/// after anything else a new one is safer.
 fn finish<T>(session: Session, result: rusqlite::Result<T>, reply: Reply<T>) -> Option<Session> {
-    let keep = match &result {
-        Ok(_) => true,
-        Err(error) => matches!(
-            error.sqlite_error_code(),
-            Some(rusqlite::ErrorCode::DiskFull | rusqlite::ErrorCode::DatabaseBusy)
-        ),
+    use rusqlite::ErrorCode::{ConstraintViolation, DatabaseBusy, DiskFull, TooBig, TypeMismatch};
+    let harmless = |error: &rusqlite::Error| {
+        let code = error.sqlite_error_code();
+        code.is_some_and(|c| {
+            matches!(c, ConstraintViolation | DatabaseBusy | DiskFull | TooBig | TypeMismatch)
+        })
     };
+    let keep = result.as_ref().err().is_none_or(harmless);
     // The caller may have gone away: what is committed is committed.
     reply.send(result.map_err(|e| super::error::of_writer(&e))).ok();
     keep.then_some(session)

@@ -41,10 +41,14 @@ struct Shared {
     gate: watch::Sender<Gate>,
 }
 
+/// Whether a fact is one that the store refuses.
+type Refuses = Box<dyn Fn(&Fact) -> bool + Send>;
+
 #[derive(Default)]
 struct Faults {
     fail: u32,
     lose_answer: u32,
+    refuses: Option<Refuses>,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -76,6 +80,11 @@ impl MemoryStore {
     /// The next `n` commits are stored, and still answer `Unavailable`.
     pub fn lose_next_answers(&self, n: u32) {
         self.shared.faults.lock().lose_answer = n;
+    }
+
+    /// From now on a group that holds such a fact is refused as a whole, as a broken constraint does.
+    pub fn refuse(&self, bad: impl Fn(&Fact) -> bool + Send + 'static) {
+        self.shared.faults.lock().refuses = Some(Box::new(bad));
     }
 
     /// From now on commits wait for [`Self::resume`]; reads go on.
@@ -131,6 +140,14 @@ impl MemoryStore {
         faults.fail -= 1;
         Err(StoreError::Unavailable("injected fault".into()))
     }
+
+    fn refused(&self, facts: &[Fact]) -> Result<(), StoreError> {
+        let faults = self.shared.faults.lock();
+        match &faults.refuses {
+            Some(bad) if facts.iter().any(bad) => Err(StoreError::Refused("injected fault".into())),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Takes a commit out of the count, also when it is given up.
@@ -146,6 +163,7 @@ impl HistoryStore for MemoryStore {
     async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError> {
         self.pass_gate().await;
         self.unavailable_now()?;
+        self.refused(&facts)?;
         let committed = self.shared.record.lock().commit(facts);
         let mut faults = self.shared.faults.lock();
         if faults.lose_answer > 0 {

@@ -1,0 +1,96 @@
+//! Committing and publishing, apart from the actor: what it shares with its tasks and successors. A group is one
+//! transaction; where one fact spoils it, its halves are tried until that fact stands alone.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use super::Append;
+use crate::{
+    broadcast::Hubs,
+    domain::event::TurnEnd,
+    ports::history_store::{Change, Committed, HistoryStore, StoreError},
+};
+
+/// What commits and publishes.
+#[derive(Debug, Clone)]
+pub(crate) struct Ledger {
+    shared: Arc<LedgerShared>,
+}
+
+struct LedgerShared {
+    store: Arc<dyn HistoryStore>,
+    hubs: Arc<Hubs>,
+    /// Held from the begin of a commit until its events are published: the order of one is that of the other.
+    order: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for LedgerShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
+}
+
+impl Ledger {
+    pub fn new(store: Arc<dyn HistoryStore>, hubs: Arc<Hubs>) -> Self {
+        let order = tokio::sync::Mutex::new(());
+        Self { shared: Arc::new(LedgerShared { store, hubs, order, tasks: TaskTracker::new() }) }
+    }
+
+    /// Waits until every group that has begun is decided.
+    pub async fn settled(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        self.shared.tasks.reopen();
+    }
+
+    /// Commits a group beside the mailbox; drops `ended` once it is decided.
+    pub(super) fn begin<T: Send + 'static>(&self, group: Vec<Append>, ended: T) {
+        let ledger = self.clone();
+        self.shared.tasks.spawn(async move {
+            ledger.commit(group).await;
+            drop(ended);
+        });
+    }
+
+    /// Decides every fact of a group, in order. A part that the store refuses for its content is tried in halves,
+    /// so that the rest of it is stored; where the store is away the rest fails as a whole.
+    async fn commit(&self, group: Vec<Append>) {
+        let _order = self.shared.order.lock().await;
+        // Parts that are not decided yet, the first one last.
+        let mut parts = vec![group];
+        while let Some(mut part) = parts.pop() {
+            let facts = part.iter().map(|a| (*a.fact).clone()).collect();
+            match self.shared.store.commit(facts).await {
+                Ok(committed) => self.publish(part, committed),
+                Err(StoreError::Refused(_) | StoreError::Corrupt(_)) if part.len() > 1 => {
+                    parts.push(part.split_off(part.len() / 2));
+                    parts.push(part);
+                }
+                Err(error @ StoreError::Unavailable(_)) => {
+                    let rest: Vec<_> = parts.drain(..).rev().flatten().collect();
+                    tracing::warn!(%error, facts = part.len() + rest.len(), "commit failed");
+                    part.into_iter().chain(rest).for_each(|append| append.answer(Err(error.clone())));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the database does not take a fact");
+                    part.into_iter().for_each(|append| append.answer(Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    fn publish(&self, part: Vec<Append>, committed: Vec<Committed>) {
+        let hubs = &self.shared.hubs;
+        for (append, mut done) in part.into_iter().zip(committed) {
+            hubs.publish(std::mem::take(&mut done.events));
+            if done.applied
+                && let Change::FinishTurn { turn, reply, .. } = &append.fact.change
+            {
+                hubs.tell_end(TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) });
+            }
+            append.answer(Ok(done));
+        }
+    }
+}
