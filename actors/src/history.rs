@@ -138,6 +138,9 @@ impl Ledger {
         let facts = group.iter().map(|a| (*a.fact).clone()).collect();
         match shared.store.commit(facts).await {
             Ok(committed) => {
+                if committed.iter().any(|done| done.deleted > 0) {
+                    shared.hubs.forget_recent();
+                }
                 for (append, mut done) in group.into_iter().zip(committed) {
                     shared.hubs.publish(std::mem::take(&mut done.events));
                     if done.applied
