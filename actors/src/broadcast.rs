@@ -2,17 +2,19 @@
 //! tokens and committed events go straight to the hub of their topic (control through actors,
 //! bulk data beside them).
 //!
-//! Parent: root. Children: none. Ports: HistoryStore, to find the head of a topic.
+//! Parent: root. Children: none. Ports: HistoryStore, for the head of a topic and what readers missed of it.
 
 mod frame;
 mod hub;
 mod hubs;
 mod live;
 pub mod reader;
+mod replay;
 
 pub(crate) use hub::Attached;
 pub(crate) use hubs::Hubs;
 pub(crate) use live::LiveReply;
+pub(crate) use replay::{Record, Recovery};
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     bot::turn::TurnContext,
     bot_supervisor::{BotSupervisorMessage, BotSupervisorObservation},
-    broadcast::{BroadcastMessage, BroadcastObservation, Hubs, reader::Reader},
+    broadcast::{BroadcastMessage, BroadcastObservation, Hubs, Record, reader::Reader},
     commands,
     domain::{
         bot::{Bot, BotStatus, BotStep},
@@ -147,6 +147,7 @@ impl Builder {
         let inner = Inner {
             history,
             hubs,
+            record: Record::new(store.clone()),
             slots,
             roster,
             inference,
@@ -167,6 +168,7 @@ impl Builder {
 struct Inner {
     history: History,
     hubs: Arc<Hubs>,
+    record: Record,
     slots: Slots,
     roster: Arc<Roster>,
     inference: Inference,

@@ -10,6 +10,7 @@
 //! ```
 
 mod error;
+mod events;
 mod pages;
 mod reader;
 mod rows;
@@ -32,7 +33,7 @@ use deia_actors::{
     },
     ports::{
         history_store::{
-            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, StoreError,
+            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
         state_store::StateStore,
@@ -114,6 +115,15 @@ impl HistoryStore for SqliteStore {
     }
     async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError> {
         self.reader.events_after(position, limit).await
+    }
+    async fn topic_events(
+        &self,
+        topic: &Topic,
+        span: Span,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<CommittedEvent>>, StoreError> {
+        self.reader.topic_events(topic, span, limit, max_bytes).await
     }
     async fn page(
         &self,

@@ -233,7 +233,9 @@ impl Feed {
         if self.ended {
             return None;
         }
-        let wait = if self.over.is_some() { LATE } else { SSE_HEARTBEAT };
+        // What was missed may take its time; the end of the turn is the last of it.
+        let late = self.over.is_some() && !self.reader.is_behind();
+        let wait = if late { LATE } else { SSE_HEARTBEAT };
         tokio::select! {
             biased;
             delivery = self.reader.next() => {
@@ -245,9 +247,9 @@ impl Feed {
                     }
                     next = self.reader.try_next();
                 }
-                if next.is_err() {
+                if let Err(lost) = next {
                     self.ended = true;
-                    self.out.push_str(": too slow, come back\n\n");
+                    let _ = write!(self.out, ": {lost}, come back\n\n");
                 }
                 Some(self.take())
             }
@@ -257,7 +259,7 @@ impl Feed {
                 Some(self.take())
             }
             () = sleep(wait) => {
-                match self.over.take() {
+                match self.over.take_if(|_| late) {
                     Some((tree, id)) => self.make_end(&tree, id).await,
                     None => self.out.push_str(": alive\n\n"),
                 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::support::{Api, Socket, Stage, numbered};
+use crate::support::{Api, Deia, Socket, Stage, numbered};
 
 /// What a reader has put together of replies.
 #[derive(Default)]
@@ -227,14 +227,11 @@ async fn numbers_go_on_across_a_restart_of_the_process() {
     let mut socket = deia.socket().await;
     let after = json!({"epoch": before["epoch"], "seq": before["seq"]});
     let back = socket.call(json!({"type": "subscribe", "topic": topic, "after": after})).await;
-    if back["recovered"] == true {
-        assert_eq!((&back["epoch"], &back["seq"]), (&before["epoch"], &before["seq"]));
-    } else {
-        assert_eq!(back["recovered"], false);
-        assert_eq!(back["snapshot"]["messages"].as_array().map(Vec::len), Some(2), "{back}");
-    }
+    assert_eq!(
+        (&back["recovered"], &back["epoch"], &back["seq"]),
+        (&json!(true), &before["epoch"], &before["seq"])
+    );
     let mut seq = back["seq"].as_u64().unwrap();
-    assert!(back["epoch"] != before["epoch"] || seq >= before["seq"].as_u64().unwrap());
     api.send_without_waiting("ada", "after").await.expect(202);
     until_ends(&mut socket, &topic, 1, |frame| {
         if is_durable(frame) {
@@ -243,11 +240,104 @@ async fn numbers_go_on_across_a_restart_of_the_process() {
         }
     })
     .await;
-    // A place from before that is too old for what is kept in memory is never a partial replay.
-    let old = json!({"epoch": before["epoch"], "seq": 1});
-    let old = socket.call(json!({"type": "subscribe", "topic": topic, "after": old})).await;
-    match old["recovered"].as_bool().expect("said either way") {
-        true => assert_eq!(old["seq"], 1, "everything behind it follows"),
-        false => assert!(old["snapshot"].is_object(), "{old}"),
+    // The first event of all is as good a place as the last.
+    let first = json!({"epoch": before["epoch"], "seq": 0});
+    let back = socket.call(json!({"type": "subscribe", "topic": topic, "after": first})).await;
+    assert_eq!((&back["recovered"], &back["seq"]), (&json!(true), &json!(0)));
+    let mut next = 0;
+    until_ends(&mut socket, &topic, 2, |frame| {
+        next += 1;
+        assert_eq!(frame["seq"], next);
+    })
+    .await;
+    assert_eq!(next, seq);
+}
+
+#[tokio::test]
+async fn a_reader_comes_back_after_a_kill_to_far_more_than_memory_ever_held() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let bot = api.launch("ada", "sim:tokens=2").await;
+    let conversation = conversation(&bot);
+    let mut socket = deia.socket().await;
+    let first = socket.subscribe(&conversation).await;
+    let topics = ["bots", "bot:ada", "tree", "models", &conversation];
+    for n in 0..60 {
+        api.send("ada", &format!("{n}")).await.expect(200);
     }
+    api.patch("/api/bot/ada", json!({"config": {"model": "sim:tokens=4000,gap_ms=5"}})).await.expect(200);
+    api.send_without_waiting("ada", "and this one is cut off").await.expect(202);
+    let mut texts = Texts::default();
+    texts.begin(&first);
+    wait_for_text(&mut socket, &mut texts, 50).await;
+    deia.kill().await;
+    let deia = stage.start().await;
+    let mut socket = deia.socket().await;
+    let mut heads = HashMap::new();
+    for topic in topics {
+        let now = socket.subscribe(topic).await["seq"].as_u64().unwrap();
+        let after = json!({"epoch": first["epoch"], "seq": 0});
+        let back = socket.call(json!({"type": "subscribe", "topic": topic, "after": after})).await;
+        assert_eq!((&back["recovered"], &back["seq"]), (&json!(true), &json!(0)), "{topic}: {back}");
+        assert!(back.get("snapshot").is_none(), "{topic}: {back}");
+        heads.insert(topic.to_owned(), (0, now));
+    }
+    assert!(heads[&conversation].1 > 200, "{heads:?}");
+    let mut ends = vec![];
+    while heads.values().any(|(at, head)| at < head) {
+        let frame = socket.next().await.expect("the socket is open");
+        if is_durable(&frame) {
+            let (at, _) = heads.get_mut(frame["topic"].as_str().unwrap()).unwrap();
+            *at += 1;
+            assert_eq!((&frame["epoch"], &frame["seq"]), (&first["epoch"], &json!(*at)), "{frame}");
+            if frame["topic"] == conversation && frame["data"]["turn"].is_object() {
+                ends.push(frame["event"].as_str().unwrap().to_owned());
+            }
+        }
+    }
+    assert_eq!(ends.len(), 61);
+    assert_eq!(ends.iter().filter(|end| *end == "turn_completed").count(), 60);
+    assert_eq!(ends.last().map(String::as_str), Some("turn_interrupted"));
+    // What was not from this record, or is not yet, gets the state.
+    for (epoch, seq) in
+        [(json!("01a1fda5-436b-72a3-9497-05add46ad86f"), 1), (first["epoch"].clone(), 1_000_000)]
+    {
+        let after = json!({"epoch": epoch, "seq": seq});
+        let back = socket.call(json!({"type": "subscribe", "topic": conversation, "after": after})).await;
+        assert_eq!((&back["recovered"], &back["seq"]), (&json!(false), &json!(heads[&conversation].1)));
+        assert!(back["snapshot"]["messages"].is_array(), "{back}");
+    }
+}
+
+async fn nothing_secret(deia: &Deia, topic: &str, before: &Value) {
+    let mut socket = deia.socket().await;
+    let after = json!({"epoch": before["epoch"], "seq": before["seq"]});
+    let subscribe = json!({"type": "subscribe", "topic": topic, "after": after, "render": "html"});
+    assert_eq!(socket.call(subscribe).await["recovered"], true);
+    let frames = socket.until_event("history_cleared").await;
+    let seqs: Vec<_> = frames.iter().map(|f| f["seq"].as_u64().unwrap()).collect();
+    let from = before["seq"].as_u64().unwrap();
+    assert_eq!(seqs, (from + 1..=from + frames.len() as u64).collect::<Vec<_>>());
+    assert!(!json!(frames).to_string().contains("secret"));
+    let data = |name: &str| &frames.iter().find(|f| f["event"] == name).unwrap()["data"];
+    assert_eq!(data("message_received"), &json!({"redacted": true}));
+    assert_eq!(data("turn_completed"), &json!({"redacted": true}));
+}
+
+#[tokio::test]
+async fn deleted_texts_are_not_replayed_and_leave_no_gap() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let bot = api.launch("ada", "sim:echo").await;
+    let topic = conversation(&bot);
+    let mut socket = deia.socket().await;
+    let before = socket.subscribe(&topic).await;
+    api.send("ada", "a secret").await.expect(200);
+    api.delete("/api/chat/ada").await.expect(200);
+    nothing_secret(&deia, &topic, &before).await;
+    deia.kill().await;
+    let deia = stage.start().await;
+    nothing_secret(&deia, &topic, &before).await;
 }

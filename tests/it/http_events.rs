@@ -55,6 +55,59 @@ async fn a_stream_cut_after_any_event_goes_on_exactly_there() {
 }
 
 #[tokio::test]
+async fn a_stream_goes_on_across_a_restart_of_the_process() {
+    let (home, deia) = start().await;
+    let api = deia.api();
+    api.launch("A", "sim:tokens=20").await;
+    let whole = api.send_and_stream("A", "first").await.rest().await;
+    api.patch("/api/bot/A", json!({"config": {"model": "sim:tokens=4000,gap_ms=5"}})).await.expect(200);
+    let mut stream = api.send_and_stream("A", "second").await;
+    let mut seen = vec![];
+    while text(&seen).len() < 100 {
+        seen.push(stream.next().await.unwrap());
+    }
+    deia.kill().await;
+    let deia = home.start().await;
+    let api = deia.api();
+    let path = |event: &ServerSentEvent| {
+        let turn = event.data["topic"].as_str().unwrap().strip_prefix("turn:").unwrap();
+        format!("/api/turn/{turn}/events")
+    };
+    let durable = |events: &[ServerSentEvent]| -> Vec<(String, u64)> {
+        let durable =
+            events.iter().filter(|e| e.data["event"] != "token" && e.data["event"] != "queue_moved");
+        durable.map(|e| (e.event.clone().unwrap(), e.data["seq"].as_u64().unwrap())).collect()
+    };
+    // A turn of before, from its start and from each of its durable events.
+    let told = durable(&whole);
+    assert_eq!(durable(&api.events(path(&whole[0]), None).await.rest().await), told);
+    let marks: Vec<_> = whole.iter().filter(|e| e.data["event"] != "token").collect();
+    for (n, mark) in marks.iter().enumerate().take(marks.len() - 1) {
+        let rest = api.events(path(mark), mark.id.as_deref()).await.rest().await;
+        assert_eq!(durable(&rest), told[n + 1..], "after {:?}", mark.event);
+    }
+    let request = api.request(reqwest::Method::GET, path(&whole[0]));
+    let over = request.header("last-event-id", marks.last().unwrap().id.as_deref().unwrap());
+    assert_eq!(api.answer(over).await.status, 204);
+    // The one that the process took with it: exactly its end is missing.
+    let last = seen.last().unwrap();
+    let rest = api.events(path(last), last.id.as_deref()).await.rest().await;
+    let names: Vec<_> = rest.iter().map(|e| e.event.as_deref().unwrap()).collect();
+    assert_eq!(names, ["turn_interrupted"]);
+    let seq = last.data["seq"].as_u64().unwrap();
+    assert_eq!(rest[0].data["seq"], seq + 1);
+    // Places of another record and of the future.
+    let turn = path(last);
+    let id = last.id.as_deref().unwrap();
+    let (epoch, _) = id.split_once('.').unwrap();
+    for nowhere in [format!("{epoch}.4000"), format!("{}.1", "0".repeat(32))] {
+        let events = api.events(turn.clone(), Some(&nowhere)).await.rest().await;
+        let names: Vec<_> = events.iter().map(|e| e.event.as_deref().unwrap()).collect();
+        assert_eq!(names, ["snapshot", "turn_interrupted"], "{nowhere}");
+    }
+}
+
+#[tokio::test]
 async fn a_place_that_means_nothing_gets_a_snapshot_and_the_end() {
     let (_home, deia) = start().await;
     let api = deia.api();

@@ -11,6 +11,7 @@ use super::{
     frame::{self, TokenFrames},
     live::LiveReply,
     reader::{Queue, TokenItem},
+    replay::Recovery,
 };
 use crate::{
     domain::{
@@ -38,10 +39,10 @@ struct State {
 /// Where a reader stands that was just attached.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    /// Number of the last event it will not get.
+    /// Number of the last event before those in its queue.
     pub seq: u64,
-    /// True where everything after its cursor is in its queue.
-    pub recovered: bool,
+    /// How it gets what it missed before them.
+    pub recovery: Recovery,
     /// Replies being written.
     pub running: Vec<Arc<LiveReply>>,
 }
@@ -118,6 +119,13 @@ impl Hub {
         }
     }
 
+    /// Texts were deleted: what readers come back to is read from the record, where they are gone.
+    pub fn forget_recent(&self) {
+        let mut state = self.state.lock();
+        state.recent = VecDeque::new();
+        state.recent_bytes = 0;
+    }
+
     /// A reply begins.
     pub fn begin(&self, live: &Arc<LiveReply>) {
         self.state.lock().running.push(live.clone());
@@ -164,17 +172,17 @@ impl Hub {
         }
     }
 
-    /// Attaches a reader. With a cursor that the buffer reaches back to, the missed events are put
-    /// into its queue before anything newer.
+    /// Attaches a reader: from here on everything goes into its queue. With a cursor that the buffer reaches back to,
+    /// the missed events are put there before anything newer.
     pub fn attach(&self, reader: &Arc<Queue>, after: Option<u64>) -> Attached {
         let mut state = self.state.lock();
         state.readers.retain(|r| !r.is_done() && !Arc::ptr_eq(r, reader));
         reader.forget_topic(&self.topic);
         let head = state.head.unwrap_or(0);
         let oldest = state.recent.front().map_or(head, |(seq, _)| seq - 1);
-        let recovered = after.is_some_and(|seq| seq >= oldest && seq <= head);
+        let recovery = Recovery::of(after, oldest, head);
         let seq = match after {
-            Some(seq) if recovered => {
+            Some(seq) if recovery == Recovery::Buffer => {
                 for (n, event) in state.recent.iter().filter(|(n, _)| *n > seq) {
                     reader.push(frame::durable(&self.topic, self.epoch, *n, event));
                 }
@@ -183,7 +191,7 @@ impl Hub {
             _ => head,
         };
         state.readers.push(reader.clone());
-        Attached { seq, recovered, running: state.running.clone() }
+        Attached { seq, recovery, running: state.running.clone() }
     }
 
     /// Detaches a reader and forgets what waits for it from here.

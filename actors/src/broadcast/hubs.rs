@@ -91,6 +91,13 @@ impl Hubs {
         }
     }
 
+    /// Messages were deleted, so no buffer may hold them any longer. Events share topics: all buffers go.
+    pub fn forget_recent(&self) {
+        for hub in self.hubs.read().values() {
+            hub.forget_recent();
+        }
+    }
+
     /// A place in the line, on the turn's and its conversation's topics.
     pub fn publish_moved(&self, conversation: ConversationId, moved: &QueueMoved) {
         for topic in [Topic::Conversation(conversation), Topic::Turn(moved.turn_id)] {

@@ -1,15 +1,24 @@
 //! A reader's bounded queue. Any number of hubs push into it, one task takes from it. Text that
 //! waits behind other text of the same reply is joined to it, so a slow reader gets fewer, longer
-//! pieces instead of falling behind; what a reader can't take in the end is an [`Overflow`], never a
-//! silent gap.
+//! pieces instead of falling behind. What it missed before it was attached is read from the record as it goes and comes
+//! before the rest of its topic. What a reader can't get in the end is [`Lost`], never a silent gap.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::frame::TokenFrames;
+use super::{
+    frame::TokenFrames,
+    replay::{NextPage, Replay},
+};
 use crate::{
     domain::{
         event::{CommittedEvent, Topic},
@@ -25,10 +34,16 @@ const MAX_ITEMS: usize = 4096;
 /// Bytes that may wait for one reader.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// The reader was too slow: events were dropped, so it must start over.
+/// Events were dropped, so the reader must start over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the reader was too slow")]
-pub struct Overflow;
+pub enum Lost {
+    /// They came faster than it took them.
+    #[error("events came faster than they were read")]
+    TooSlow,
+    /// What it had missed was deleted before it took it.
+    #[error("missed events are not kept any more")]
+    NotKept,
+}
 
 /// What kind of event it is.
 #[derive(Debug, Clone)]
@@ -132,8 +147,40 @@ impl Item {
 struct State {
     items: VecDeque<Item>,
     bytes: usize,
-    overflow: bool,
+    /// What was missed before the reader was attached, at most once per topic. The items of such a topic wait behind it.
+    replays: VecDeque<Replay>,
+    lost: Option<Lost>,
     closed: bool,
+}
+
+impl State {
+    fn is_done(&self) -> bool {
+        self.closed || self.lost.is_some()
+    }
+
+    fn lose(&mut self, lost: Lost) {
+        *self = Self { lost: Some(lost), closed: self.closed, ..Self::default() };
+    }
+
+    fn next_missed(&mut self) -> Option<Delivery> {
+        let delivery = self.replays.front_mut()?.take();
+        if self.replays.front().is_some_and(Replay::is_over) {
+            self.replays.pop_front();
+        }
+        delivery
+    }
+
+    fn next_item(&mut self) -> Option<Item> {
+        let item = if self.replays.is_empty() {
+            self.items.pop_front()
+        } else {
+            let waits = |item: &Item| self.replays.iter().any(|r| r.topic() == item.topic());
+            let free = self.items.iter().position(|item| !waits(item))?;
+            self.items.remove(free)
+        }?;
+        self.bytes -= item.bytes();
+        Some(item)
+    }
 }
 
 /// The shared half that hubs push into.
@@ -146,8 +193,7 @@ pub(crate) struct Queue {
 impl Queue {
     /// True once the reader is gone or lost: the hub forgets it.
     pub fn is_done(&self) -> bool {
-        let state = self.state.lock();
-        state.closed || state.overflow
+        self.state.lock().is_done()
     }
 
     pub fn push(&self, delivery: Delivery) {
@@ -156,7 +202,7 @@ impl Queue {
 
     pub fn push_token(&self, token: &TokenItem) {
         let mut state = self.state.lock();
-        if state.closed || state.overflow {
+        if state.is_done() {
             return;
         }
         let joins = |frames: &Arc<TokenFrames>, kind, end| {
@@ -191,7 +237,7 @@ impl Queue {
 
     fn push_item(&self, item: Item) {
         let mut state = self.state.lock();
-        if state.closed || state.overflow {
+        if state.is_done() {
             return;
         }
         state.bytes += item.bytes();
@@ -203,9 +249,7 @@ impl Queue {
 
     fn check(state: &mut State) {
         if state.items.len() > MAX_ITEMS || state.bytes > MAX_BYTES {
-            state.overflow = true;
-            state.items = VecDeque::new();
-            state.bytes = 0;
+            state.lose(Lost::TooSlow);
         }
     }
 
@@ -218,6 +262,30 @@ impl Queue {
     /// Forgets what waits of a topic.
     pub fn forget_topic(&self, topic: &Topic) {
         self.retain(|item| item.topic() != topic);
+        self.state.lock().replays.retain(|replay| replay.topic() != topic);
+    }
+
+    /// Puts what was missed of a topic before the rest of it.
+    pub fn replay(&self, replay: Replay) {
+        if !replay.is_over() {
+            self.state.lock().replays.push_back(replay);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The page that has to be read for the first replay.
+    fn wants(&self) -> Option<NextPage> {
+        self.state.lock().replays.front()?.wants()
+    }
+
+    /// A page was read.
+    fn page(&self, asked: &NextPage, page: Option<Vec<CommittedEvent>>) {
+        let mut state = self.state.lock();
+        let wanted = state.replays.front_mut().filter(|r| r.wants().is_some_and(|w| w.is(asked)));
+        // Nobody waits for it where the reader has left the topic meanwhile.
+        if wanted.is_some_and(|replay| !page.is_some_and(|page| replay.extend(page))) {
+            state.lose(Lost::NotKept);
+        }
     }
 
     /// Forgets text of a reply that a snapshot already holds.
@@ -237,13 +305,15 @@ impl Queue {
         });
     }
 
-    fn take(&self) -> Result<Option<Delivery>, Overflow> {
+    fn take(&self) -> Result<Option<Delivery>, Lost> {
         let mut state = self.state.lock();
-        if state.overflow {
-            return Err(Overflow);
+        if let Some(lost) = state.lost {
+            return Err(lost);
         }
-        let Some(item) = state.items.pop_front() else { return Ok(None) };
-        state.bytes -= item.bytes();
+        if let Some(missed) = state.next_missed() {
+            return Ok(Some(missed));
+        }
+        let Some(item) = state.next_item() else { return Ok(None) };
         drop(state);
         Ok(Some(match item {
             Item::Ready(delivery) => delivery,
@@ -259,15 +329,29 @@ impl Queue {
     }
 }
 
+/// A page on its way.
+struct Loading {
+    asked: NextPage,
+    page: BoxFuture<'static, Option<Vec<CommittedEvent>>>,
+}
+
 /// A queue of events for one reader (a socket, an SSE response, a Rust stream). Dropping it detaches it everywhere.
-#[derive(Debug)]
 pub struct Reader {
     queue: Arc<Queue>,
+    /// Kept here, so that a reader that is only looked at now and then gets its page all the same. Never locked: only its
+    /// owner reads.
+    loading: Mutex<Option<Loading>>,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("queue", &self.queue).finish_non_exhaustive()
+    }
 }
 
 impl Reader {
     pub(crate) fn new() -> Self {
-        Self { queue: Arc::new(Queue::default()) }
+        Self { queue: Arc::new(Queue::default()), loading: Mutex::new(None) }
     }
 
     pub(crate) fn queue(&self) -> &Arc<Queue> {
@@ -277,29 +361,57 @@ impl Reader {
     /// The next event; waits for it. Cancel safe.
     ///
     /// # Errors
-    /// [`Overflow`], from then on always.
-    pub async fn next(&mut self) -> Result<Delivery, Overflow> {
+    /// [`Lost`], from then on always.
+    pub async fn next(&mut self) -> Result<Delivery, Lost> {
+        let (queue, loading) = (&*self.queue, self.loading.get_mut());
         loop {
-            if let Some(delivery) = self.queue.take()? {
-                return Ok(delivery);
+            tokio::select! {
+                biased;
+                delivery = poll_fn(|cx| poll_next(queue, loading, cx)) => return delivery,
+                () = queue.wake.notified() => {}
             }
-            self.queue.wake.notified().await;
         }
     }
 
     /// The next event if there is one.
     ///
     /// # Errors
-    /// [`Overflow`], from then on always.
-    pub fn try_next(&mut self) -> Result<Option<Delivery>, Overflow> {
+    /// [`Lost`], from then on always.
+    pub fn try_next(&mut self) -> Result<Option<Delivery>, Lost> {
         self.queue.take()
+    }
+
+    /// True while events that were missed are still to come.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.queue.state.lock().replays.is_empty()
+    }
+}
+
+/// Goes on with the page that is wanted, if one is, then looks for what is ready.
+fn poll_next(
+    queue: &Queue,
+    loading: &mut Option<Loading>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Delivery, Lost>> {
+    while let Some(asked) = queue.wants() {
+        if !loading.as_ref().is_some_and(|l| l.asked.is(&asked)) {
+            *loading = Some(Loading { page: asked.clone().read().boxed(), asked });
+        }
+        let Some(Poll::Ready(page)) = loading.as_mut().map(|l| l.page.poll_unpin(cx)) else { break };
+        if let Some(Loading { asked, .. }) = loading.take() {
+            queue.page(&asked, page);
+        }
+    }
+    match queue.take() {
+        Ok(Some(delivery)) => Poll::Ready(Ok(delivery)),
+        Ok(None) => Poll::Pending,
+        Err(lost) => Poll::Ready(Err(lost)),
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut state = self.queue.state.lock();
-        state.closed = true;
-        state.items = VecDeque::new();
+        *self.queue.state.lock() = State { closed: true, ..State::default() };
     }
 }

@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod queues;
+mod replays;
 
 use std::{collections::BTreeMap, thread};
 
 use proptest::prelude::*;
 
 use super::{
-    reader::{Delivery, DeliveryKind, Overflow, Reader},
+    reader::{Delivery, DeliveryKind, Lost, Reader},
     *,
 };
 use crate::{
@@ -198,7 +199,7 @@ proptest! {
                         if knows { (Some(client.seq), client.offsets()) } else { (None, TextOffsets::default()) };
                     let (attached, running) = stage.subscribe(&reader, after, from);
                     // Fewer events than the hub keeps: a known place can always be resumed from.
-                    prop_assert_eq!(attached.recovered, knows);
+                    prop_assert_eq!(attached.recovery == Recovery::Buffer, knows);
                     if knows {
                         prop_assert_eq!(attached.seq, client.seq);
                         prop_assert_eq!(running.content.offset, from.content);
@@ -265,7 +266,7 @@ fn readers_that_come_and_go_beside_a_writer_miss_nothing_and_get_nothing_twice()
                         (Some(client.seq), client.offsets())
                     };
                     let (attached, running) = stage.subscribe(&reader, after, from);
-                    assert_eq!(attached.recovered, after.is_some());
+                    assert_eq!(attached.recovery == Recovery::Buffer, after.is_some());
                     client.begin(&attached, &running);
                     returns += 1;
                     // Sometimes a few, sometimes many.

@@ -1,7 +1,10 @@
 //! The façade: events.
 
 use super::*;
-use crate::{broadcast::Attached, domain::event::Topic};
+use crate::{
+    broadcast::{Attached, Recovery},
+    domain::event::Topic,
+};
 
 /// Messages in the snapshot of a conversation.
 const SNAPSHOT_MESSAGES: u32 = 50;
@@ -56,9 +59,23 @@ impl Controller {
         broadcast.wait(CALL).await.map_err(not_answered)?;
         let (to, queue) = (hub.clone(), reader.queue().clone());
         let attach = |reply| BroadcastMessage::Attach { hub: to, reader: queue, after: cursor, reply };
-        let Attached { seq, recovered, running } =
-            broadcast.call(attach, CALL).await.map_err(not_answered)?;
-        // Everything published from here on waits in the queue. Text so far comes from the reply itself.
+        let Attached { seq, recovery, running } = broadcast.call(attach, CALL).await.map_err(not_answered)?;
+        // Everything published from here on waits in the queue. What was missed comes before it, text so far comes from
+        // the reply itself.
+        let (seq, recovered) = match recovery {
+            Recovery::Snapshot => (seq, false),
+            Recovery::Buffer => (seq, true),
+            Recovery::Record(span) => {
+                let replay = self.inner.record.replay(&hub, span).await.map_err(|e| storage_problem(&e))?;
+                match replay {
+                    Some(replay) => {
+                        reader.queue().replay(replay);
+                        (span.after, true)
+                    }
+                    None => (seq, false),
+                }
+            }
+        };
         let running = match topic {
             Topic::Conversation(_) | Topic::Turn(_) => {
                 let from = |id| {

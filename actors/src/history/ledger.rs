@@ -83,6 +83,10 @@ impl Ledger {
 
     fn publish(&self, part: Vec<Append>, committed: Vec<Committed>) {
         let hubs = &self.shared.hubs;
+        if committed.iter().any(|done| done.deleted > 0) {
+            // Their texts are out of the record's events; so they are out of memory.
+            hubs.forget_recent();
+        }
         for (append, mut done) in part.into_iter().zip(committed) {
             hubs.publish(std::mem::take(&mut done.events));
             if done.applied

@@ -167,6 +167,29 @@ pub struct Committed {
     pub events: Vec<CommittedEvent>,
 }
 
+/// A run of numbers of a topic: those above `after`, up to `through`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The number before the first.
+    pub after: u64,
+    /// The last.
+    pub through: u64,
+}
+
+impl Span {
+    /// True where there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.after >= self.through
+    }
+
+    /// How many there are in it.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.through.saturating_sub(self.after)
+    }
+}
+
 /// Which part of a conversation is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cursor {
@@ -246,7 +269,7 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn epoch(&self) -> Result<Epoch, StoreError>;
 
-    /// Number of the last event of a topic; 0 while there is none, or where its turn was deleted.
+    /// Number of the last event of a topic, kept or not; 0 while there is none, or where its turn was deleted.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -257,6 +280,20 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// # Errors
     /// See [`StoreError`].
     async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError>;
+
+    /// Events of a topic, in order: the first ones of the span, at most `limit`, up to and with the one
+    /// that exceeds `max_bytes` of data. `None` where one of the span (also of those that no longer fit) is
+    /// not kept any more, or where the span reaches beyond the head.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn topic_events(
+        &self,
+        topic: &Topic,
+        span: Span,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<CommittedEvent>>, StoreError>;
 
     /// A page along the active path of a conversation. `None` where the cursor is not on that path.
     ///

@@ -138,6 +138,7 @@ function received(chat, message) {
 /** One event of the conversation's topic. */
 export function applyEvent(chat, event) {
   const { data, time } = event;
+  if (data.redacted) return chat; // what it told was deleted since; another event says so
   switch (event.event) {
     case 'message_received': return received(chat, data.message);
     case 'turn_accepted':

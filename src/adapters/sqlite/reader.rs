@@ -11,7 +11,7 @@ use deia_actors::{
         message::{Conversation, Message},
         turn::Turn,
     },
-    ports::history_store::{ConversationSnapshot, Cursor, MessagePage, StoreError, TurnSnapshot},
+    ports::history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
 };
 use serde_json::Value;
 use sqlx::{
@@ -23,8 +23,8 @@ use uuid::Uuid;
 
 use super::{
     error::{self, unexpected},
-    pages,
-    rows::{self, bot_columns, conversation_columns, event_columns, message_columns, turn_columns},
+    events, pages,
+    rows::{self, bot_columns, conversation_columns, message_columns, turn_columns},
 };
 
 /// Connections that read; more do not help on SQLite.
@@ -88,24 +88,7 @@ impl Reader {
     }
 
     pub(super) async fn head(&self, topic: &Topic) -> Result<u64, StoreError> {
-        match topic {
-            Topic::Bots => self.number("SELECT coalesce(max(bots_seq), 0) FROM outbox_events").await,
-            Topic::Tree => self.number("SELECT coalesce(max(tree_seq), 0) FROM outbox_events").await,
-            Topic::Models => self.number("SELECT coalesce(max(models_seq), 0) FROM outbox_events").await,
-            Topic::Bot(id) => {
-                let head: i64 = sqlx::query_scalar(
-                    "SELECT coalesce(max(bot_seq), 0) FROM outbox_events \
-                     WHERE bot_key = (SELECT key FROM bots WHERE id = $1)",
-                )
-                .bind(id.as_str())
-                .fetch_one(&self.pool)
-                .await
-                .map_err(error::of_reader)?;
-                u64::try_from(head).map_err(|e| unexpected("number", e))
-            }
-            Topic::Conversation(id) => conversation_head(&mut *self.single().await?, *id).await,
-            Topic::Turn(id) => turn_head(&mut *self.single().await?, *id).await,
-        }
+        events::head(&mut *self.single().await?, topic).await
     }
 
     pub(super) async fn events_after(
@@ -113,20 +96,18 @@ impl Reader {
         position: u64,
         limit: u32,
     ) -> Result<Vec<CommittedEvent>, StoreError> {
-        sqlx::query(concat!(
-            "SELECT ",
-            event_columns!(),
-            " FROM outbox_events e LEFT JOIN bots b ON b.key = e.bot_key WHERE e.position > $1 \
-             ORDER BY e.position LIMIT $2"
-        ))
-        .bind(i64::try_from(position).unwrap_or(i64::MAX))
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::of_reader)?
-        .iter()
-        .map(rows::event)
-        .collect()
+        events::after(&mut *self.single().await?, position, limit).await
+    }
+
+    pub(super) async fn topic_events(
+        &self,
+        topic: &Topic,
+        span: Span,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<CommittedEvent>>, StoreError> {
+        let mut moment = self.moment().await?;
+        events::of_topic(&mut moment, topic, span, limit, max_bytes).await
     }
 
     pub(super) async fn page(
@@ -196,7 +177,7 @@ impl Reader {
     ) -> Result<Option<ConversationSnapshot>, StoreError> {
         let mut moment = self.moment().await?;
         let Some(conversation) = conversation(&mut moment, id).await? else { return Ok(None) };
-        let seq = conversation_head(&mut moment, id).await?;
+        let seq = events::conversation_head(&mut moment, id).await?;
         let newest = Cursor::Newest { offset: 0 };
         let page = pages::page(&mut moment, conversation.leaf_message_id, newest, limit).await?;
         let messages = page.map(|p| p.items).unwrap_or_default();
@@ -211,7 +192,7 @@ impl Reader {
             .await
             .map_err(error::of_reader)?;
         let Some(turn) = row.as_ref().map(rows::turn).transpose()? else { return Ok(None) };
-        let seq = turn_head(&mut moment, id).await?;
+        let seq = events::turn_head(&mut moment, id).await?;
         let reply = message(&mut moment, turn.reply_id).await?;
         Ok(Some(TurnSnapshot { turn, reply, seq }))
     }
@@ -302,30 +283,4 @@ async fn conversation(
             .await
             .map_err(error::of_reader)?;
     row.as_ref().map(rows::conversation).transpose()
-}
-
-async fn conversation_head(at: &mut SqliteConnection, id: ConversationId) -> Result<u64, StoreError> {
-    let head: i64 = sqlx::query_scalar(
-        "SELECT coalesce(max(conversation_seq), 0) FROM outbox_events WHERE conversation_id = $1",
-    )
-    .bind(id.0)
-    .fetch_one(at)
-    .await
-    .map_err(error::of_reader)?;
-    u64::try_from(head).map_err(|e| unexpected("number", e))
-}
-
-/// An ended turn carries its last number; that of an open one is among the newest of its conversation.
-async fn turn_head(at: &mut SqliteConnection, id: TurnId) -> Result<u64, StoreError> {
-    let head: Option<i64> = sqlx::query_scalar(
-        "SELECT coalesce(t.event_seq, \
-             (SELECT e.turn_seq FROM outbox_events e WHERE e.conversation_id = t.conversation_id \
-                AND e.turn_id = t.id ORDER BY e.conversation_seq DESC LIMIT 1), 0) \
-         FROM turns t WHERE t.id = $1",
-    )
-    .bind(id.0)
-    .fetch_optional(at)
-    .await
-    .map_err(error::of_reader)?;
-    u64::try_from(head.unwrap_or(0)).map_err(|e| unexpected("number", e))
 }

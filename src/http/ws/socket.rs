@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use deia_actors::{
-    broadcast::reader::{Delivery, FRAME_PREFIX, Overflow, Reader},
+    broadcast::reader::{Delivery, FRAME_PREFIX, Lost, Reader},
     controller::{Controller, requests::Sent},
     domain::{
         event::Topic,
@@ -58,6 +58,7 @@ const BATCH: usize = 64 * 1024;
 const GOING_AWAY: u16 = 1001;
 const TOO_LONG: u16 = 1009;
 const TOO_SLOW: u16 = 4008;
+const NOT_KEPT: u16 = 4010;
 const TOO_MANY_BAD: u16 = 4500;
 
 /// Why a socket ends.
@@ -134,11 +135,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// Sends an event and everything else that is ready, with one flush.
-    async fn deliver(&mut self, first: Result<Delivery, Overflow>) -> Result<(), End> {
+    async fn deliver(&mut self, first: Result<Delivery, Lost>) -> Result<(), End> {
         let mut next = first.map(Some);
         let mut batch = vec![];
         let mut size = 0;
-        let slow = loop {
+        let lost = loop {
             match next {
                 Ok(Some(delivery)) => {
                     let html = self.topics.get(&*delivery.topic).copied().unwrap_or(false);
@@ -146,16 +147,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     size += frame.len();
                     batch.push(frame);
                     if size >= BATCH {
-                        break false;
+                        break None;
                     }
                     next = self.reader.try_next();
                 }
-                Ok(None) => break false,
-                Err(Overflow) => break true,
+                Ok(None) => break None,
+                Err(lost) => break Some(lost),
             }
         };
         self.write(batch).await?;
-        if slow { Err(End::Close(TOO_SLOW, "events came faster than they were read")) } else { Ok(()) }
+        match lost {
+            Some(Lost::TooSlow) => Err(End::Close(TOO_SLOW, "events came faster than they were read")),
+            Some(Lost::NotKept) => Err(End::Close(NOT_KEPT, "missed events are not kept any more")),
+            None => Ok(()),
+        }
     }
 
     async fn write(&mut self, frames: Vec<Bytes>) -> Result<(), End> {

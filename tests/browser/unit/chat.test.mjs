@@ -22,6 +22,11 @@ test('a turn streams from its acknowledgement to its reply', () => {
   assert.equal(runningTurn(chat), null);
 });
 
+test('events whose texts were deleted change nothing', () => {
+  const chat = asked(start(), 't1');
+  for (const name of ['message_received', 'turn_completed', 'turn_interrupted']) assert.equal(applyEvent(chat, event(name, { redacted: true })), chat);
+});
+
 test('a late token does not wake a finished turn', () => {
   let chat = applyEvent(asked(start(), 't1'), event('turn_stopped', { turn: { id: 't1', state: 'stopped', reply_id: 'r' }, reply: message('r', 'bot', { turn_id: 't1', content: 'ab', state: 'partial' }) }));
   chat = applyEvent(chat, token('t1', 2, 'c'));

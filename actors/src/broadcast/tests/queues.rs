@@ -1,7 +1,7 @@
 //! Queues of single readers and buffers of single hubs: joining, replay, overflow, detaching.
 
 use super::*;
-use crate::broadcast::hub::KEEP_EVENTS;
+use crate::{broadcast::hub::KEEP_EVENTS, ports::history_store::Span};
 
 #[test]
 fn text_that_waits_is_joined_within_its_kind_only() {
@@ -44,7 +44,7 @@ fn a_durable_event_keeps_text_before_and_behind_it_apart() {
 }
 
 #[test]
-fn a_cursor_that_the_hub_does_not_reach_back_to_is_not_honoured() {
+fn a_cursor_that_the_hub_does_not_reach_back_to_is_one_for_the_record() {
     let topic = Topic::Bots;
     let hub = Hub::new(topic.clone(), Epoch::new());
     hub.init_head(10);
@@ -52,25 +52,27 @@ fn a_cursor_that_the_hub_does_not_reach_back_to_is_not_honoured() {
         hub.publish(seq, &committed(&topic, seq, None));
     }
     let oldest = 400 - u64::try_from(KEEP_EVENTS).unwrap();
+    let record = |after| Recovery::Record(Span { after, through: 400 });
     let cases = [
-        (0, false),
-        (10, false),
-        (oldest - 1, false),
-        (oldest, true),
-        (400, true),
-        (401, false),
-        (u64::MAX, false),
+        (0, record(0)),
+        (10, record(10)),
+        (oldest - 1, record(oldest - 1)),
+        (oldest, Recovery::Buffer),
+        (400, Recovery::Buffer),
+        (401, Recovery::Snapshot),
+        (u64::MAX, Recovery::Snapshot),
     ];
-    for (after, recovered) in cases {
+    for (after, recovery) in cases {
+        let buffered = recovery == Recovery::Buffer;
         let mut reader = Reader::new();
         let attached = hub.attach(reader.queue(), Some(after));
         assert_eq!(
-            (attached.recovered, attached.seq),
-            (recovered, if recovered { after } else { 400 }),
+            (attached.recovery, attached.seq),
+            (recovery, if buffered { after } else { 400 }),
             "{after}"
         );
         let replayed: Vec<u64> = std::iter::from_fn(|| reader.try_next().unwrap()).map(|d| d.seq).collect();
-        let expected: Vec<u64> = if recovered { (after + 1..=400).collect() } else { vec![] };
+        let expected: Vec<u64> = if buffered { (after + 1..=400).collect() } else { vec![] };
         assert_eq!(replayed, expected, "{after}");
     }
 }
@@ -90,8 +92,9 @@ fn repetitions_are_left_out_and_a_jump_ends_the_replay_behind_it() {
     // Whatever was committed unseen in between can't be replayed from here.
     hub.publish(7, &committed(&topic, 7, None));
     let late = Reader::new();
-    assert!(!hub.attach(late.queue(), Some(3)).recovered);
-    assert!(hub.attach(late.queue(), Some(6)).recovered);
+    let span = Span { after: 3, through: 7 };
+    assert_eq!(hub.attach(late.queue(), Some(3)).recovery, Recovery::Record(span));
+    assert_eq!(hub.attach(late.queue(), Some(6)).recovery, Recovery::Buffer);
 }
 
 #[test]
@@ -120,8 +123,8 @@ fn a_reader_that_never_reads_overflows_alone_and_is_forgotten() {
         client.drain(&mut quick);
     }
     assert_eq!(client.seq, 5000);
-    assert_eq!(slow.try_next().unwrap_err(), Overflow, "never a silent gap");
-    assert_eq!(slow.try_next().unwrap_err(), Overflow, "and it stays so");
+    assert_eq!(slow.try_next().unwrap_err(), Lost::TooSlow, "never a silent gap");
+    assert_eq!(slow.try_next().unwrap_err(), Lost::TooSlow, "and it stays so");
     assert_eq!(stage.hub().readers(), 1);
 }
 
@@ -134,7 +137,7 @@ fn text_of_many_bytes_overflows_a_reader_too() {
     for _ in 0..65 {
         stage.live.append(&[piece(PieceKind::Content, &text)]);
     }
-    assert_eq!(slow.try_next().unwrap_err(), Overflow);
+    assert_eq!(slow.try_next().unwrap_err(), Lost::TooSlow);
     assert_eq!(stage.live.len(), 65 * 64 * 1024, "the reply goes on");
 }
 

@@ -42,6 +42,8 @@ macro_rules! history_store_suite {
                 events_of_deleted_messages_keep_their_numbers_and_lose_their_text
                 numbers_and_epoch_go_on_after_reopening
                 a_refused_fact_takes_no_number
+                a_topic_gives_out_what_a_reader_missed
+                a_redacted_event_is_given_out_under_its_number
                 pages_follow_the_active_path
                 a_cursor_off_the_path_is_no_page
                 siblings_are_counted_within_their_conversation

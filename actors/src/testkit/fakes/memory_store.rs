@@ -20,7 +20,7 @@ use crate::{
     },
     ports::{
         history_store::{
-            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, StoreError,
+            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
         state_store::StateStore,
@@ -182,6 +182,15 @@ impl HistoryStore for MemoryStore {
         let record = self.shared.record.lock();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(record.events.iter().filter(|e| e.position > position).take(limit).cloned().collect())
+    }
+    async fn topic_events(
+        &self,
+        topic: &Topic,
+        span: Span,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<CommittedEvent>>, StoreError> {
+        Ok(self.shared.record.lock().topic_events(topic, span, limit, max_bytes))
     }
     async fn page(
         &self,

@@ -9,7 +9,7 @@ use crate::{
         ids::BotId,
         message::Sender,
     },
-    ports::history_store::{Change, Fact, HistoryStore, REDACTED},
+    ports::history_store::{Change, Fact, HistoryStore, REDACTED, Span},
 };
 
 /// Panics where a number is missing or a position does not increase.
@@ -172,4 +172,73 @@ pub async fn events_of_deleted_messages_keep_their_numbers_and_lose_their_text<S
     assert_eq!(after(Change::DeleteConversation(side.id)).await, texts(&["secret", "elsewhere"]));
     let purge = Change::DeleteBot { bot_id: id.clone(), purge: true };
     assert_eq!(after(purge).await, texts(&["secret", "elsewhere", "kept"]));
+}
+
+/// The events of each topic, in pieces of any size, are those of the outbox; a span that is not all there is none.
+pub async fn a_topic_gives_out_what_a_reader_missed<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let (mut parent, mut turns) = (None, vec![]);
+    for n in 0..6 {
+        let (t, question, reply) = turn(&main, parent, &format!("question {n}"));
+        let (done, answer) = ended(&t, &reply, "answer");
+        parent = Some(reply.id);
+        let mut group = vec![accept(&t, &question, &reply)];
+        group.push(Fact::new(
+            Change::None,
+            vec![actor_restarted(Topic::Tree), actor_restarted(Topic::Models)],
+        ));
+        if n < 5 {
+            group.push(finish(&done, &answer));
+        }
+        commit(&subject, group).await;
+        turns.push(t.id);
+    }
+    let subject = subject.reopen().await;
+    let store = subject.store();
+    let all = store.events_after(0, 1000).await.unwrap();
+    let topics = [Topic::Bots, Topic::Tree, Topic::Models, Topic::Bot(id), Topic::Conversation(main.id)];
+    for topic in topics.into_iter().chain(turns.into_iter().map(Topic::Turn)) {
+        let own: Vec<_> = all.iter().filter(|e| e.seqs.iter().any(|(t, _)| *t == topic)).cloned().collect();
+        let head = store.head(&topic).await.unwrap();
+        assert_eq!(own.len() as u64, head, "{topic}");
+        for after in 0..=head {
+            for limit in [1, 2, 1000] {
+                let (mut at, mut read) = (after, vec![]);
+                while at < head {
+                    let span = Span { after: at, through: head };
+                    let page = store.topic_events(&topic, span, limit, 1 << 20).await.unwrap().unwrap();
+                    assert!(!page.is_empty() && page.len() <= limit as usize, "{topic} {span:?}");
+                    at += page.len() as u64;
+                    read.extend(page);
+                }
+                assert_eq!(read, own[usize::try_from(after).unwrap()..], "{topic} after {after} by {limit}");
+            }
+            let span = Span { after, through: after };
+            assert_eq!(store.topic_events(&topic, span, 10, 10).await.unwrap(), Some(vec![]), "{topic}");
+        }
+        let whole = Span { after: 0, through: head };
+        let narrow = store.topic_events(&topic, whole, 1000, 0).await.unwrap().unwrap();
+        assert_eq!(narrow, own[..1], "{topic}: one event however little fits");
+        for beyond in [Span { after: 0, through: head + 1 }, Span { after: head, through: head + 1 }] {
+            assert_eq!(store.topic_events(&topic, beyond, 1000, 1 << 20).await.unwrap(), None, "{topic}");
+        }
+        let far = Span { after: u64::MAX - 1, through: u64::MAX };
+        assert_eq!(store.topic_events(&topic, far, 1000, 1 << 20).await.unwrap(), None, "{topic}");
+    }
+    let nobody = Topic::Conversation(conversation(&main.bot_id).id);
+    let span = Span { after: 0, through: 1 };
+    assert_eq!(store.topic_events(&nobody, span, 10, 10).await.unwrap(), None);
+}
+
+/// Deleted texts are not replayed; their numbers are.
+pub async fn a_redacted_event_is_given_out_under_its_number<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    commit_one(&subject, append(&message(&main, None, Sender::User, "secret"))).await;
+    let clear = Change::ClearHistory { bot_id: id, conversation_id: Some(main.id) };
+    commit_one(&subject, Fact::new(clear, vec![])).await;
+    let topic = Topic::Conversation(main.id);
+    let span = Span { after: 0, through: 2 };
+    let events = subject.store().topic_events(&topic, span, 10, 1 << 20).await.unwrap().unwrap();
+    let data: Vec<_> = events.iter().map(|e| (&*e.name, &*e.data == REDACTED)).collect();
+    assert_eq!(data, [("message_received", true), ("history_cleared", false)]);
 }

@@ -11,7 +11,7 @@ use crate::{
         time::Timestamp,
         turn::{Turn, TurnState},
     },
-    ports::history_store::{Change, Committed, Cursor, Fact, MessagePage, REDACTED, cleared_event},
+    ports::history_store::{Change, Committed, Cursor, Fact, MessagePage, REDACTED, Span, cleared_event},
 };
 
 /// Everything that is stored.
@@ -320,6 +320,31 @@ impl Record {
     /// Number of the last event of a topic.
     pub(super) fn head(&self, topic: &Topic) -> u64 {
         self.heads.get(topic).copied().unwrap_or(0)
+    }
+
+    /// Events of a topic, where all of the span are kept.
+    pub(super) fn topic_events(
+        &self,
+        topic: &Topic,
+        span: Span,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Option<Vec<CommittedEvent>> {
+        let wanted = |e: &&CommittedEvent| {
+            e.seqs.iter().any(|(t, seq)| t == topic && *seq > span.after && *seq <= span.through)
+        };
+        let kept: Vec<_> = self.events.iter().filter(wanted).collect();
+        if kept.len() as u64 != span.len() {
+            return None;
+        }
+        let mut bytes = 0;
+        let fits = |e: &&&CommittedEvent| {
+            let fits = bytes <= max_bytes;
+            bytes += e.data.len();
+            fits
+        };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Some(kept.iter().take(limit).take_while(fits).map(|e| (*e).clone()).collect())
     }
 
     /// A message with its place among its siblings.
