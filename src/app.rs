@@ -41,10 +41,10 @@ const SIMULATED_SLOTS: u32 = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The database can't be opened.
-    #[error("can't open the database {path}: {source}")]
+    #[error("can't open the database {database}: {source}")]
     Storage {
-        /// Its file.
-        path: PathBuf,
+        /// Which one, without its password.
+        database: String,
         /// Why.
         source: StoreError,
     },
@@ -108,14 +108,12 @@ pub struct App {
     drain: Duration,
 }
 
-fn database(config: &Config) -> &Path {
-    let StorageUrl::Sqlite(path) = &config.storage.url;
-    path
-}
-
 async fn open_store(config: &Config) -> Result<SqliteStore, AppError> {
-    let path = database(config);
-    SqliteStore::open(path).await.map_err(|source| AppError::Storage { path: path.to_owned(), source })
+    let opened = match &config.storage.url {
+        StorageUrl::Sqlite(path) => SqliteStore::open(path).await,
+        StorageUrl::Postgres(_) => Err(StoreError::Unavailable("there is no adapter for it yet".into())),
+    };
+    opened.map_err(|source| AppError::Storage { database: config.storage.url.to_string(), source })
 }
 
 fn limits(config: &Config) -> Limits {
@@ -324,18 +322,16 @@ pub async fn check(config: Config) -> Result<(), AppError> {
     } else {
         say(false, "address", &AppError::Exposed(listen).to_string())
     };
-    let path = database(&config);
-    failed += match SqliteStore::open(path).await {
+    let database = &config.storage.url;
+    failed += match open_store(&config).await {
         Ok(store) => {
             let probe = deia_actors::ports::history_store::HistoryStore::probe(&store).await;
             store.close().await;
             match probe {
-                Ok(()) => say(true, "database", &format!("{} takes writes", path.display())),
-                Err(error) => say(
-                    false,
-                    "database",
-                    &format!("{}: {error}. Check free space and permissions.", path.display()),
-                ),
+                Ok(()) => say(true, "database", &format!("{database} takes writes")),
+                Err(error) => {
+                    say(false, "database", &format!("{database}: {error}. Check free space and permissions."))
+                }
             }
         }
         Err(error) => say(

@@ -30,7 +30,7 @@ pub use self::{
     log::{Log, LogFormat},
     reader::{Item, Source},
     server::Server,
-    storage::{Storage, StorageUrl},
+    storage::{PostgresUrl, Storage, StorageUrl},
     supervision::Supervision,
 };
 use self::{file::FileLayer, reader::Reader};

@@ -208,6 +208,11 @@ impl Reader {
         Section { reader: self, name }
     }
 
+    /// Whether somebody set this key.
+    pub fn sets(&self, key: &str) -> bool {
+        self.given.contains_key(key)
+    }
+
     /// A problem with a key that was read: blames the place that set it.
     pub fn blame(&self, key: &str, reason: impl Into<String>) -> ConfigError {
         match self.given.get(key) {
@@ -263,7 +268,7 @@ impl Section<'_> {
                 format!("{PREFIX}{}__{}", section.to_ascii_uppercase(), name.to_ascii_uppercase()),
             ),
         };
-        Key { reader: self.reader, key, env, description }
+        Key { reader: self.reader, key, env, description, secret: false }
     }
 }
 
@@ -273,9 +278,15 @@ pub(super) struct Key<'r> {
     key: String,
     env: String,
     description: &'static str,
+    secret: bool,
 }
 
 impl Key<'_> {
+    /// No message repeats the value.
+    pub fn secret(self) -> Self {
+        Self { secret: true, ..self }
+    }
+
     /// A whole number within `range`.
     pub fn number<N: TryFrom<u64>>(self, default: u64, range: RangeInclusive<u64>) -> Result<N, ConfigError> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
@@ -327,12 +338,14 @@ impl Key<'_> {
         parse: impl FnOnce(&Raw) -> Result<T, String>,
         show: impl FnOnce(&T) -> Value,
     ) -> Result<T, ConfigError> {
-        let Self { reader, key, env, description } = self;
+        let Self { reader, key, env, description, secret } = self;
         let (value, source) = match reader.given.get(&key) {
             None => (default, Source::Default),
             Some(given) => {
                 let value = parse(&given.raw).map_err(|expected| {
-                    let reason = format!("must be {expected}, not {}", given.raw.quoted());
+                    let instead =
+                        if secret { String::new() } else { format!(", not {}", given.raw.quoted()) };
+                    let reason = format!("must be {expected}{instead}");
                     ConfigError::value(&given.place, &given.name, reason)
                 })?;
                 (value, given.source.clone())

@@ -99,9 +99,9 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
 #[test]
 fn the_database_follows_the_data_folder() {
     let config = load("data_dir = \"/srv/deia\"", &[]).unwrap();
-    assert_eq!(config.storage.url, StorageUrl::Sqlite("/srv/deia/deia.db".into()));
+    assert_eq!(config.storage.url.to_string(), "sqlite:/srv/deia/deia.db");
     let config = load("", &[("DEIA_STORAGE__URL", "sqlite:other.db")]).unwrap();
-    assert_eq!(config.storage.url, StorageUrl::Sqlite("other.db".into()));
+    assert_eq!(config.storage.url.to_string(), "sqlite:other.db");
 }
 
 #[test]
@@ -249,12 +249,106 @@ fn addresses_that_others_can_reach_are_refused() {
 }
 
 #[test]
-fn databases_that_this_version_lacks_are_refused() {
-    let line = refusal("[storage]\nurl = \"postgres://u:secret@h/db\"", &[]);
-    assert!(line.contains("not supported yet in this version"), "{line}");
-    assert!(!line.contains("secret"), "{line}");
-    for url in ["sqlite::memory:", "sqlite:", "sqlite:x.db?mode=ro", "deia.db"] {
-        assert!(refusal("", &[("DEIA_STORAGE__URL", url)]).contains("sqlite:PATH, naming a file"), "{url}");
+fn a_database_is_a_file_or_a_postgresql_url() {
+    for url in ["sqlite::memory:", "sqlite:", "sqlite:x.db?mode=ro", "deia.db", "mysql://u:s3cret@h/db", ""] {
+        let line = refusal("", &[("DEIA_STORAGE__URL", url)]);
+        let expected = "environment: DEIA_STORAGE__URL: must be sqlite:PATH, naming a file, or postgres://USER:PASSWORD@HOST/DATABASE";
+        assert_eq!(line, expected, "{url}");
+    }
+    for url in [
+        "postgres://deia@db.example/deia",
+        "postgresql://deia@db.example:5433/deia?sslmode=verify-full&sslrootcert=/etc/ca.crt",
+        "postgres://[::1]/deia?application_name=deia&options=-c%20search_path%3Dbots",
+        "postgres:///deia?host=/var/run/postgresql",
+    ] {
+        let config = load("", &[("DEIA_STORAGE__URL", url)]).unwrap();
+        let StorageUrl::Postgres(read) = &config.storage.url else { panic!("{url}") };
+        assert_eq!((read.expose(), read.to_string().as_str()), (url, url));
+    }
+}
+
+#[test]
+fn a_postgresql_url_that_the_driver_would_half_understand_is_refused() {
+    for (url, expected) in [
+        (
+            "h/db?ssl_mode=require",
+            "a PostgreSQL URL without the parameter \"ssl_mode\": did you mean sslmode?",
+        ),
+        ("h/db?ssl-root-cert=x", "did you mean sslrootcert?"),
+        ("h/db?zebra=1", "without the parameter \"zebra\": there are sslmode, sslrootcert,"),
+        ("h/db?sslmode=verify", "sslmode is one of disable, prefer, require, verify-ca, verify-full"),
+        ("h/db?sslmode=allow", "sslmode is one of disable,"),
+        ("h/db?sslmode=require&sslrootcert=/ca", "sslmode=verify-full where it has sslrootcert"),
+        ("h/db?sslrootcert=/ca", "sslmode=verify-full where it has sslrootcert"),
+        ("h/db?sslcert=/c", "both sslcert and sslkey"),
+        ("h/db?port=x", "port is a number"),
+        ("/db", "with one host"),
+        ("h1,h2/db", "with one host"),
+        ("h:5432,h2:5432/db", "invalid port number"),
+    ] {
+        let line = refusal("", &[("DEIA_STORAGE__URL", &format!("postgres://{url}"))]);
+        assert!(line.contains(expected), "{url}: {line}");
+    }
+}
+
+#[test]
+fn the_password_of_the_database_is_shown_nowhere() {
+    for (url, shown) in [
+        ("postgres://me:s3cret@h:1/db", "postgres://me:[redacted]@h:1/db"),
+        (
+            "postgres://me@h/db?password=s3cret&sslmode=require",
+            "postgres://me@h/db?password=[redacted]&sslmode=require",
+        ),
+        ("postgres://:s3cret@h/db?pass%77ord=s3cret", "postgres://:[redacted]@h/db?password=[redacted]"),
+    ] {
+        let config = load("", &[("DEIA_STORAGE__URL", url)]).unwrap();
+        assert_eq!(values(&config)["storage.url"], &json!(shown));
+        let all = format!("{config:?}") + &serde_json::to_string(config.items()).unwrap();
+        assert!(!all.contains("s3cret"), "{all}");
+    }
+    for url in [
+        "postgres://me:s3cret/and@h/db",
+        "postgres://me:12/s3cret@h/db",
+        "postgres://me:12?s3cret@h/db",
+        "postgres://me:12#s3cret@h/db",
+        "postgres://me:1s3cret@h:port/db",
+        "postgres://me:s3cret@h/db?nonsense=1",
+        "postgres://me@h/db?pasword=s3cret",
+        "postgress://me:s3cret@h/db",
+    ] {
+        let line = refusal(&format!("[storage]\nurl = \"{url}\""), &[]);
+        assert!(
+            line.starts_with("config.toml:2: storage.url: must be ") && !line.contains("s3cret"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn a_pool_has_a_least_and_a_most() {
+    let config =
+        load("[storage]\npool_min = 3\npool_max = 3", &[("DEIA_STORAGE__ACQUIRE_TIMEOUT_S", "2")]).unwrap();
+    assert_eq!((config.storage.pool_min, config.storage.pool_max), (3, 3));
+    assert_eq!(
+        (config.storage.acquire_timeout.as_secs(), config.storage.statement_timeout.as_secs()),
+        (2, 30)
+    );
+    assert_eq!(
+        refusal("[storage]\npool_min = 4\npool_max = 3", &[]),
+        "config.toml:2: storage.pool_min: must not be more than storage.pool_max, which is 3"
+    );
+    assert_eq!(
+        refusal("", &[("DEIA_STORAGE__POOL_MAX", "9")]),
+        "environment: DEIA_STORAGE__POOL_MAX: must not be less than storage.pool_min, which is 10"
+    );
+    for (key, range) in [
+        ("pool_min", "0 to 1000"),
+        ("pool_max", "2 to 1000"),
+        ("acquire_timeout_s", "1 to 300"),
+        ("statement_timeout_s", "1 to 3600"),
+    ] {
+        let line = refusal(&format!("[storage]\n{key} = 100000"), &[]);
+        assert!(line.contains(&format!("must be a whole number from {range}, not 100000")), "{line}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use serde_json::json;
 
-use crate::support::{Stage, eventually};
+use crate::support::{Home, Stage, eventually};
 
 /// A small file system of its own, gone with its handle.
 struct SmallDisk(std::path::PathBuf);
@@ -26,8 +26,8 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test]
-async fn a_full_disk_acknowledges_nothing_and_serves_again_once_there_is_room() {
-    let stage = Stage::new().await;
+async fn a_full_disk_on_sqlite_acknowledges_nothing_and_serves_again_once_there_is_room() {
+    let stage = Stage::at(Home::on_sqlite("the disk that fills up is the one of the file"), &[]).await;
     let Some(disk) = SmallDisk::mount(stage.home.data()) else {
         println!("skipped: mounting a small file system needs root");
         return;

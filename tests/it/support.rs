@@ -10,11 +10,16 @@
 //! let deia = home.start().await;                              // the same data again
 //! ```
 //!
+//! The record is an SQLite file in the folder; with `TEST_DATABASE=postgres` it is a database of its own on the server of
+//! `scripts/with-postgres`. A test may also run a PostgreSQL of its own ([`PostgresServer`]) and mistreat it.
+//!
 //! A process dies with its handle. When the test fails, what it wrote to standard error is printed.
 
 #![allow(dead_code, unused_imports, reason = "not every test file uses every helper")]
 
 mod api;
+mod database;
+mod postgres;
 mod process;
 mod socket;
 mod stage;
@@ -23,6 +28,8 @@ use std::{future::Future, time::Duration};
 
 pub use self::{
     api::{Answer, Api, ServerSentEvent, ServerSentEvents},
+    database::{Database, PostgresDatabase, server_url},
+    postgres::PostgresServer,
     process::{Deia, Home, Signal},
     socket::Socket,
     stage::{InProcess, Stage, numbered},

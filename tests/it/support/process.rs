@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Api, Socket, eventually, soon};
+use super::{Api, Database, Socket, eventually, soon};
 
 /// What a process may be told.
 #[derive(Debug, Clone, Copy)]
@@ -43,20 +43,52 @@ impl Signal {
     }
 }
 
-/// A folder of its own for a service and its data, and the environment that it starts with. The folder goes with the
-/// last of it and its processes.
+/// Sends a signal to a process that exists.
+pub fn send_signal(pid: u32, signal: Signal) {
+    assert!(try_signal(pid, signal), "there is no process {pid} for {signal:?}");
+}
+
+/// Sends a signal to a process that may have ended; says whether it was there.
+pub fn try_signal(pid: u32, signal: Signal) -> bool {
+    let kill = format!("kill -{} {pid}", signal.name());
+    Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().expect("a shell").success()
+}
+
+/// A folder and a database of its own for a service, and the environment that it starts with. They go with the last of
+/// it and its processes.
 pub struct Home {
     folder: Arc<TempDir>,
+    database: Database,
     environment: BTreeMap<String, String>,
     starts: AtomicUsize,
 }
 
 impl Home {
-    /// A fresh folder; the service will listen on a free port and find no model server, and offer its scripted model.
+    /// A fresh folder and a fresh database, of the kind that `TEST_DATABASE` asks for; the service will listen on a free
+    /// port and find no model server, and offer its scripted model.
     pub fn new() -> Self {
+        Self::with(Database::asked_for())
+    }
+
+    /// The same on SQLite, whatever is asked for: `why` this test is about its file. Such a test has `on_sqlite` in its
+    /// name, so that the run on PostgreSQL leaves it out.
+    pub fn on_sqlite(why: &str) -> Self {
+        let this = thread::current();
+        // One test at a time runs on the main thread, which has no test's name.
+        let named = this.name().is_none_or(|name| name == "main" || name.contains("on_sqlite"));
+        assert!(named, "{:?} needs on_sqlite in its name: {why}", this.name());
+        Self::with(Database::Sqlite)
+    }
+
+    /// The same on this database.
+    pub fn with(database: Database) -> Self {
         let folder = Arc::new(TempDir::with_prefix("deia-it-").expect("a folder for the test"));
         let data = folder.path().join("data");
-        let home = Self { folder, environment: BTreeMap::new(), starts: AtomicUsize::new(0) };
+        let settings = database.settings();
+        let mut home = Self { folder, database, environment: BTreeMap::new(), starts: AtomicUsize::new(0) };
+        for (key, value) in settings {
+            home = home.env(&format!("DEIA_{}", key.to_uppercase().replace('.', "__")), value);
+        }
         home.env("DEIA_SERVER__LISTEN", "127.0.0.1:0")
             .env("DEIA_DATA_DIR", data.to_string_lossy())
             .env("DEIA_INFERENCE__SERVERS", "http://127.0.0.1:1")
@@ -84,7 +116,8 @@ impl Home {
         command.args(arguments).current_dir(self.path()).stdin(Stdio::null());
         #[allow(clippy::disallowed_methods, reason = "to take the caller's settings away from the process")]
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("DEIA_") || name == "OLLAMA_HOST" {
+            let text = name.to_string_lossy();
+            if text.starts_with("DEIA_") || text.starts_with("PG") || text == "OLLAMA_HOST" {
                 command.env_remove(name);
             }
         }
@@ -107,7 +140,13 @@ impl Home {
         let mut command = self.command(&["serve", "--ready-file", &ready.to_string_lossy()]);
         command.stdout(Stdio::null()).stderr(File::create(&log).expect("a file for standard error"));
         let child = command.spawn().expect("the binary starts");
-        let mut deia = Deia { child: Some(child), url: String::new(), log, folder: self.folder.clone() };
+        let mut deia = Deia {
+            child: Some(child),
+            url: String::new(),
+            log,
+            folder: self.folder.clone(),
+            database: self.database.clone(),
+        };
         deia.url = eventually("the service is ready", || {
             if let Some(status) = deia.exited() {
                 panic!("the service ended before it was ready: {status}");
@@ -131,6 +170,8 @@ pub struct Deia {
     log: PathBuf,
     /// It runs in it.
     folder: Arc<TempDir>,
+    /// It writes to it.
+    database: Database,
 }
 
 impl Deia {
@@ -161,9 +202,7 @@ impl Deia {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let kill = format!("kill -{} {}", signal.name(), self.pid());
-        let status = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
-        assert!(status.success(), "{kill}");
+        send_signal(self.pid(), signal);
     }
 
     /// SIGTERM; answers how it ended.

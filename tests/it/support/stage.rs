@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Deia, Home, Socket, eventually, soon};
+use super::{Api, Database, Deia, Home, Socket, eventually, soon};
 
 /// What `sim:tokens=N` answers.
 pub fn numbered(tokens: usize) -> String {
@@ -31,8 +31,13 @@ impl Stage {
 
     /// With these variables over it.
     pub async fn with(variables: &[(&str, &str)]) -> Self {
+        Self::at(Home::new(), variables).await
+    }
+
+    /// In this home, with these variables over it.
+    pub async fn at(home: Home, variables: &[(&str, &str)]) -> Self {
         let sim = Sim::start(SimConfig::default()).await.expect("the model server starts");
-        let mut home = Home::new()
+        let mut home = home
             .env("DEIA_INFERENCE__SERVERS", sim.url())
             .env("DEIA_INFERENCE__SLOTS", "32")
             .env("DEIA_SERVER__DRAIN_S", "1");
@@ -63,6 +68,7 @@ pub struct InProcess {
     folder: TempDir,
     stop: CancellationToken,
     running: JoinHandle<Result<(), AppError>>,
+    database: Database,
 }
 
 impl InProcess {
@@ -71,20 +77,23 @@ impl InProcess {
         let folder = TempDir::with_prefix("deia-it-").expect("a folder for the test");
         let data = folder.path().to_string_lossy().into_owned();
         let url = sim.url();
-        let mut values = vec![
+        let database = Database::asked_for();
+        let settings = database.settings();
+        let mut values: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        values.extend([
             ("server.listen", "127.0.0.1:0"),
             ("data_dir", &data),
             ("inference.servers", &url),
             ("inference.slots", "32"),
             ("server.drain_s", "1"),
-        ];
+        ]);
         values.extend(keys);
         let config = Config::with(values).expect("a configuration");
         let app = App::build(&config).await.expect("the service starts");
         let (controller, url) = (app.controller(), format!("http://{}", app.address()));
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run_until_stopped(stop.clone()));
-        Self { controller, url, folder, stop, running }
+        Self { controller, url, folder, stop, running, database }
     }
 
     pub fn api(&self) -> Api {
