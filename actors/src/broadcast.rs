@@ -11,7 +11,7 @@ mod live;
 pub mod reader;
 mod replay;
 
-pub(crate) use hub::Attached;
+pub(crate) use hub::{Attached, Hub};
 pub(crate) use hubs::Hubs;
 pub(crate) use live::LiveReply;
 pub(crate) use replay::{Record, Recovery};
@@ -22,7 +22,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::Serialize;
 
 use crate::domain::event::Topic;
-use hub::Hub;
 use reader::Queue;
 
 /// Messages of BroadcastActor.

@@ -81,6 +81,10 @@ impl TokenFrames {
         &self.topic
     }
 
+    pub fn turn_id(&self) -> TurnId {
+        self.turn_id
+    }
+
     pub fn message_id(&self) -> MessageId {
         self.message_id
     }

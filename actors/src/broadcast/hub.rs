@@ -6,6 +6,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{
     frame::{self, TokenFrames},
@@ -53,11 +54,13 @@ pub(crate) struct Hub {
     topic: Arc<Topic>,
     epoch: Epoch,
     state: Mutex<State>,
+    /// Rings when the head moves.
+    moved: Notify,
 }
 
 impl Hub {
     pub fn new(topic: Topic, epoch: Epoch) -> Self {
-        Self { topic: Arc::new(topic), epoch, state: Mutex::default() }
+        Self { topic: Arc::new(topic), epoch, state: Mutex::default(), moved: Notify::new() }
     }
 
     pub fn topic(&self) -> &Arc<Topic> {
@@ -116,6 +119,20 @@ impl Hub {
             for reader in &state.readers {
                 reader.push(delivery.clone());
             }
+        }
+        drop(state);
+        self.moved.notify_waiters();
+    }
+
+    /// Waits until the event `seq` was published. Between its commit and that there is a moment in which the record is
+    /// ahead of the hub.
+    pub async fn published(&self, seq: u64) {
+        loop {
+            let moved = self.moved.notified();
+            if self.head().is_some_and(|head| head >= seq) {
+                return;
+            }
+            moved.await;
         }
     }
 

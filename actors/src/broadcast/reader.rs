@@ -4,7 +4,7 @@
 //! before the rest of its topic. What a reader can't get in the end is [`Lost`], never a silent gap.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     future::poll_fn,
     sync::Arc,
     task::{Context, Poll},
@@ -293,16 +293,44 @@ impl Queue {
         self.retain(|item| item.reply() != Some((topic, message)));
     }
 
-    /// Forgets durable events of a topic that a snapshot already holds.
-    pub fn forget_through(&self, topic: &Topic, seq: u64) {
-        self.retain(|item| match item {
-            Item::Ready(delivery) => {
-                *delivery.topic != *topic
-                    || delivery.seq > seq
-                    || !matches!(delivery.kind, DeliveryKind::Durable(_))
+    /// Forgets what a snapshot of a topic already holds: events, and text of the replies that end with one of them.
+    /// Text of the others stands behind the snapshot now and carries its number.
+    pub fn forget_through(&self, topic: &Topic, through: u64) {
+        let mut state = self.state.lock();
+        let held = |delivery: &Delivery| *delivery.topic == *topic && delivery.seq <= through;
+        let ended: HashSet<TurnId> = state
+            .items
+            .iter()
+            .filter_map(|item| match item {
+                Item::Ready(delivery) if held(delivery) => match &delivery.kind {
+                    DeliveryKind::Durable(event) => event.ends,
+                    DeliveryKind::Token { .. } | DeliveryKind::QueueMoved => None,
+                },
+                Item::Ready(_) | Item::Token(_) | Item::Joined { .. } => None,
+            })
+            .collect();
+        state.items.retain_mut(|item| match item {
+            Item::Ready(delivery) => !held(delivery),
+            Item::Token(TokenItem { frames, .. }) | Item::Joined { frames, .. }
+                if frames.topic() == topic && ended.contains(&frames.turn_id()) =>
+            {
+                false
             }
-            Item::Token(_) | Item::Joined { .. } => true,
+            Item::Token(token) => {
+                if token.frames.topic() == topic && token.seq < through {
+                    token.seq = through;
+                    token.frame = token.frames.encode(through, token.kind, token.offset, &token.text);
+                }
+                true
+            }
+            Item::Joined { frames, seq, .. } => {
+                if frames.topic() == topic {
+                    *seq = through.max(*seq);
+                }
+                true
+            }
         });
+        state.bytes = state.items.iter().map(Item::bytes).sum();
     }
 
     fn take(&self) -> Result<Option<Delivery>, Lost> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    broadcast::{Attached, Recovery},
+    broadcast::{Attached, Hub, Recovery},
     domain::event::Topic,
 };
 
@@ -90,7 +90,7 @@ impl Controller {
             }
             _ => None,
         };
-        let (seq, snapshot) = if recovered { (seq, None) } else { self.snapshot(reader, topic, seq).await? };
+        let (seq, snapshot) = if recovered { (seq, None) } else { self.snapshot(reader, &hub, seq).await? };
         let epoch = hub.epoch();
         Ok(Subscribed { epoch, seq, recovered: asked.then_some(recovered), running, snapshot })
     }
@@ -110,14 +110,14 @@ impl Controller {
     }
 
     /// The state behind a topic, and the event up to which it goes. Stored state is read after the reader was
-    /// attached; events that it already holds are taken out of the queue.
+    /// attached; events that it already holds are taken out of the queue, once they are all in it.
     async fn snapshot(
         &self,
         reader: &Reader,
-        topic: &Topic,
+        hub: &Hub,
         head: u64,
     ) -> Result<(u64, Option<Snapshot>), Problem> {
-        let store = &self.inner.store;
+        let (store, topic) = (&self.inner.store, &**hub.topic());
         let (seq, snapshot) = match topic {
             Topic::Bots => {
                 let bots = self.inner.roster.all().iter().map(|e| e.bot()).collect();
@@ -141,6 +141,8 @@ impl Controller {
                 (found.seq, Snapshot::Turn { turn: found.turn, reply: found.reply })
             }
         };
+        let published = tokio::time::timeout(CALL, hub.published(seq)).await;
+        published.map_err(|_| not_answered(SlotError::Timeout))?;
         reader.queue().forget_through(topic, seq);
         Ok((seq, Some(snapshot)))
     }

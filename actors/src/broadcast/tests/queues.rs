@@ -226,3 +226,38 @@ async fn a_waiting_reader_is_woken_by_text_and_by_events() {
     let names = tokio::time::timeout(std::time::Duration::from_secs(10), task).await.unwrap().unwrap();
     assert_eq!(names, BTreeMap::from([("token".into(), 1), ("turn_started".into(), 1)]));
 }
+
+#[test]
+fn behind_a_snapshot_stands_only_what_it_does_not_hold_with_its_number() {
+    let stage = Stage::new();
+    let (ended, hub) = (stage.turn, stage.hubs.hub(&stage.topic));
+    hub.init_head(3);
+    let mut reader = Reader::new();
+    hub.attach(reader.queue(), None);
+    stage.live.append(&[piece(PieceKind::Content, "over")]);
+    hub.publish(4, &committed(&stage.topic, 4, Some(ended)));
+    let Topic::Conversation(conversation) = stage.topic.clone() else { unreachable!() };
+    let next = stage.hubs.begin_reply(TurnId::new(), MessageId::new(), conversation);
+    next.append(&[piece(PieceKind::Content, "running")]);
+    hub.publish(5, &committed(&stage.topic, 5, None));
+    hub.publish(6, &committed(&stage.topic, 6, None));
+    reader.queue().forget_through(&stage.topic, 5);
+    let left: Vec<_> = std::iter::from_fn(|| reader.try_next().unwrap()).map(|d| json(&d)).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!((&left[0]["data"]["text"], &left[0]["seq"]), (&"running".into(), &5.into()));
+    assert_eq!((&left[1]["event"], &left[1]["seq"]), (&"turn_started".into(), &6.into()));
+}
+
+#[tokio::test]
+async fn an_event_that_is_stored_but_not_published_yet_is_waited_for() {
+    let stage = Stage::new();
+    let hub = stage.hubs.hub(&stage.topic);
+    hub.init_head(1);
+    hub.published(1).await;
+    let mut waits = std::pin::pin!(hub.published(3));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    hub.publish(2, &committed(&stage.topic, 2, None));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    hub.publish(3, &committed(&stage.topic, 3, None));
+    waits.await;
+}
