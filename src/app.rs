@@ -10,7 +10,7 @@ use std::{
 };
 
 use deia_actors::{
-    controller::{Controller, InferenceLimits, ServerSpec, Settings},
+    controller::{Controller, InferenceLimits, RetentionRules, ServerSpec, Settings},
     domain::problem::Problem,
     ports::{chat_model::ChatModel, history_store::StoreError},
     supervision::RestartRules,
@@ -175,6 +175,14 @@ fn settings(config: &Config) -> Settings {
         inference: InferenceLimits {
             queue_limit: config.inference.queue_limit,
             offline_wait: config.inference.offline_wait,
+        },
+        retention: RetentionRules {
+            chat: config.retention.chat,
+            audit: config.retention.audit,
+            status: config.retention.status,
+            events: config.retention.outbox,
+            events_per_topic: config.retention.outbox_events,
+            interval: config.retention.interval,
         },
         ..Settings::default()
     }

@@ -14,6 +14,7 @@ mod file;
 mod inference;
 mod log;
 mod reader;
+mod retention;
 mod server;
 mod storage;
 mod supervision;
@@ -29,6 +30,7 @@ pub use self::{
     inference::{Inference, ModelServer, Simulated},
     log::{Log, LogFormat},
     reader::{Item, Source},
+    retention::Retention,
     server::Server,
     storage::{PostgresUrl, Storage, StorageUrl},
     supervision::Supervision,
@@ -57,6 +59,8 @@ pub struct Config {
     pub bots: Bots,
     /// How often what crashes is started again.
     pub supervision: Supervision,
+    /// How long what is kept.
+    pub retention: Retention,
     /// What the process says about itself.
     pub log: Log,
     items: Vec<Item>,
@@ -146,9 +150,10 @@ impl Config {
         let inference = Inference::read(&mut reader)?;
         let bots = Bots::read(&mut reader)?;
         let supervision = Supervision::read(&mut reader, server.listen.ip().is_loopback())?;
+        let retention = Retention::read(&mut reader)?;
         let log = Log::read(&mut reader)?;
         let items = reader.finish()?;
-        Ok(Self { data_dir, server, storage, inference, bots, supervision, log, items })
+        Ok(Self { data_dir, server, storage, inference, bots, supervision, retention, log, items })
     }
 }
 

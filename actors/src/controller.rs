@@ -23,6 +23,7 @@ use crate::{
         message::{Conversation, Message},
         model::{Model, Server},
         problem::{Code, Problem},
+        task::Task,
         tree::TreeNode,
         turn::Turn,
     },
@@ -36,6 +37,7 @@ use crate::{
     root::{self, Parts, Root, Slots},
     state::{BotEntry, Roster, StateMessage, StateObservation, no_such_bot},
     supervision::{Clock, RestartRules, SlotError},
+    tasks::TaskBoard,
     tree::TreeSource,
 };
 
@@ -50,7 +52,10 @@ use requests::*;
 
 /// The one error type of the façade: a typed problem with a stable code.
 pub type ControllerError = Problem;
-pub use crate::inference::{InferenceLimits, ServerSpec};
+pub use crate::{
+    inference::{InferenceLimits, ServerSpec},
+    tasks::RetentionRules,
+};
 pub use send::{CONTENT_MAX, IMAGES_MAX};
 
 /// How long a call to an actor may take, its restart included.
@@ -77,6 +82,8 @@ pub struct Settings {
     pub root_within: Duration,
     /// Limits of inference.
     pub inference: InferenceLimits,
+    /// How long what is kept.
+    pub retention: RetentionRules,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -92,6 +99,7 @@ impl Default for Settings {
             root_restarts: 3,
             root_within: Duration::from_secs(30),
             inference: InferenceLimits { queue_limit: 512, offline_wait: Duration::from_secs(30) },
+            retention: RetentionRules::default(),
             seed: rand::random(),
         }
     }
@@ -131,6 +139,7 @@ impl Builder {
         let roster = Arc::new(Roster::default());
         let clock = Clock::new();
         let inference = Inference::new(servers.clone(), settings.inference);
+        let board = TaskBoard::default();
         let parts = Parts {
             settings: settings.clone(),
             store: store.clone(),
@@ -138,6 +147,7 @@ impl Builder {
             slots: slots.clone(),
             roster: roster.clone(),
             inference: inference.clone(),
+            board: board.clone(),
             clock,
         };
         let Root { actor, task, view, history, tree, tasks } = root::start(parts).await.map_err(|error| {
@@ -155,6 +165,7 @@ impl Builder {
             settings,
             clock,
             tree,
+            board,
             tasks,
             closing: AtomicBool::new(false),
             root: actor,
@@ -176,6 +187,7 @@ struct Inner {
     settings: Settings,
     clock: Clock,
     tree: TreeSource,
+    board: TaskBoard,
     /// Tasks beside the mailboxes, and what callers began.
     tasks: TaskTracker,
     closing: AtomicBool,
@@ -261,6 +273,12 @@ impl Controller {
     #[must_use]
     pub fn tree(&self) -> TreeNode {
         self.inner.tree.draw()
+    }
+
+    /// The background tasks, in the order in which they run.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<Task> {
+        self.inner.board.all()
     }
 
     /// The slash commands, with the models of the servers as completions.
@@ -416,7 +434,7 @@ impl Controller {
 #[cfg(any(test, feature = "test-support"))]
 impl Controller {
     /// Kills an actor of the tree by its name below the root, as a defect would: `history`, `state`, `broadcast`,
-    /// `inference`, `bots`, or the name of a model server. False where it is not up.
+    /// `inference`, `tasks`, `bots`, or the name of a model server. False where it is not up.
     pub fn kill_actor(&self, name: &str) -> bool {
         let slots = &self.inner.slots;
         let cell = match name {
@@ -424,6 +442,7 @@ impl Controller {
             "state" => slots.state.get().map(|a| a.get_cell()),
             "broadcast" => slots.broadcast.get().map(|a| a.get_cell()),
             "inference" => slots.inference.get().map(|a| a.get_cell()),
+            "tasks" => slots.tasks.get().map(|a| a.get_cell()),
             "bots" => slots.bots.get().map(|a| a.get_cell()),
             server => self.inner.inference.gates().iter().find(|g| g.spec.name == server).and_then(|g| {
                 let actor = g.actor.get();

@@ -12,6 +12,7 @@ pub mod ports;
 mod root;
 mod state;
 pub mod supervision;
+mod tasks;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testkit;
 mod tree;

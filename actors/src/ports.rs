@@ -3,5 +3,6 @@
 
 pub mod chat_model;
 pub mod history_store;
+pub mod retention;
 pub mod state_store;
 pub mod storage;

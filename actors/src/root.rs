@@ -1,5 +1,5 @@
 //! The root: the tree put together, rest-for-one in this order: history, state, broadcast, inference,
-//! bots. What comes later builds on what comes before, so a crash of one restarts it and all behind it.
+//! tasks, bots. What comes later builds on what comes before, so a crash of one restarts it and all behind it.
 //! More than the allowed restarts within the window: the root gives up, and the process with it.
 
 use std::{
@@ -30,6 +30,7 @@ use crate::{
         ActorSlot, ChildSpec, Clock, NoticeHook, NoticeKind, RestartRules, Strategy, Supervisor,
         SupervisorArgs, SupervisorMessage, SupervisorView,
     },
+    tasks::{RetentionActor, RetentionArgs, TaskBoard},
     tree::TreeSource,
 };
 
@@ -45,6 +46,7 @@ pub(crate) struct Slots {
     pub state: ActorSlot<StateMessage>,
     pub broadcast: ActorSlot<BroadcastMessage>,
     pub inference: ActorSlot<SupervisorMessage>,
+    pub tasks: ActorSlot<SupervisorMessage>,
     pub bots: ActorSlot<BotSupervisorMessage>,
 }
 
@@ -66,6 +68,7 @@ pub(crate) struct Parts {
     pub slots: Slots,
     pub roster: Arc<Roster>,
     pub inference: Inference,
+    pub board: TaskBoard,
     pub clock: Clock,
 }
 
@@ -96,7 +99,7 @@ fn tell_restarts(history: History, prefix: &'static str) -> NoticeHook {
 /// # Errors
 /// The child that did not start, and why.
 pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
-    let Parts { settings, store, hubs, slots, roster, inference, clock } = parts;
+    let Parts { settings, store, hubs, slots, roster, inference, board, clock } = parts;
     let seed = settings.seed;
     let tasks = TaskTracker::new();
     let backlog = Backlog::default();
@@ -105,6 +108,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
     let root_rules = RestartRules::new(settings.root_restarts, settings.root_within);
     let view = SupervisorView::new("root", Strategy::RestForOne, root_rules, seed);
     let gates = SupervisorView::new("inference", Strategy::OneForOne, root_rules, seed.wrapping_add(1));
+    let jobs = SupervisorView::new("tasks", Strategy::OneForOne, root_rules, seed.wrapping_add(3));
 
     let state_args = StateArgs {
         roster: roster.clone(),
@@ -127,6 +131,19 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
             ChildSpec::actor(gate.spec.name.as_str(), &gate.actor, move || (GateActor, args.clone()))
         })
         .collect();
+    let retention = RetentionArgs {
+        rules: settings.retention,
+        store: store.clone(),
+        board,
+        roster: roster.clone(),
+        hubs: hubs.clone(),
+        history: history.clone(),
+        tasks: tasks.clone(),
+    };
+    retention.announce();
+    let retention_slot = ActorSlot::default();
+    let job_children =
+        vec![ChildSpec::actor("retention", &retention_slot, move || (RetentionActor, retention.clone()))];
     let bots_args = BotSupervisorArgs {
         roster: roster.clone(),
         history: history.clone(),
@@ -140,6 +157,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         first: Arc::new(AtomicBool::new(true)),
     };
     let (gates_view, gates_history) = (gates.clone(), history.clone());
+    let (jobs_view, jobs_history) = (jobs.clone(), history.clone());
     let broadcast_hubs = hubs.clone();
     let children = vec![
         ChildSpec::actor("history", &slots.history, move || (HistoryActor, ledger.clone())).shutdown(STOP),
@@ -156,6 +174,16 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         })
         .supervisor()
         .shutdown(STOP),
+        ChildSpec::actor("tasks", &slots.tasks, move || {
+            let args = SupervisorArgs {
+                view: jobs_view.clone(),
+                children: job_children.clone(),
+                notify: tell_restarts(jobs_history.clone(), "root/tasks"),
+            };
+            (Supervisor, args)
+        })
+        .supervisor()
+        .shutdown(STOP),
         ChildSpec::actor("bots", &slots.bots, move || (BotSupervisor, bots_args.clone()))
             .supervisor()
             .shutdown(STOP_BOTS),
@@ -166,6 +194,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
     let tree = TreeSource {
         root: view.clone(),
         gates,
+        jobs,
         roster,
         inference,
         backlog,

@@ -61,6 +61,18 @@ fn child(parent: &str, seen: &ChildObservation) -> TreeNode {
     }
 }
 
+/// What a supervisor below the root shows besides.
+fn supervisor(node: &mut TreeNode, view: &SupervisorView) {
+    let seen = view.observe();
+    node.strategy = Some(strategy_name(seen.strategy).into());
+    node.intensity = Some(BudgetView {
+        max: seen.intensity.max,
+        within_s: seen.intensity.within_s,
+        left: seen.intensity.left,
+    });
+    node.children = seen.children.iter().map(|c| child(&node.path, c)).collect();
+}
+
 fn bot(entry_of: &BotEntry, clock: &Clock) -> TreeNode {
     let status = entry_of.status();
     let budget = entry_of.budget.lock();
@@ -90,6 +102,7 @@ fn bot(entry_of: &BotEntry, clock: &Clock) -> TreeNode {
 pub(crate) struct TreeSource {
     pub root: SupervisorView,
     pub gates: SupervisorView,
+    pub jobs: SupervisorView,
     pub roster: Arc<Roster>,
     pub inference: Inference,
     pub backlog: Backlog,
@@ -123,14 +136,7 @@ impl TreeSource {
             match node.name.as_str() {
                 "history" => node.mailbox = self.backlog.len(),
                 "inference" => {
-                    let gates = self.gates.observe();
-                    node.strategy = Some(strategy_name(gates.strategy).into());
-                    node.intensity = Some(BudgetView {
-                        max: gates.intensity.max,
-                        within_s: gates.intensity.within_s,
-                        left: gates.intensity.left,
-                    });
-                    node.children = gates.children.iter().map(|c| child("root/inference", c)).collect();
+                    supervisor(node, &self.gates);
                     for gate in &mut node.children {
                         let server = self.inference.gates().iter().find(|g| g.spec.name == gate.name);
                         if let Some(server) = server.map(|g| g.server()) {
@@ -142,6 +148,7 @@ impl TreeSource {
                         }
                     }
                 }
+                "tasks" => supervisor(node, &self.jobs),
                 "bots" => {
                     node.strategy = Some("one_for_one".into());
                     node.children = self.roster.all().iter().map(|entry| bot(entry, &self.clock)).collect();

@@ -36,6 +36,7 @@ use deia_actors::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
+        retention::{Prune, Pruned, RetentionStore},
         state_store::StateStore,
     },
 };
@@ -47,6 +48,8 @@ use self::{
 
 /// How long a lock of another program on the database (a backup, a shell) is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pieces of surplus events that are looked for at once.
+const SURPLUS_PIECES: u32 = 20;
 
 /// The record in one SQLite file. Close it with [`SqliteStore::close`]; dropping it waits for the
 /// running commit.
@@ -174,6 +177,26 @@ impl HistoryStore for SqliteStore {
     async fn probe(&self) -> Result<(), StoreError> {
         self.reader.ping().await?;
         self.writer.probe().await
+    }
+}
+
+#[async_trait]
+impl RetentionStore for SqliteStore {
+    async fn prune(&self, what: Prune, limit: u32) -> Result<Pruned, StoreError> {
+        let Prune::SurplusEvents { keep } = what else { return self.writer.prune(what, limit).await };
+        // Finding them looks at all events, so it is done beside the writer, and once for many pieces. What is surplus
+        // stays so.
+        let found = self.reader.surplus_events(keep, limit.saturating_mul(SURPLUS_PIECES)).await?;
+        let mut pruned = Pruned::default();
+        for piece in found.chunks(usize::try_from(limit.max(1)).unwrap_or(1)) {
+            let rows = self.writer.delete_events(piece.to_vec()).await?;
+            pruned.rows += u64::try_from(rows).unwrap_or(u64::MAX);
+            pruned.more = true;
+        }
+        Ok(pruned)
+    }
+    async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
+        self.reader.has_held(bot).await
     }
 }
 

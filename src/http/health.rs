@@ -13,6 +13,7 @@ use deia_actors::{
     controller::{Controller, ControllerError, Observation},
     domain::{
         model::{Server, ServerState},
+        task::Task,
         time::Timestamp,
     },
 };
@@ -47,6 +48,9 @@ struct Check {
     latency_ms: Option<f64>,
     since: Timestamp,
     detail: Option<String>,
+    /// What each background task did and when it runs next, where the check is about them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tasks: Option<Vec<Task>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,7 +96,7 @@ impl Health {
             Err(_) => (Status::Down, Some(format!("no answer within {} s", PROBE_TIME.as_secs()))),
         };
         let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
-        (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail })
+        (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail, tasks: None })
     }
 
     async fn db(&self) -> (String, Check) {
@@ -110,7 +114,10 @@ impl Health {
         if self.stopping.is_cancelled() {
             let since = self.since.seen("process", Status::Down);
             let detail = Some("the service is shutting down".into());
-            checks.insert("process".into(), Check { status: Status::Down, latency_ms: None, since, detail });
+            checks.insert(
+                "process".into(),
+                Check { status: Status::Down, latency_ms: None, since, detail, tasks: None },
+            );
         }
         checks
     }
@@ -140,9 +147,25 @@ impl Health {
         let words = details(&seen).map(|(name, detail)| {
             let status = if detail.is_some() { Status::Ok } else { Status::Degraded };
             let detail = detail.or_else(|| Some("does not answer; it is being restarted".into()));
-            (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail })
+            let since = self.since.seen(name, status);
+            (name.into(), Check { status, latency_ms, since, detail, tasks: None })
         });
-        BTreeMap::from(words)
+        let mut checks = BTreeMap::from(words);
+        checks.insert("retention".into(), self.retention());
+        checks
+    }
+
+    /// Deleting what is old: degraded while a kind's last run broke off.
+    fn retention(&self) -> Check {
+        let tasks = self.tree.tasks();
+        let broken: Vec<_> =
+            tasks.iter().filter_map(|t| Some(format!("{}: {}", t.task, t.error.as_ref()?))).collect();
+        let status = if broken.is_empty() { Status::Ok } else { Status::Degraded };
+        let rows: u64 = tasks.iter().map(|t| t.rows).sum();
+        let detail =
+            if broken.is_empty() { format!("{rows} old rows in the last run") } else { broken.join("; ") };
+        let since = self.since.seen("retention", status);
+        Check { status, latency_ms: None, since, detail: Some(detail), tasks: Some(tasks) }
     }
 
     fn ollama(&self) -> Report {
@@ -195,7 +218,7 @@ fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
             ServerState::Draining => (Status::Degraded, Some("takes no new work".into())),
             ServerState::Down => (Status::Down, Some(format!("{} does not answer", server.url))),
         };
-        Check { status, latency_ms: server.latency_ms, since: server.since, detail }
+        Check { status, latency_ms: server.latency_ms, since: server.since, detail, tasks: None }
     };
     servers.iter().map(|server| (server.name.clone(), check(server))).collect()
 }

@@ -187,6 +187,7 @@ impl Controller {
             leaf_message_id: None,
             message_count: 0,
             archived: false,
+            legal_hold: false,
             created_at: now,
             last_at: None,
         };
@@ -379,7 +380,7 @@ impl Controller {
     /// Deletes a bot, with `purge` also its history. Answers with the bot as it was last.
     ///
     /// # Errors
-    /// `bot_not_found`, `storage_unavailable`.
+    /// `bot_not_found`, `legal_hold` (with `purge`), `storage_unavailable`.
     pub async fn delete(&self, id: &BotId, purge: bool) -> Result<Bot, ControllerError> {
         self.open()?;
         let entry = self.entry(id)?;
@@ -396,7 +397,20 @@ impl Controller {
         .await
     }
 
+    /// Refuses to purge a bot of whose conversations one is held.
+    async fn nothing_held(&self, id: &BotId) -> Result<(), Problem> {
+        match self.inner.store.has_held(id).await.map_err(|e| storage_problem(&e))? {
+            true => {
+                Err(super::chat::held(format!("A conversation of {id}, or of an earlier bot of this id,")))
+            }
+            false => Ok(()),
+        }
+    }
+
     async fn stop_and_delete(&self, entry: &BotEntry, id: BotId, purge: bool) -> Result<Bot, Problem> {
+        if purge {
+            self.nothing_held(&id).await?;
+        }
         self.supervise(|reply| BotSupervisorMessage::Stop { bot: id.clone(), reply }).await?;
         let bot = entry.bot();
         let change = BotChange { bot_id: id.clone(), state: bot.state, from: None, reason: None };
@@ -407,7 +421,9 @@ impl Controller {
             events: vec![event],
             audit: Some(audit("bot.delete", format!("bot:{id}"), None, detail)),
         };
-        self.inner.history.append(fact).await?;
+        if !self.inner.history.append(fact).await?.applied && purge {
+            self.nothing_held(&id).await?;
+        }
         let remove = |reply| StateMessage::Remove { id: id.clone(), reply };
         if self.inner.slots.state.call(remove, CALL).await.is_err() {
             self.inner.roster.remove(&id);

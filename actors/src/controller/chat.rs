@@ -31,6 +31,13 @@ fn busy() -> Problem {
     )
 }
 
+pub(super) fn held(what: impl std::fmt::Display) -> Problem {
+    Problem::new(
+        Code::LegalHold,
+        format!("{what} is under legal hold: nothing of it can be deleted until the hold is lifted."),
+    )
+}
+
 impl Controller {
     pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<TurnSnapshot, Problem> {
         let found = self.inner.store.turn_snapshot(id).await.map_err(|e| storage_problem(&e))?;
@@ -157,7 +164,7 @@ impl Controller {
     /// waits there is stopped first, so that nothing of it comes back.
     ///
     /// # Errors
-    /// `bot_not_found`, `conversation_not_found`, `storage_unavailable`.
+    /// `bot_not_found`, `conversation_not_found`, `legal_hold` (then nothing is deleted), `storage_unavailable`.
     pub async fn clear(
         &self,
         bot: &BotId,
@@ -165,10 +172,14 @@ impl Controller {
     ) -> Result<u64, ControllerError> {
         self.open()?;
         let entry = self.entry(bot)?;
-        let conversations: Vec<ConversationId> = match conversation {
-            Some(id) => vec![self.conversation_of(bot, Some(id)).await?.id],
-            None => self.conversations(bot).await?.into_iter().map(|c| c.id).collect(),
+        let conversations = match conversation {
+            Some(id) => vec![self.conversation_of(bot, Some(id)).await?],
+            None => self.conversations(bot).await?,
         };
+        if let Some(kept) = conversations.iter().find(|c| c.legal_hold) {
+            return Err(held(format!("Conversation {}", kept.id)));
+        }
+        let conversations: Vec<ConversationId> = conversations.into_iter().map(|c| c.id).collect();
         let (me, bot) = (self.clone(), bot.clone());
         self.carry_out(async move {
             let open = me.inner.store.open_turns(Some(&bot)).await.map_err(|e| storage_problem(&e))?;
@@ -190,7 +201,11 @@ impl Controller {
                         Map::new(),
                     )),
                 };
-                deleted += me.inner.history.append(fact).await?.deleted;
+                let done = me.inner.history.append(fact).await?;
+                if !done.applied {
+                    me.not_held(&bot, id).await?;
+                }
+                deleted += done.deleted;
                 let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf: None });
             }
             Ok(deleted)
@@ -226,6 +241,7 @@ impl Controller {
             leaf_message_id: None,
             message_count: 0,
             archived: false,
+            legal_hold: false,
             created_at: Timestamp::now(),
             last_at: None,
         };
@@ -234,7 +250,26 @@ impl Controller {
         Ok(conversation)
     }
 
-    /// Changes title, archiving, or the end of the active path.
+    /// Refuses where a conversation was put under hold just now.
+    async fn not_held(&self, bot: &BotId, id: ConversationId) -> Result<(), Problem> {
+        match self.conversation_of(bot, Some(id)).await?.legal_hold {
+            true => Err(held(format!("Conversation {id}"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Puts a conversation under legal hold or lifts it. Audited.
+    async fn hold(&self, bot: &BotId, id: ConversationId, held: bool) -> Result<(), Problem> {
+        let detail = Map::from_iter([("held".to_owned(), Value::from(held))]);
+        let fact = Fact {
+            change: Change::HoldConversation { conversation_id: id, bot_id: bot.clone(), held },
+            events: vec![],
+            audit: Some(super::bots::audit("conversation.hold", format!("conversation:{id}"), None, detail)),
+        };
+        self.inner.history.append(fact).await.map(drop)
+    }
+
+    /// Changes title, archiving, the end of the active path, or the legal hold.
     ///
     /// # Errors
     /// `bot_not_found`, `conversation_not_found`, `message_not_found`, `conversation_busy`, `storage_unavailable`.
@@ -247,7 +282,7 @@ impl Controller {
         self.open()?;
         let entry = self.entry(bot)?;
         let mut conversation = self.conversation_of(bot, Some(id)).await?;
-        if let Some(title) = patch.title {
+        if let Some(title) = patch.title.clone() {
             conversation.title = check_title(title)?;
         }
         conversation.archived = patch.archived.unwrap_or(conversation.archived);
@@ -260,6 +295,12 @@ impl Controller {
                 ));
             }
             conversation.leaf_message_id = Some(leaf);
+        }
+        if let Some(held) = patch.legal_hold {
+            self.hold(bot, id, held).await?;
+            if (PatchConversation { legal_hold: None, ..patch.clone() }) == PatchConversation::default() {
+                return self.conversation_of(bot, Some(id)).await;
+            }
         }
         let leaf = patch.leaf_message_id;
         // A title that races with a new message would carry the old end of the path: it is read again.
@@ -281,7 +322,8 @@ impl Controller {
     /// Deletes a conversation with its messages. The main one stays; clear it instead.
     ///
     /// # Errors
-    /// `bot_not_found`, `conversation_not_found`, `main_conversation`, `conversation_busy`, `storage_unavailable`.
+    /// `bot_not_found`, `conversation_not_found`, `main_conversation`, `legal_hold`, `conversation_busy`,
+    /// `storage_unavailable`.
     pub async fn delete_conversation(&self, bot: &BotId, id: ConversationId) -> Result<(), ControllerError> {
         self.open()?;
         let entry = self.entry(bot)?;
@@ -291,6 +333,9 @@ impl Controller {
                 Code::MainConversation,
                 "The main conversation can't be deleted. Clear its history instead.",
             ));
+        }
+        if conversation.legal_hold {
+            return Err(held(format!("Conversation {id}")));
         }
         let detail = Map::from_iter([("messages".to_owned(), Value::from(conversation.message_count))]);
         let fact = Fact {
@@ -304,6 +349,7 @@ impl Controller {
             )),
         };
         if !self.inner.history.append(fact).await?.applied {
+            self.not_held(bot, id).await?;
             return Err(busy());
         }
         let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf: None });

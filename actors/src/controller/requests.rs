@@ -13,6 +13,7 @@ use crate::{
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
         model::{Model, Server},
+        task::Task,
         tree::TreeNode,
         turn::Turn,
     },
@@ -231,6 +232,11 @@ pub enum Snapshot {
         /// Servers.
         servers: Vec<Server>,
     },
+    /// `tasks`.
+    Tasks {
+        /// All background tasks.
+        tasks: Vec<Task>,
+    },
 }
 
 /// Where a reader stands after it subscribed.
@@ -296,7 +302,7 @@ pub struct NewConversation {
 }
 
 /// Changes of a conversation.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PatchConversation {
     /// New name; `Some(None)` removes it.
     pub title: Option<Option<String>>,
@@ -304,6 +310,8 @@ pub struct PatchConversation {
     pub leaf_message_id: Option<MessageId>,
     /// Hide or show.
     pub archived: Option<bool>,
+    /// Put under legal hold, or lift that.
+    pub legal_hold: Option<bool>,
 }
 
 /// A slash command as listed.

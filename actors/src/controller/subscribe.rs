@@ -105,7 +105,7 @@ impl Controller {
                     Problem::new(Code::ConversationNotFound, format!("There is no conversation {id}."))
                 })
             }
-            Topic::Bots | Topic::Tree | Topic::Models | Topic::Bot(_) => Ok(()),
+            Topic::Bots | Topic::Tree | Topic::Models | Topic::Tasks | Topic::Bot(_) => Ok(()),
         }
     }
 
@@ -128,6 +128,7 @@ impl Controller {
             Topic::Models => {
                 (head, Snapshot::Models { models: self.inner.inference.models(), servers: self.servers() })
             }
+            Topic::Tasks => (head, Snapshot::Tasks { tasks: self.tasks() }),
             Topic::Conversation(id) => {
                 let found = store.conversation_snapshot(*id, SNAPSHOT_MESSAGES).await;
                 let found = found.map_err(|e| storage_problem(&e))?.ok_or_else(|| {

@@ -10,6 +10,7 @@ use super::{
     message::Message,
     model::Server,
     problem::{Code, Problem},
+    task::TaskEnd,
     time::Timestamp,
     turn::Turn,
 };
@@ -24,6 +25,8 @@ pub enum Topic {
     Tree,
     /// Models and their servers.
     Models,
+    /// Background tasks.
+    Tasks,
     /// One bot.
     Bot(BotId),
     /// One conversation.
@@ -38,6 +41,7 @@ impl fmt::Display for Topic {
             Self::Bots => f.write_str("bots"),
             Self::Tree => f.write_str("tree"),
             Self::Models => f.write_str("models"),
+            Self::Tasks => f.write_str("tasks"),
             Self::Bot(id) => write!(f, "bot:{id}"),
             Self::Conversation(id) => write!(f, "conversation:{id}"),
             Self::Turn(id) => write!(f, "turn:{id}"),
@@ -50,7 +54,7 @@ impl FromStr for Topic {
         let unknown = || {
             Problem::new(
                 Code::TopicNotFound,
-                "topics are bots, tree, models, bot:ID, conversation:ID and turn:ID",
+                "topics are bots, tree, models, tasks, bot:ID, conversation:ID and turn:ID",
             )
         };
         match text.split_once(':') {
@@ -58,6 +62,7 @@ impl FromStr for Topic {
                 "bots" => Ok(Self::Bots),
                 "tree" => Ok(Self::Tree),
                 "models" => Ok(Self::Models),
+                "tasks" => Ok(Self::Tasks),
                 _ => Err(unknown()),
             },
             Some(("bot", id)) => id.parse().map(Self::Bot).map_err(|_| unknown()),
@@ -220,6 +225,8 @@ pub enum EventBody {
         /// How long it was down.
         took_ms: f64,
     },
+    /// A background task ended a run.
+    TaskFinished(TaskEnd),
 }
 
 impl EventBody {
@@ -247,6 +254,7 @@ impl EventBody {
             Self::HistoryCleared { .. } => "history_cleared",
             Self::ServerStateChanged { .. } => "server_state_changed",
             Self::ActorRestarted { .. } => "actor_restarted",
+            Self::TaskFinished(_) => "task_finished",
         }
     }
 
@@ -385,9 +393,14 @@ mod tests {
     #[test]
     fn a_topic_is_read_as_it_is_written_and_nothing_else() {
         let turn = TurnId::new();
-        for topic in
-            [Topic::Bots, Topic::Tree, Topic::Models, Topic::Bot(BotId::numbered(2)), Topic::Turn(turn)]
-        {
+        for topic in [
+            Topic::Bots,
+            Topic::Tree,
+            Topic::Models,
+            Topic::Tasks,
+            Topic::Bot(BotId::numbered(2)),
+            Topic::Turn(turn),
+        ] {
             assert_eq!(topic.to_string().parse::<Topic>().unwrap(), topic);
         }
         for bad in ["", "bot", "bot:", "bot:../x", "turn:1", "nope:1", "logs "] {

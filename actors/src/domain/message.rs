@@ -100,6 +100,9 @@ pub struct Conversation {
     pub message_count: u64,
     /// Hidden from the usual list.
     pub archived: bool,
+    /// Nothing of it may be deleted, by nobody and not by age.
+    #[serde(default)]
+    pub legal_hold: bool,
     /// When it was created.
     pub created_at: Timestamp,
     /// When the last message was created.

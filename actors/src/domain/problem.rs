@@ -75,6 +75,8 @@ codes! {
     BotNotRunning = "bot_not_running", 409, "The bot is not running";
     /// Something runs that forbids this now.
     ConversationBusy = "conversation_busy", 409, "The conversation has a running turn";
+    /// The conversation may lose nothing.
+    LegalHold = "legal_hold", 409, "The conversation is under legal hold";
     /// The bot's main conversation can't be deleted.
     MainConversation = "main_conversation", 409, "The main conversation stays";
     /// The body is larger than the limit.

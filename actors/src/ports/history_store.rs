@@ -48,7 +48,7 @@ pub enum Change {
     UpdateBot(BotRecord),
     /// A bot is gone from the roster and its id is free again. Its conversations are in no list any
     /// more and take nothing new, but stay readable by id; with `purge` they are deleted, also those
-    /// of earlier bots of this id. Turns that are open nevertheless are `interrupted` at the
+    /// of earlier bots of this id, and it does not apply while one of them is held. Turns that are open nevertheless are `interrupted` at the
     /// [`Fact::time`], their replies `partial`, without events: whoever deletes a bot ends its turns before.
     DeleteBot {
         /// Which.
@@ -61,11 +61,21 @@ pub enum Change {
     SaveStatus(StoredStatus),
     /// A new conversation.
     CreateConversation(Conversation),
-    /// Title, leaf, archived. With another leaf than the stored one it applies only while no turn of the
+    /// Title, leaf, archived (not the legal hold). With another leaf than the stored one it applies only while no turn of the
     /// conversation is open: the leaf is then that of the turn.
     UpdateConversation(Conversation),
-    /// A conversation with its messages and turns. Applies only while none of its turns is open.
+    /// A conversation with its messages and turns. Applies only while none of its turns is open and it is not held.
     DeleteConversation(ConversationId),
+    /// Puts a conversation under legal hold, or lifts it. Applies where that changes something, also to one of a deleted
+    /// bot. What is held loses no message: not by clearing, deleting, purging or age.
+    HoldConversation {
+        /// Which.
+        conversation_id: ConversationId,
+        /// Whose.
+        bot_id: BotId,
+        /// Held from now on, or not.
+        held: bool,
+    },
     /// A turn with the user's message and the empty pending reply. Moves the leaf of the conversation
     /// to the reply, its `last_at` and count. A message that is stored already (the answer is made
     /// anew) stays as it is.
@@ -110,6 +120,7 @@ pub enum Change {
     /// The store itself adds one [`cleared_event`] per conversation, in the order of their ids and
     /// before the events of the fact: only it knows the numbers, and they are told in the same
     /// transaction. So callers give no events; doing it again is told again, with 0 where nothing was left.
+    /// Held conversations are left out; where only they are meant it does not apply.
     ClearHistory {
         /// Whose.
         bot_id: BotId,
@@ -244,7 +255,7 @@ pub struct TurnSnapshot {
 ///   then committed by themselves, so that this fact fails alone.
 /// * `commit` MUST apply the facts in their order, all in one durable transaction or none, and MUST
 ///   be safe to repeat: a change whose ids exist is not applied again and adds no events, nor is a
-///   fact whose first event is one of the last few thousand committed.
+///   fact whose first event is one of the last few thousand committed and is still kept.
 /// * A change whose target is gone (or never was) MUST NOT be applied.
 /// * Events MUST be numbered gap-free per topic, in order, and get increasing positions; `seqs` are in
 ///   the order of `Topic`. Callers put every event of a turn on its conversation's topic too.

@@ -4,10 +4,7 @@
 //! together and near the end, so they are found from there backwards.
 
 use deia_actors::{
-    domain::{
-        event::{CommittedEvent, Topic},
-        ids::{ConversationId, TurnId},
-    },
+    domain::event::{CommittedEvent, Topic},
     ports::history_store::{Span, StoreError},
 };
 use futures_util::TryStreamExt;
@@ -26,54 +23,94 @@ fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Number of the last event of a topic.
+/// Number of the last event of a topic: of the newest that is kept, or of the last that retention deleted.
 pub(super) async fn head(at: &mut SqliteConnection, topic: &Topic) -> Result<u64, StoreError> {
     macro_rules! last {
-        ($seq:literal, $of:literal) => {
-            sqlx::query_scalar(concat!("SELECT max(", $seq, ") FROM outbox_events", $of))
+        ($newest:literal) => {
+            sqlx::query_scalar(concat!(
+                "SELECT coalesce((",
+                $newest,
+                "), (SELECT seq FROM topic_heads WHERE topic = $1), 0)"
+            ))
+            .bind(topic.to_string())
         };
     }
-    let last: QueryScalar<'_, Sqlite, Option<i64>, SqliteArguments> = match topic {
-        Topic::Bots => last!("bots_seq", ""),
-        Topic::Tree => last!("tree_seq", ""),
-        Topic::Models => last!("models_seq", ""),
-        Topic::Bot(id) => {
-            last!("bot_seq", " WHERE bot_key = (SELECT key FROM bots WHERE id = $1)").bind(id.as_str())
+    let last: QueryScalar<'_, Sqlite, i64, SqliteArguments> = match topic {
+        Topic::Bots => last!("SELECT max(bots_seq) FROM outbox_events"),
+        Topic::Tree => last!("SELECT max(tree_seq) FROM outbox_events"),
+        Topic::Models => last!("SELECT max(models_seq) FROM outbox_events"),
+        Topic::Tasks => last!("SELECT max(tasks_seq) FROM outbox_events"),
+        Topic::Bot(id) => last!(
+            "SELECT max(bot_seq) FROM outbox_events WHERE bot_key = (SELECT key FROM bots WHERE id = $2)"
+        )
+        .bind(id.as_str()),
+        Topic::Conversation(id) => {
+            last!("SELECT max(conversation_seq) FROM outbox_events WHERE conversation_id = $2").bind(id.0)
         }
-        Topic::Conversation(id) => return conversation_head(at, *id).await,
-        Topic::Turn(id) => return turn_head(at, *id).await,
+        // An ended turn carries its last number; that of an open one is among the newest of its conversation.
+        Topic::Turn(id) => sqlx::query_scalar(
+            "SELECT coalesce(t.event_seq, \
+                 (SELECT e.turn_seq FROM outbox_events e WHERE e.conversation_id = t.conversation_id \
+                    AND e.turn_id = t.id ORDER BY e.conversation_seq DESC LIMIT 1), \
+                 (SELECT seq FROM topic_heads WHERE topic = $1), 0) \
+             FROM turns t WHERE t.id = $2",
+        )
+        .bind(topic.to_string())
+        .bind(id.0),
     };
-    number(last.fetch_one(at).await.map_err(error::of_reader)?.unwrap_or(0))
+    number(last.fetch_optional(at).await.map_err(error::of_reader)?.unwrap_or(0))
 }
 
-/// Number of the last event of a conversation.
-pub(super) async fn conversation_head(
+/// Positions of events that are not among the newest `keep` of any of their topics, turns apart; the oldest, at most
+/// `limit`. Nothing is looked at where there are not that many in all.
+pub(super) async fn surplus(
     at: &mut SqliteConnection,
-    id: ConversationId,
-) -> Result<u64, StoreError> {
-    let head: i64 = sqlx::query_scalar(
-        "SELECT coalesce(max(conversation_seq), 0) FROM outbox_events WHERE conversation_id = $1",
+    keep: u64,
+    limit: u32,
+) -> Result<Vec<i64>, StoreError> {
+    let all: i64 = sqlx::query_scalar(
+        "SELECT coalesce((SELECT max(position) FROM outbox_events) - (SELECT min(position) FROM outbox_events) + 1, 0)",
     )
-    .bind(id.0)
-    .fetch_one(at)
+    .fetch_one(&mut *at)
     .await
     .map_err(error::of_reader)?;
-    number(head)
-}
-
-/// An ended turn carries its last number; that of an open one is among the newest of its conversation.
-pub(super) async fn turn_head(at: &mut SqliteConnection, id: TurnId) -> Result<u64, StoreError> {
-    let head: Option<i64> = sqlx::query_scalar(
-        "SELECT coalesce(t.event_seq, \
-             (SELECT e.turn_seq FROM outbox_events e WHERE e.conversation_id = t.conversation_id \
-                AND e.turn_id = t.id ORDER BY e.conversation_seq DESC LIMIT 1), 0) \
-         FROM turns t WHERE t.id = $1",
-    )
-    .bind(id.0)
-    .fetch_optional(at)
+    if all <= int(keep) {
+        return Ok(vec![]);
+    }
+    macro_rules! beyond {
+        ($seq:literal) => {
+            concat!(
+                " AND (e.",
+                $seq,
+                " IS NULL OR e.",
+                $seq,
+                " <= (SELECT max(",
+                $seq,
+                ") FROM outbox_events) - $1)"
+            )
+        };
+    }
+    sqlx::query_scalar(concat!(
+        "WITH conversations_over AS (SELECT conversation_id AS id, max(conversation_seq) - $1 AS through \
+             FROM outbox_events WHERE conversation_id IS NOT NULL GROUP BY conversation_id HAVING count(*) > $1), \
+         bots_over AS (SELECT bot_key AS id, max(bot_seq) - $1 AS through \
+             FROM outbox_events WHERE bot_key IS NOT NULL GROUP BY bot_key HAVING count(*) > $1) \
+         SELECT e.position FROM outbox_events e LEFT JOIN conversations_over c ON c.id = e.conversation_id \
+             LEFT JOIN bots_over b ON b.id = e.bot_key \
+         WHERE (e.conversation_id IS NULL OR e.conversation_seq <= c.through) \
+             AND (e.bot_key IS NULL OR e.bot_seq <= b.through) \
+             AND coalesce(e.conversation_seq, e.bot_seq, e.bots_seq, e.tree_seq, e.models_seq, e.tasks_seq) IS NOT NULL",
+        beyond!("bots_seq"),
+        beyond!("tree_seq"),
+        beyond!("models_seq"),
+        beyond!("tasks_seq"),
+        " ORDER BY e.position LIMIT $2"
+    ))
+    .bind(int(keep))
+    .bind(limit)
+    .fetch_all(at)
     .await
-    .map_err(error::of_reader)?;
-    number(head.unwrap_or(0))
+    .map_err(error::of_reader)
 }
 
 /// Events behind a position.
@@ -131,6 +168,7 @@ pub(super) async fn of_topic(
         Topic::Bots => page!("", "e.bots_seq"),
         Topic::Tree => page!("", "e.tree_seq"),
         Topic::Models => page!("", "e.models_seq"),
+        Topic::Tasks => page!("", "e.tasks_seq"),
         Topic::Bot(_) => page!("e.bot_key = (SELECT key FROM bots WHERE id = $3) AND ", "e.bot_seq"),
         Topic::Conversation(_) => page!("e.conversation_id = $3 AND ", "e.conversation_seq"),
         // Sorted afterwards: the order of the index ends the search as soon as all are found.
@@ -145,7 +183,7 @@ pub(super) async fn of_topic(
     };
     let page = page.bind(int(span.after)).bind(int(through));
     let page = match topic {
-        Topic::Bots | Topic::Tree | Topic::Models => page,
+        Topic::Bots | Topic::Tree | Topic::Models | Topic::Tasks => page,
         Topic::Bot(id) => page.bind(id.as_str()),
         Topic::Conversation(id) => page.bind(id.0),
         Topic::Turn(id) => page.bind(id.0),
@@ -180,6 +218,7 @@ async fn kept(at: &mut SqliteConnection, topic: &Topic, span: Span) -> Result<u6
         Topic::Bots => count!("", "bots_seq"),
         Topic::Tree => count!("", "tree_seq"),
         Topic::Models => count!("", "models_seq"),
+        Topic::Tasks => count!("", "tasks_seq"),
         Topic::Bot(_) => count!("bot_key = (SELECT key FROM bots WHERE id = $3) AND ", "bot_seq"),
         Topic::Conversation(_) => count!("conversation_id = $3 AND ", "conversation_seq"),
         Topic::Turn(_) => sqlx::query_scalar(
@@ -190,7 +229,7 @@ async fn kept(at: &mut SqliteConnection, topic: &Topic, span: Span) -> Result<u6
     };
     let count = count.bind(int(span.after)).bind(int(span.through));
     let count = match topic {
-        Topic::Bots | Topic::Tree | Topic::Models => count,
+        Topic::Bots | Topic::Tree | Topic::Models | Topic::Tasks => count,
         Topic::Bot(id) => count.bind(id.as_str()),
         Topic::Conversation(id) => count.bind(id.0),
         Topic::Turn(id) => count.bind(id.0),

@@ -110,6 +110,18 @@ impl Reader {
         events::of_topic(&mut moment, topic, span, limit, max_bytes).await
     }
 
+    pub(super) async fn surplus_events(&self, keep: u64, limit: u32) -> Result<Vec<i64>, StoreError> {
+        events::surplus(&mut *self.single().await?, keep, limit).await
+    }
+
+    pub(super) async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM conversations WHERE bot_id = $1 AND legal_hold)")
+            .bind(bot.as_str())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(error::of_reader)
+    }
+
     pub(super) async fn page(
         &self,
         conversation: ConversationId,
@@ -177,7 +189,7 @@ impl Reader {
     ) -> Result<Option<ConversationSnapshot>, StoreError> {
         let mut moment = self.moment().await?;
         let Some(conversation) = conversation(&mut moment, id).await? else { return Ok(None) };
-        let seq = events::conversation_head(&mut moment, id).await?;
+        let seq = events::head(&mut moment, &Topic::Conversation(id)).await?;
         let newest = Cursor::Newest { offset: 0 };
         let page = pages::page(&mut moment, conversation.leaf_message_id, newest, limit).await?;
         let messages = page.map(|p| p.items).unwrap_or_default();
@@ -192,7 +204,7 @@ impl Reader {
             .await
             .map_err(error::of_reader)?;
         let Some(turn) = row.as_ref().map(rows::turn).transpose()? else { return Ok(None) };
-        let seq = events::turn_head(&mut moment, id).await?;
+        let seq = events::head(&mut moment, &Topic::Turn(id)).await?;
         let reply = message(&mut moment, turn.reply_id).await?;
         Ok(Some(TurnSnapshot { turn, reply, seq }))
     }

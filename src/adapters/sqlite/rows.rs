@@ -34,7 +34,8 @@ macro_rules! message_columns {
 /// Columns of a conversation `c`.
 macro_rules! conversation_columns {
     () => {
-        "c.id, c.bot_id, c.title, c.main, c.leaf_message_id, c.message_count, c.archived, c.created_at, c.last_at"
+        "c.id, c.bot_id, c.title, c.main, c.leaf_message_id, c.message_count, c.archived, c.created_at, c.last_at, \
+         c.legal_hold"
     };
 }
 /// Columns of a turn `t`.
@@ -48,8 +49,8 @@ macro_rules! turn_columns {
 /// Columns of an event `e` and the id of its bot `b`.
 macro_rules! event_columns {
     () => {
-        "e.position, e.id, e.created_at, e.event, e.data, e.bots_seq, e.tree_seq, e.models_seq, b.id, e.bot_seq, \
-         e.conversation_id, e.conversation_seq, e.turn_id, e.turn_seq"
+        "e.position, e.id, e.created_at, e.event, e.data, e.bots_seq, e.tree_seq, e.models_seq, e.tasks_seq, b.id, \
+         e.bot_seq, e.conversation_id, e.conversation_seq, e.turn_id, e.turn_seq"
     };
 }
 /// Columns of a bot `b` and its status `s`.
@@ -133,6 +134,7 @@ pub(super) fn conversation(row: &SqliteRow) -> Result<Conversation, StoreError> 
         archived: cells.take()?,
         created_at: Timestamp(cells.take()?),
         last_at: cells.take::<Option<i64>>()?.map(Timestamp),
+        legal_hold: cells.take()?,
     })
 }
 
@@ -173,7 +175,7 @@ pub(super) fn event(row: &SqliteRow) -> Result<CommittedEvent, StoreError> {
     let name: &str = cells.take()?;
     let data: &str = cells.take()?;
     let mut seqs = Vec::with_capacity(3);
-    for topic in [Topic::Bots, Topic::Tree, Topic::Models] {
+    for topic in [Topic::Bots, Topic::Tree, Topic::Models, Topic::Tasks] {
         if let Some(seq) = cells.take::<Option<i64>>()? {
             seqs.push((topic, seq));
         }

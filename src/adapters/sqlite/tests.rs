@@ -13,7 +13,7 @@ use deia_actors::{
         history_store::{Change, Cursor, Fact, HistoryStore, StoreError},
         state_store::StateStore,
     },
-    state_store_suite,
+    retention_store_suite, state_store_suite,
     testkit::conformance::{Subject, samples},
 };
 use tempfile::TempDir;
@@ -59,6 +59,7 @@ impl Subject for OnDisk {
 }
 
 history_store_suite!(OnDisk);
+retention_store_suite!(OnDisk);
 state_store_suite!(OnDisk);
 
 fn said(home: &Conversation, bytes: usize) -> (Message, Fact) {

@@ -5,6 +5,7 @@
 mod change;
 mod history;
 mod outbox;
+mod retention;
 mod session;
 mod turn;
 
@@ -15,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use deia_actors::ports::history_store::{Committed, Fact, StoreError};
+use deia_actors::ports::{
+    history_store::{Committed, Fact, StoreError},
+    retention::{Prune, Pruned},
+};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,6 +36,10 @@ enum Request {
     Commit(Vec<Fact>, Reply<Vec<Committed>>),
     /// Show that a write gets through.
     Probe(Reply<()>),
+    /// Delete a piece of what is too old.
+    Prune(Prune, u32, Reply<Pruned>),
+    /// Delete the events at these positions.
+    DeleteEvents(Vec<i64>, Reply<usize>),
     /// Run something on the connection: how tests fill the disk or break the thread.
     #[cfg(test)]
     Run(fn(&rusqlite::Connection), Reply<()>),
@@ -70,6 +78,14 @@ impl Writer {
 
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         self.ask(Request::Probe).await
+    }
+
+    pub(super) async fn prune(&self, what: Prune, limit: u32) -> Result<Pruned, StoreError> {
+        self.ask(|reply| Request::Prune(what, limit, reply)).await
+    }
+
+    pub(super) async fn delete_events(&self, positions: Vec<i64>) -> Result<usize, StoreError> {
+        self.ask(|reply| Request::DeleteEvents(positions, reply)).await
     }
 
     #[cfg(test)]
@@ -138,6 +154,14 @@ fn answer(session: Result<Session, StoreError>, request: Request) -> Option<Sess
             let result = session.probe();
             finish(session, result, reply)
         }
+        (Ok(mut session), Request::Prune(what, limit, reply)) => {
+            let result = session.prune(what, limit);
+            finish(session, result, reply)
+        }
+        (Ok(mut session), Request::DeleteEvents(positions, reply)) => {
+            let result = session.delete_events(&positions);
+            finish(session, result, reply)
+        }
         #[cfg(test)]
         (Ok(session), Request::Run(what, reply)) => {
             what(session.connection());
@@ -145,6 +169,8 @@ fn answer(session: Result<Session, StoreError>, request: Request) -> Option<Sess
         }
         (Err(error), Request::Commit(_, reply)) => refuse(error, reply),
         (Err(error), Request::Probe(reply)) => refuse(error, reply),
+        (Err(error), Request::Prune(.., reply)) => refuse(error, reply),
+        (Err(error), Request::DeleteEvents(_, reply)) => refuse(error, reply),
         #[cfg(test)]
         (Err(error), Request::Run(_, reply)) => refuse(error, reply),
     }

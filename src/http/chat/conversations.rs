@@ -49,6 +49,7 @@ pub(in crate::http) struct PatchBody {
     title: Option<Option<String>>,
     leaf_message_id: Option<MessageId>,
     archived: Option<bool>,
+    legal_hold: Option<bool>,
 }
 
 pub(in crate::http) async fn patch(
@@ -57,8 +58,9 @@ pub(in crate::http) async fn patch(
     body: Result<PatchBody, Problem>,
 ) -> Answer {
     let (bot, id, body) = (path.bot()?, path.conversation()?, body?);
-    let PatchBody { title, leaf_message_id, archived } = body;
-    answer(&chat.patch_conversation(&bot, id, PatchConversation { title, leaf_message_id, archived }).await?)
+    let PatchBody { title, leaf_message_id, archived, legal_hold } = body;
+    let patch = PatchConversation { title, leaf_message_id, archived, legal_hold };
+    answer(&chat.patch_conversation(&bot, id, patch).await?)
 }
 
 pub(in crate::http) async fn delete(path: PathValues, chat: Controller) -> Answer {

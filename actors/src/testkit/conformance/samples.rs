@@ -69,6 +69,7 @@ pub fn conversation(bot: &BotId) -> Conversation {
         leaf_message_id: None,
         message_count: 0,
         archived: false,
+        legal_hold: false,
         created_at: tick(),
         last_at: None,
     }
@@ -169,6 +170,12 @@ pub fn progress(turn: &Turn) -> NewEvent {
 pub fn life(id: &BotId) -> NewEvent {
     let change = BotChange { bot_id: id.clone(), state: BotState::Ready, from: None, reason: None };
     NewEvent::new(vec![Topic::Bots, Topic::Bot(id.clone())], &EventBody::BotStateChanged(change))
+}
+
+/// The same, at its own time among the others.
+#[must_use]
+pub fn life_at(id: &BotId) -> NewEvent {
+    NewEvent { time: tick(), ..life(id) }
 }
 
 /// Launches a bot.

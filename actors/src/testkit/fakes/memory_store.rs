@@ -23,6 +23,7 @@ use crate::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
+        retention::{Prune, Pruned, RetentionStore},
         state_store::StateStore,
     },
 };
@@ -269,11 +270,25 @@ impl StateStore for MemoryStore {
     }
 }
 
+#[async_trait]
+impl RetentionStore for MemoryStore {
+    async fn prune(&self, what: Prune, limit: u32) -> Result<Pruned, StoreError> {
+        self.pass_gate().await;
+        self.unavailable_now()?;
+        Ok(self.shared.record.lock().prune(what, limit))
+    }
+    async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
+        Ok(self.shared.record.lock().has_held(bot))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::testkit::conformance::{Subject, history_store_suite, state_store_suite};
+    use crate::testkit::conformance::{
+        Subject, history_store_suite, retention_store_suite, state_store_suite,
+    };
 
     struct InMemory(MemoryStore);
     impl Subject for InMemory {
@@ -290,6 +305,7 @@ mod tests {
     }
     history_store_suite!(InMemory);
     state_store_suite!(InMemory);
+    retention_store_suite!(InMemory);
 
     fn nothing() -> Vec<Fact> {
         vec![Fact::new(crate::ports::history_store::Change::None, vec![])]

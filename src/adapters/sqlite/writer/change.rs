@@ -26,10 +26,14 @@ pub(super) fn apply(db: &Connection, outbox: &mut Outbox, fact: &Fact) -> rusqli
         Change::CreateBot { bot, main, status } => create_bot(db, bot, main, status),
         Change::UpdateBot(bot) => update_bot(db, bot),
         Change::DeleteBot { bot_id, purge } => delete_bot(db, bot_id, *purge, fact.time()),
+        Change::SaveStatus(status) if !is_in_roster(db, &status.bot_id)? => Ok(Applied::NO),
         Change::SaveStatus(status) => save_status(db, status),
         Change::CreateConversation(conversation) => history::create_conversation(db, conversation),
         Change::UpdateConversation(conversation) => history::update_conversation(db, conversation),
         Change::DeleteConversation(id) => history::delete_conversation(db, *id),
+        Change::HoldConversation { conversation_id, bot_id, held } => {
+            history::hold(db, *conversation_id, bot_id, *held)
+        }
         Change::AcceptTurn { turn, message, reply, overrides } => {
             turn::accept(db, outbox, turn, message, reply, overrides.as_ref())
         }
@@ -81,7 +85,11 @@ fn create_bot(
     history::create_conversation(db, main)?;
     db.prepare_cached(
         "INSERT INTO bot_status (bot_id, status, last_message, error_count, restart_count, prompt_tokens, \
-             completion_tokens, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             completion_tokens, updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) \
+         ON CONFLICT (bot_id) DO UPDATE SET status = excluded.status, last_message = excluded.last_message, \
+             error_count = excluded.error_count, restart_count = excluded.restart_count, \
+             prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, \
+             updated_at = excluded.updated_at",
     )?
     .execute(params![
         status.bot_id.as_str(),
@@ -112,14 +120,21 @@ fn update_bot(db: &Connection, bot: &BotRecord) -> rusqlite::Result<Applied> {
     .map(Applied::if_any)
 }
 
+fn is_in_roster(db: &Connection, bot: &BotId) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM bots WHERE id = ?1 AND deleted_at IS NULL")?.exists([bot.as_str()])
+}
+
+/// The last status of a bot stays for a while, unless nothing of it shall; retention takes it.
 fn delete_bot(db: &Connection, bot: &BotId, purge: bool, at: Timestamp) -> rusqlite::Result<Applied> {
+    if purge && history::has_held(db, bot)? {
+        return Ok(Applied::NO);
+    }
     let rows = db
         .prepare_cached("UPDATE bots SET deleted_at = ?2 WHERE id = ?1 AND deleted_at IS NULL")?
         .execute(params![bot.as_str(), at.0])?;
     if rows == 0 {
         return Ok(Applied::NO);
     }
-    db.prepare_cached("DELETE FROM bot_status WHERE bot_id = ?1")?.execute([bot.as_str()])?;
     if !purge {
         db.prepare_cached(
             "UPDATE conversations SET retired_at = ?2 WHERE bot_id = ?1 AND retired_at IS NULL",
@@ -128,6 +143,7 @@ fn delete_bot(db: &Connection, bot: &BotId, purge: bool, at: Timestamp) -> rusql
         turn::interrupt_all(db, bot, at)?;
         return Ok(Applied::YES);
     }
+    db.prepare_cached("DELETE FROM bot_status WHERE bot_id = ?1")?.execute([bot.as_str()])?;
     // The row stays for its key; what the caller wrote into it goes.
     db.prepare_cached("UPDATE bots SET name = '', config = '{}', metadata = '{}' WHERE id = ?1")?
         .execute([bot.as_str()])?;

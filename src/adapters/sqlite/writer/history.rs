@@ -4,10 +4,12 @@ use deia_actors::{
     domain::{
         ids::{BotId, ConversationId},
         message::{Conversation, Message},
+        time::Timestamp,
     },
     ports::history_store::cleared_event,
 };
 use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
 
 use super::{
     super::words::{json, message_state, sender},
@@ -117,10 +119,29 @@ pub(super) fn append_messages(db: &Connection, messages: &[Message]) -> rusqlite
     Ok(Applied::if_any(written))
 }
 
-/// Deletes a conversation with everything in it, unless a turn of it is open.
+/// Puts a conversation under legal hold or lifts it.
+pub(super) fn hold(
+    db: &Connection,
+    id: ConversationId,
+    bot: &BotId,
+    held: bool,
+) -> rusqlite::Result<Applied> {
+    db.prepare_cached(
+        "UPDATE conversations SET legal_hold = ?3 WHERE id = ?1 AND bot_id = ?2 AND legal_hold <> ?3",
+    )?
+    .execute(params![id.0, bot.as_str(), held])
+    .map(Applied::if_any)
+}
+
+/// Whether a conversation of a bot of this id is held.
+pub(super) fn has_held(db: &Connection, bot: &BotId) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM conversations WHERE bot_id = ?1 AND legal_hold")?.exists([bot.as_str()])
+}
+
+/// Deletes a conversation with everything in it, unless a turn of it is open or it is held.
 pub(super) fn delete_conversation(db: &Connection, id: ConversationId) -> rusqlite::Result<Applied> {
     let owner: Option<String> = db
-        .prepare_cached("SELECT bot_id FROM conversations WHERE id = ?1")?
+        .prepare_cached("SELECT bot_id FROM conversations WHERE id = ?1 AND NOT legal_hold")?
         .query_row([id.0], |row| row.get(0))
         .optional()?;
     let Some(owner) = owner else { return Ok(Applied::NO) };
@@ -164,7 +185,7 @@ fn conversations_of(db: &Connection, bot: &BotId) -> rusqlite::Result<Vec<Conver
         .collect()
 }
 
-/// Deletes the messages and ended turns of one or all conversations of a bot that are in its list.
+/// Deletes the messages and ended turns of one or all conversations of a bot that are in its list and not held.
 pub(super) fn clear(
     db: &Connection,
     bot: &BotId,
@@ -172,8 +193,8 @@ pub(super) fn clear(
 ) -> rusqlite::Result<Applied> {
     let cleared: Vec<ConversationId> = db
         .prepare_cached(
-            "SELECT id FROM conversations WHERE bot_id = ?1 AND retired_at IS NULL AND (?2 IS NULL OR id = ?2) \
-             ORDER BY id",
+            "SELECT id FROM conversations WHERE bot_id = ?1 AND retired_at IS NULL AND NOT legal_hold \
+                 AND (?2 IS NULL OR id = ?2) ORDER BY id",
         )?
         .query_map(params![bot.as_str(), conversation.map(|c| c.0)], |row| row.get(0).map(ConversationId))?
         .collect::<rusqlite::Result<_>>()?;
@@ -210,6 +231,57 @@ pub(super) fn clear(
     }
     mend(db, bot.as_str())?;
     Ok(applied)
+}
+
+/// The oldest messages of a conversation went away. The newest is still there, unless none is, or those that are left
+/// are old too and were spared for an open turn: only then they are looked through.
+pub(super) fn lost_oldest(
+    db: &Connection,
+    id: ConversationId,
+    deleted: u32,
+    before: Timestamp,
+) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE conversations SET message_count = max(message_count - ?2, 0), last_at = CASE \
+             WHEN message_count <= ?2 THEN NULL \
+             WHEN last_at < ?3 AND EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = conversations.bot_id \
+                 AND t.conversation_id = ?1 AND t.ended_at IS NULL) \
+             THEN (SELECT max(created_at) FROM chat_messages WHERE conversation_id = ?1) \
+             ELSE last_at END \
+         WHERE id = ?1",
+    )?
+    .execute(params![id.0, deleted, before.0])
+    .map(drop)
+}
+
+/// As [`mend`], for these messages only: looks at what stood behind each of them, in every conversation of the bot.
+pub(super) fn mend_behind(db: &Connection, bot: &str, gone: &[Uuid]) -> rusqlite::Result<()> {
+    let homes: Vec<Uuid> = db
+        .prepare_cached("SELECT id FROM conversations WHERE bot_id = ?1")?
+        .query_map([bot], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut orphans = db.prepare_cached(
+        "UPDATE chat_messages SET parent_id = NULL WHERE conversation_id = ?1 AND parent_id = ?2",
+    )?;
+    for home in &homes {
+        for id in gone {
+            orphans.execute(params![home, id])?;
+        }
+    }
+    let gone: std::collections::HashSet<_> = gone.iter().collect();
+    for home in &homes {
+        let leaf: Option<Uuid> = db
+            .prepare_cached("SELECT leaf_message_id FROM conversations WHERE id = ?1")?
+            .query_row([home], |row| row.get(0))?;
+        if leaf.is_some_and(|leaf| gone.contains(&leaf)) {
+            db.prepare_cached(
+                "UPDATE conversations SET leaf_message_id = \
+                     (SELECT max(m.id) FROM chat_messages m WHERE m.conversation_id = ?1) WHERE id = ?1",
+            )?
+            .execute([home])?;
+        }
+    }
+    Ok(())
 }
 
 /// After messages went away: a message whose parent is gone is a first one, and a conversation

@@ -24,6 +24,7 @@ enum Key {
     Bots,
     Tree,
     Models,
+    Tasks,
     Bot(i64),
     Conversation(Uuid),
     Turn(Uuid),
@@ -124,7 +125,10 @@ impl Outbox {
                 .prepare_cached("SELECT max(turn_seq) FROM outbox_events WHERE turn_id = ?1")?
                 .query_row(params![turn.0], |row| row.get(0))?,
         };
-        let head = head.unwrap_or(0);
+        let head = match head {
+            Some(head) => head,
+            None => deleted_head(connection, &Topic::Turn(turn))?,
+        };
         self.heads.insert(key, head);
         Ok(head)
     }
@@ -155,20 +159,24 @@ impl Outbox {
         Ok(key)
     }
 
-    /// The next number of a topic whose head `sql` reads.
+    /// The next number of a topic whose newest event `sql` finds.
     fn next<P: rusqlite::Params>(
         &mut self,
         connection: &Connection,
+        topic: &Topic,
         key: Key,
         sql: &str,
         params: P,
     ) -> rusqlite::Result<i64> {
         let head = match self.heads.get(&key) {
             Some(head) => *head,
-            None => connection
-                .prepare_cached(sql)?
-                .query_row(params, |row| row.get::<_, Option<i64>>(0))?
-                .unwrap_or(0),
+            None => {
+                let newest = connection.prepare_cached(sql)?.query_row(params, |row| row.get(0))?;
+                match newest {
+                    Some(newest) => newest,
+                    None => deleted_head(connection, topic)?,
+                }
+            }
         };
         self.heads.insert(key, head + 1);
         Ok(head + 1)
@@ -180,7 +188,7 @@ impl Outbox {
         connection: &Connection,
         event: NewEvent,
     ) -> rusqlite::Result<CommittedEvent> {
-        let (mut bots, mut tree, mut models) = (None, None, None);
+        let (mut bots, mut tree, mut models, mut tasks) = (None, None, None, None);
         let (mut bot, mut conversation, mut turn) = (None, None, None);
         let mut topics = event.topics;
         topics.sort_unstable();
@@ -193,25 +201,29 @@ impl Outbox {
             let seq = match &topic {
                 Topic::Bots => {
                     let sql = "SELECT max(bots_seq) FROM outbox_events";
-                    *bots.insert(self.next(connection, Key::Bots, sql, [])?)
+                    *bots.insert(self.next(connection, &topic, Key::Bots, sql, [])?)
                 }
                 Topic::Tree => {
                     let sql = "SELECT max(tree_seq) FROM outbox_events";
-                    *tree.insert(self.next(connection, Key::Tree, sql, [])?)
+                    *tree.insert(self.next(connection, &topic, Key::Tree, sql, [])?)
                 }
                 Topic::Models => {
                     let sql = "SELECT max(models_seq) FROM outbox_events";
-                    *models.insert(self.next(connection, Key::Models, sql, [])?)
+                    *models.insert(self.next(connection, &topic, Key::Models, sql, [])?)
+                }
+                Topic::Tasks => {
+                    let sql = "SELECT max(tasks_seq) FROM outbox_events";
+                    *tasks.insert(self.next(connection, &topic, Key::Tasks, sql, [])?)
                 }
                 Topic::Bot(id) => {
                     let key = self.bot_key(connection, id)?;
                     let sql = "SELECT max(bot_seq) FROM outbox_events WHERE bot_key = ?1";
-                    let seq = self.next(connection, Key::Bot(key), sql, [key])?;
+                    let seq = self.next(connection, &topic, Key::Bot(key), sql, [key])?;
                     bot.insert((key, seq)).1
                 }
                 Topic::Conversation(id) => {
                     let sql = "SELECT max(conversation_seq) FROM outbox_events WHERE conversation_id = ?1";
-                    let seq = self.next(connection, Key::Conversation(id.0), sql, [id.0])?;
+                    let seq = self.next(connection, &topic, Key::Conversation(id.0), sql, [id.0])?;
                     conversation.insert((id.0, seq)).1
                 }
                 Topic::Turn(id) => {
@@ -225,8 +237,8 @@ impl Outbox {
         connection
             .prepare_cached(
                 "INSERT INTO outbox_events (id, event, created_at, bots_seq, tree_seq, models_seq, bot_key, \
-                     bot_seq, conversation_id, conversation_seq, turn_id, turn_seq, data) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                     bot_seq, conversation_id, conversation_seq, turn_id, turn_seq, data, tasks_seq) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 event.id.0,
@@ -241,7 +253,8 @@ impl Outbox {
                 conversation.map(|c| c.1),
                 turn.map(|t| t.0),
                 turn.map(|t| t.1),
-                &*event.data
+                &*event.data,
+                tasks
             ])?;
         if let Some(ended) = event.ends {
             // Its last event; nobody asks for the number again.
@@ -259,6 +272,15 @@ impl Outbox {
             ends: event.ends,
         })
     }
+}
+
+/// Number of the last event of a topic that has lost all of its events to retention.
+fn deleted_head(connection: &Connection, topic: &Topic) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("SELECT seq FROM topic_heads WHERE topic = ?1")?
+        .query_row([topic.to_string()], |row| row.get(0))
+        .optional()
+        .map(|head| head.unwrap_or(0))
 }
 
 /// Takes the texts out of the events of a conversation whose messages are gone. The rows stay for

@@ -3,7 +3,10 @@
 
 use deia_actors::{
     domain::{event::NewEvent, ids::Epoch, time::Timestamp},
-    ports::history_store::{Change, Committed, Fact, StoreError},
+    ports::{
+        history_store::{Change, Committed, Fact, StoreError},
+        retention::{Prune, Pruned},
+    },
 };
 use rusqlite::{Connection, OpenFlags, params};
 
@@ -11,6 +14,7 @@ use super::{
     super::{error, words},
     Target, change,
     outbox::Outbox,
+    retention,
 };
 
 /// Statements kept prepared: all of the hot path and more.
@@ -97,6 +101,16 @@ impl Session {
         })
     }
 
+    /// Deletes a piece of what is too old.
+    pub(super) fn prune(&mut self, what: Prune, limit: u32) -> rusqlite::Result<Pruned> {
+        self.transaction(|session| retention::prune(&session.connection, what, limit))
+    }
+
+    /// Deletes these events.
+    pub(super) fn delete_events(&mut self, positions: &[i64]) -> rusqlite::Result<usize> {
+        self.transaction(|session| retention::delete_events(&session.connection, positions))
+    }
+
     fn transaction<T>(&mut self, work: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         let result = self.begin().and_then(|()| {
             let done = work(self)?;
@@ -169,6 +183,7 @@ fn bot_of(change: &Change) -> Option<&str> {
         Change::CreateBot { bot, .. } | Change::UpdateBot(bot) => Some(&bot.id),
         Change::DeleteBot { bot_id, .. } | Change::ClearHistory { bot_id, .. } => Some(bot_id),
         Change::SaveStatus(status) => Some(&status.bot_id),
+        Change::HoldConversation { bot_id, .. } => Some(bot_id),
         Change::CreateConversation(c) | Change::UpdateConversation(c) => Some(&c.bot_id),
         Change::AcceptTurn { turn, .. } | Change::StartTurn(turn) | Change::FinishTurn { turn, .. } => {
             Some(&turn.bot_id)

@@ -1,5 +1,7 @@
 //! The record itself: maps, and every rule of the port in its plainest form.
 
+mod retention;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::{
@@ -26,8 +28,11 @@ pub(super) struct Record {
     /// Turns.
     pub(super) turns: BTreeMap<TurnId, Turn>,
     pub(super) overrides: BTreeMap<TurnId, serde_json::Value>,
+    /// Bots that were deleted with their history kept, and when: their last status is still there.
+    departed: HashMap<BotId, Timestamp>,
     /// The outbox.
     pub(super) events: Vec<CommittedEvent>,
+    position: u64,
     heads: HashMap<Topic, u64>,
     seen: HashSet<EventId>,
     /// The audit log.
@@ -55,6 +60,7 @@ impl Record {
 
     fn number(&mut self, event: NewEvent) -> CommittedEvent {
         self.seen.insert(event.id);
+        self.position += 1;
         let mut topics = event.topics;
         topics.sort_unstable();
         let mut next = |topic: Topic| {
@@ -63,7 +69,7 @@ impl Record {
             (topic, *head)
         };
         let committed = CommittedEvent {
-            position: self.events.len() as u64 + 1,
+            position: self.position,
             id: event.id,
             time: event.time,
             name: event.name.into(),
@@ -84,6 +90,7 @@ impl Record {
                     return None;
                 }
                 self.conversations.insert(main.id, main);
+                self.departed.remove(&bot.id);
                 self.bots.insert(bot.id.clone(), (bot, status));
                 Some(0)
             }
@@ -113,8 +120,12 @@ impl Record {
                     (new.title, new.leaf_message_id, new.archived);
                 Some(0)
             }
+            Change::HoldConversation { conversation_id, bot_id, held } => {
+                let own = self.conversations.get_mut(&conversation_id).filter(|c| c.bot_id == bot_id)?;
+                (std::mem::replace(&mut own.legal_hold, held) != held).then_some(0)
+            }
             Change::DeleteConversation(id) => {
-                if self.is_busy(id) {
+                if self.is_busy(id) || self.is_held(id) {
                     return None;
                 }
                 let owner = self.conversations.remove(&id)?.bot_id;
@@ -194,11 +205,15 @@ impl Record {
     }
 
     fn delete_bot(&mut self, bot: &BotId, purge: bool, at: Timestamp) -> Option<u64> {
+        if purge && self.has_held(bot) {
+            return None;
+        }
         self.bots.remove(bot)?;
         let own: HashSet<_> =
             self.conversations.values().filter(|c| c.bot_id == *bot).map(|c| c.id).collect();
         if !purge {
             self.retired.extend(own);
+            self.departed.insert(bot.clone(), at);
             for turn in self.turns.values_mut().filter(|t| t.bot_id == *bot && t.ended_at.is_none()) {
                 (turn.state, turn.queue, turn.ended_at) = (TurnState::Interrupted, None, Some(at));
                 if let Some(reply) = self.messages.get_mut(&turn.reply_id) {
@@ -219,6 +234,7 @@ impl Record {
             .conversations
             .values()
             .filter(|c| c.bot_id == *bot && !self.retired.contains(&c.id) && only.is_none_or(|id| id == c.id))
+            .filter(|c| !c.legal_hold)
             .map(|c| c.id)
             .collect();
         if cleared.is_empty() {
@@ -237,14 +253,19 @@ impl Record {
             self.redact(id);
             all += deleted;
             told.push(cleared_event(bot, id, deleted));
-            let left: Vec<_> = self.messages.values().filter(|m| m.conversation_id == id).collect();
-            let (count, last_at) = (left.len() as u64, left.iter().map(|m| m.created_at).max());
-            if let Some(conversation) = self.conversations.get_mut(&id) {
-                (conversation.message_count, conversation.last_at) = (count, last_at);
-            }
+            self.count(id);
         }
         self.mend(bot);
         Some(all)
+    }
+
+    /// Counts anew what is left in a conversation.
+    fn count(&mut self, id: ConversationId) {
+        let left: Vec<_> = self.messages.values().filter(|m| m.conversation_id == id).collect();
+        let (count, last_at) = (left.len() as u64, left.iter().map(|m| m.created_at).max());
+        if let Some(conversation) = self.conversations.get_mut(&id) {
+            (conversation.message_count, conversation.last_at) = (count, last_at);
+        }
     }
 
     fn delete_messages(&mut self, which: impl Fn(&Message) -> bool) -> u64 {
@@ -307,6 +328,10 @@ impl Record {
 
     fn open_conversation(&mut self, id: ConversationId) -> Option<&mut Conversation> {
         self.conversations.get_mut(&id).filter(|_| !self.retired.contains(&id))
+    }
+
+    fn is_held(&self, id: ConversationId) -> bool {
+        self.conversations.get(&id).is_some_and(|c| c.legal_hold)
     }
 
     fn is_busy(&self, id: ConversationId) -> bool {

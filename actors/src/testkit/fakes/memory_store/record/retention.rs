@@ -1,0 +1,101 @@
+//! What is too old, taken out of the record.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::Record;
+use crate::{
+    domain::{
+        event::{CommittedEvent, Topic},
+        ids::{BotId, TurnId},
+        time::Timestamp,
+    },
+    ports::retention::{Prune, Pruned},
+};
+
+impl Record {
+    /// Deletes a piece.
+    pub(in super::super) fn prune(&mut self, what: Prune, limit: u32) -> Pruned {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        match what {
+            Prune::Chat { before } => self.prune_chat(before, limit),
+            Prune::Audit { before } => {
+                let all = self.audit.iter().filter(|e| e.at < before).count();
+                let mut left = limit;
+                self.audit.retain(|e| {
+                    let goes = e.at < before && left > 0;
+                    left -= usize::from(goes);
+                    !goes
+                });
+                gone(all, limit)
+            }
+            Prune::Status { before } => {
+                let mut old: Vec<_> = self.departed.iter().filter(|(_, at)| **at < before).collect();
+                old.sort_by_key(|(_, at)| **at);
+                let all = old.len();
+                let cut: Vec<BotId> = old.into_iter().take(limit).map(|(id, _)| id.clone()).collect();
+                self.departed.retain(|id, _| !cut.contains(id));
+                gone(all, limit)
+            }
+            Prune::Events { before } => {
+                let all = self.events.iter().take_while(|e| e.time < before).count();
+                self.events.drain(..all.min(limit));
+                gone(all, limit)
+            }
+            Prune::SurplusEvents { keep } => {
+                let surplus: Vec<_> = self.events.iter().filter(|e| self.is_surplus(e, keep)).collect();
+                let all = surplus.len();
+                let cut: HashSet<_> = surplus.into_iter().take(limit).map(|e| e.position).collect();
+                self.events.retain(|e| !cut.contains(&e.position));
+                gone(all, limit)
+            }
+            Prune::IdempotencyKeys { .. } => Pruned::default(),
+        }
+    }
+
+    /// Not among the newest of any topic, turns apart.
+    fn is_surplus(&self, event: &CommittedEvent, keep: u64) -> bool {
+        let mut topics = event.seqs.iter().filter(|(topic, _)| !matches!(topic, Topic::Turn(_))).peekable();
+        topics.peek().is_some() && topics.all(|(topic, seq)| seq + keep <= self.head(topic))
+    }
+
+    fn prune_chat(&mut self, before: Timestamp, limit: usize) -> Pruned {
+        let open: Vec<_> = self.turns.values().filter(|t| t.ended_at.is_none()).collect();
+        let open_turns: HashSet<TurnId> = open.iter().map(|t| t.id).collect();
+        let needed: HashSet<_> = open.iter().flat_map(|t| [t.message_id, t.reply_id]).collect();
+        let old = self.messages.values().filter(|m| {
+            m.created_at < before
+                && !self.is_held(m.conversation_id)
+                && !needed.contains(&m.id)
+                && m.turn_id.is_none_or(|t| !open_turns.contains(&t))
+        });
+        let mut old: Vec<_> =
+            old.map(|m| (m.created_at, m.id, m.conversation_id, m.bot_id.clone(), m.turn_id)).collect();
+        old.sort_unstable();
+        let all = old.len();
+        old.truncate(limit);
+        let cut: HashSet<_> = old.iter().map(|(_, id, ..)| *id).collect();
+        self.delete_messages(|m| cut.contains(&m.id));
+        let turns: HashSet<_> = old.iter().filter_map(|(.., turn)| *turn).collect();
+        let messages = &self.messages;
+        self.turns.retain(|id, t| {
+            !turns.contains(id) || t.ended_at.is_none() || messages.contains_key(&t.reply_id)
+        });
+        let homes: BTreeSet<_> = old.iter().map(|(_, _, home, ..)| *home).collect();
+        for home in homes {
+            self.redact(home);
+            self.count(home);
+        }
+        let bots: BTreeSet<_> = old.into_iter().map(|(_, _, _, bot, _)| bot).collect();
+        bots.iter().for_each(|bot| self.mend(bot));
+        Pruned { bots: bots.into_iter().collect(), ..gone(all, limit) }
+    }
+
+    /// Whether a conversation of a bot of this id is held.
+    pub(in super::super) fn has_held(&self, bot: &BotId) -> bool {
+        self.conversations.values().any(|c| c.bot_id == *bot && c.legal_hold)
+    }
+}
+
+fn gone(all: usize, limit: usize) -> Pruned {
+    Pruned { rows: all.min(limit) as u64, more: all > limit, bots: vec![] }
+}
