@@ -69,6 +69,10 @@ pub(crate) enum BotMessage {
     },
     /// A turn was not stored, or had been before.
     TurnGone { turn: TurnId },
+    /// There may be turns in storage that nobody runs, because the answer to a commit got lost.
+    LookForStrays,
+    /// Such turns.
+    Strays(Vec<FoundTurn>),
     /// Stop a turn; answers whether it is here.
     StopTurn { turn: TurnId, reply: RpcReplyPort<bool> },
     /// Stop the running turn of a conversation; answers with its id.
@@ -130,6 +134,8 @@ pub(crate) struct BotActorState {
     talks: HashMap<ConversationId, Talk>,
     estimator: Estimator,
     readiness: Readiness,
+    /// Set while strays are looked for; true if there is a reason to look again.
+    looking: Option<bool>,
     /// Set once the bot is about to be stopped: nothing begins any more.
     halted: bool,
     rest_timer: bool,
@@ -376,6 +382,7 @@ impl Actor for BotActor {
             talks: HashMap::new(),
             estimator: Estimator::default(),
             readiness: Readiness::Ready,
+            looking: None,
             halted: false,
             rest_timer: false,
             last_turn: Timestamp::now(),
@@ -408,6 +415,8 @@ impl Actor for BotActor {
                 state.turn_ended(&me, turn, conversation, parent, leaf, entries, estimator, path);
             }
             BotMessage::TurnGone { turn } => state.turn_gone(turn),
+            BotMessage::LookForStrays => state.look_for_strays(&me).await?,
+            BotMessage::Strays(found) => state.strays(&me, found).await?,
             BotMessage::StopTurn { turn, reply } => {
                 let _ = reply.send(state.stop_turn(turn));
             }

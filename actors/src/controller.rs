@@ -42,10 +42,12 @@ use crate::{
 mod bots;
 mod chat;
 mod command;
+mod once;
 pub mod requests;
 mod send;
 mod subscribe;
 
+use once::KeysInUse;
 use requests::*;
 
 /// The one error type of the façade: a typed problem with a stable code.
@@ -55,6 +57,8 @@ pub use send::{CONTENT_MAX, IMAGES_MAX};
 
 /// How long a call to an actor may take, its restart included.
 const CALL: Duration = Duration::from_secs(10);
+/// Nobody has an identity yet: whoever reaches an open loopback is this user.
+const USER: &str = "local";
 /// How long an actor may take to say what it is doing.
 const OBSERVE: Duration = Duration::from_secs(1);
 
@@ -156,6 +160,7 @@ impl Builder {
             tree,
             tasks,
             closing: AtomicBool::new(false),
+            keys: KeysInUse::default(),
             root: actor,
             view,
             root_task: tokio::sync::Mutex::new(Some(task)),
@@ -177,6 +182,8 @@ struct Inner {
     /// Tasks beside the mailboxes, and what callers began.
     tasks: TaskTracker,
     closing: AtomicBool,
+    /// Idempotency keys of requests that are on their way.
+    keys: KeysInUse,
     root: ractor::ActorRef<crate::supervision::SupervisorMessage>,
     view: crate::supervision::SupervisorView,
     root_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,

@@ -26,6 +26,7 @@ use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
         event::{CommittedEvent, Topic},
+        idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
         turn::Turn,
@@ -160,6 +161,14 @@ impl HistoryStore for SqliteStore {
     }
     async fn turn_overrides(&self, id: TurnId) -> Result<Option<serde_json::Value>, StoreError> {
         self.reader.turn_overrides(id).await
+    }
+    async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError> {
+        self.reader.sent_before(user, bot, key).await
     }
     async fn probe(&self) -> Result<(), StoreError> {
         self.reader.ping().await?;

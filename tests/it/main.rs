@@ -14,6 +14,7 @@ mod full_disk;
 mod history;
 mod http_events;
 mod http_requests;
+mod idempotency;
 mod ollama_real;
 mod process;
 mod process_death;

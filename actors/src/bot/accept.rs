@@ -22,6 +22,7 @@ use crate::{
     domain::{
         bot::{BotConfig, BotState, Options},
         event::{EventBody, NewEvent, TurnProgress},
+        idempotency::Idempotency,
         ids::{ConversationId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Sender, Siblings},
         problem::{Code, Problem},
@@ -45,6 +46,8 @@ pub(crate) struct Incoming {
     pub attempt_of: Option<TurnId>,
     /// Place among its siblings; more than the first for an edit.
     pub siblings: u32,
+    /// The key of its request.
+    pub idempotency: Option<Idempotency>,
     /// The conversation as stored, where the caller had to look it up.
     pub conversation: Option<Conversation>,
 }
@@ -225,6 +228,7 @@ impl BotActorState {
                 message: message.clone(),
                 reply: reply.clone(),
                 overrides: Overrides::of(send),
+                idempotency: incoming.idempotency.clone(),
             };
             context.history.submit(Fact::new(change, events))
         });

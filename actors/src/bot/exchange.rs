@@ -5,6 +5,7 @@ use super::BotActorState;
 use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
+        idempotency::Idempotency,
         ids::MessageId,
         message::Message,
     },
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) struct Exchange {
     pub message: Message,
     pub reply: Message,
+    pub idempotency: Option<Idempotency>,
 }
 
 /// What was submitted.
@@ -29,13 +31,13 @@ pub(crate) struct Exchanged {
 
 /// Submits an exchange as it is.
 pub(crate) fn submit(history: &History, exchange: Exchange) -> Exchanged {
-    let Exchange { message, reply } = exchange;
+    let Exchange { message, reply, idempotency } = exchange;
     let received = |m: &Message| {
         let topics = vec![Topic::Bot(m.bot_id.clone()), Topic::Conversation(m.conversation_id)];
         NewEvent::new(topics, &EventBody::MessageReceived { message: m.clone() })
     };
     let events = vec![received(&message), received(&reply)];
-    let change = Change::AppendMessages(vec![message.clone(), reply.clone()]);
+    let change = Change::AppendMessages { messages: vec![message.clone(), reply.clone()], idempotency };
     let submitted = history.submit(Fact::new(change, events));
     Exchanged { message, reply, submitted }
 }

@@ -7,6 +7,7 @@ use crate::{
     bot::{BotMessage, Exchange, Overrides, submit_exchange, takes_messages},
     commands::Command,
     domain::{
+        idempotency::Idempotency,
         message::{MessageState, Sender, Siblings},
         time::Timestamp,
     },
@@ -15,7 +16,12 @@ use crate::{
 
 impl Controller {
     /// Carries out a command and stores it with its answer.
-    pub(super) async fn command(&self, command: Command, asked: SendMessage) -> Result<Sent, Problem> {
+    pub(super) async fn command(
+        &self,
+        command: Command,
+        asked: &SendMessage,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Sent, Problem> {
         let entry = self.entry(&asked.bot_id)?;
         let conversation = self.conversation_of(&asked.bot_id, asked.conversation_id).await?;
         tracing::info!(bot.id = %asked.bot_id, action = ?std::mem::discriminant(&command), "slash command");
@@ -44,7 +50,8 @@ impl Controller {
         let ids = Ids::new();
         let turn = again.is_some().then(|| ("turn_id".to_owned(), Value::String(ids.turn.to_string())));
         let metadata = Map::from_iter(turn);
-        let (message, reply) = self.store_exchange(&asked, conversation.id, answer, metadata).await?;
+        let (message, reply) =
+            self.store_exchange(asked, conversation.id, answer, metadata, idempotency).await?;
         if let Some(question) = again {
             let attempt_of = question.turn_id;
             let overrides = self.overrides_of(attempt_of).await?;
@@ -60,7 +67,7 @@ impl Controller {
             };
             self.send_again(send, ids, attempt_of).await?;
         }
-        Ok(Sent::Command { message, reply })
+        Ok(Sent::Command { message, reply, replayed: false })
     }
 
     /// The last message on the path that a model was asked.
@@ -120,6 +127,7 @@ impl Controller {
         conversation: ConversationId,
         answer: String,
         metadata: Map<String, Value>,
+        idempotency: Option<Idempotency>,
     ) -> Result<(Message, Message), Problem> {
         let stored = self.conversation_of(&asked.bot_id, Some(conversation)).await?;
         let entry = self.entry(&asked.bot_id)?;
@@ -148,7 +156,7 @@ impl Controller {
             metadata,
             ..message.clone()
         };
-        let exchange = Exchange { message, reply };
+        let exchange = Exchange { message, reply, idempotency };
         let exchanged = match entry.actor.get() {
             // Only the bot knows where the conversation ends while turns are on their way.
             Some(_) => {

@@ -10,6 +10,7 @@ use crate::{
     domain::{
         bot::{Bot, BotState, Options},
         event::TurnEnd,
+        idempotency::IdempotencyKey,
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
         model::{Model, Server},
@@ -94,6 +95,8 @@ pub struct SendMessage {
     pub format: Option<Value>,
     /// Free data of the caller, stored with the message.
     pub metadata: Map<String, Value>,
+    /// Makes it safe to send twice: the second one gets the answer of the first. Kept for 24 hours.
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 impl SendMessage {
@@ -110,6 +113,7 @@ impl SendMessage {
             think: None,
             format: None,
             metadata: Map::new(),
+            idempotency_key: None,
         }
     }
 }
@@ -126,7 +130,20 @@ pub enum Sent {
         message: Message,
         /// The answer, from `system`.
         reply: Message,
+        /// It was carried out before, by a request with the same idempotency key.
+        replayed: bool,
     },
+}
+
+impl Sent {
+    /// Whether a request with the same idempotency key did it before, and this is its answer once more.
+    #[must_use]
+    pub fn replayed(&self) -> bool {
+        match self {
+            Self::Turn(accepted) => accepted.replayed,
+            Self::Command { replayed, .. } => *replayed,
+        }
+    }
 }
 
 /// A stored message whose turn runs or waits. Dropping it cancels nothing.
@@ -136,6 +153,8 @@ pub struct AcceptedTurn {
     pub turn: Turn,
     /// The message as stored.
     pub message: Message,
+    /// It was accepted before, with the same idempotency key; the turn is as it stands now.
+    pub replayed: bool,
     /// Resolves at the end of the turn.
     pub(crate) end: tokio::sync::watch::Receiver<Option<Arc<TurnEnd>>>,
 }

@@ -8,6 +8,7 @@ use crate::{
     domain::{
         bot::{BotConfig, DEFAULT_NUM_CTX, check_overrides},
         event::Topic,
+        idempotency::Idempotency,
     },
 };
 
@@ -66,18 +67,28 @@ impl Controller {
     }
 
     /// As `send`, with a reader that is attached to the turn's topic before the turn exists, so that it
-    /// sees every event from the first on. The reader is empty for a slash command.
+    /// sees every event from the first on. There is none for a slash command, nor for a turn that was accepted before.
     ///
     /// # Errors
     /// As `send`.
-    pub async fn send_streaming(&self, message: SendMessage) -> Result<(Sent, Reader), ControllerError> {
+    pub async fn send_streaming(
+        &self,
+        message: SendMessage,
+    ) -> Result<(Sent, Option<Reader>), ControllerError> {
         let ids = Ids::new();
+        let topic = Topic::Turn(ids.turn);
         let reader = self.reader();
-        let hub = self.inner.hubs.hub(&Topic::Turn(ids.turn));
+        let hub = self.inner.hubs.hub(&topic);
         hub.init_head(0);
         hub.attach(reader.queue(), None);
-        let sent = self.send_with(message, ids, None).await?;
-        Ok((sent, reader))
+        match self.send_with(message, ids, None).await {
+            Ok(sent @ Sent::Turn(AcceptedTurn { replayed: false, .. })) => Ok((sent, Some(reader))),
+            other => {
+                drop(reader);
+                self.inner.hubs.forget_topic(&topic);
+                other.map(|sent| (sent, None))
+            }
+        }
     }
 
     async fn send_with(
@@ -88,18 +99,18 @@ impl Controller {
     ) -> Result<Sent, Problem> {
         self.open()?;
         validate(&message)?;
-        self.entry(&message.bot_id)?;
-        match commands::parse(&message.content) {
-            Some(command) => {
-                let (me, command) = (self.clone(), command?);
-                self.carry_out(async move { me.command(command, message).await }).await
-            }
-            None => {
-                let me = self.clone();
-                let message = Arc::new(message);
-                self.carry_out(async move { me.hand_over(message, ids, attempt_of).await }).await
-            }
-        }
+        let main = self.entry(&message.bot_id)?.record().main_conversation_id;
+        let command = commands::parse(&message.content).transpose()?;
+        let (me, message) = (self.clone(), Arc::new(message));
+        self.carry_out(async move {
+            let fingerprint = || once::fingerprint_of(&message, main);
+            let work = async |key| match command {
+                Some(command) => me.command(command, &message, key).await,
+                None => me.hand_over(message.clone(), ids, attempt_of, key).await,
+            };
+            me.once(&message.bot_id, message.idempotency_key.clone(), fingerprint, work).await
+        })
+        .await
     }
 
     /// Sends a message again as a new turn beside the old one.
@@ -109,7 +120,7 @@ impl Controller {
         ids: Ids,
         attempt_of: Option<TurnId>,
     ) -> Result<Sent, Problem> {
-        self.hand_over(Arc::new(message), ids, attempt_of).await
+        self.hand_over(Arc::new(message), ids, attempt_of, None).await
     }
 
     /// Hands a message to its bot's actor; to the next one if that dies before it answers. The ids stay
@@ -119,6 +130,7 @@ impl Controller {
         send: Arc<SendMessage>,
         ids: Ids,
         attempt_of: Option<TurnId>,
+        idempotency: Option<Idempotency>,
     ) -> Result<Sent, Problem> {
         let entry = self.entry(&send.bot_id)?;
         crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
@@ -153,6 +165,7 @@ impl Controller {
                 send: send.clone(),
                 attempt_of,
                 siblings,
+                idempotency: idempotency.clone(),
                 conversation: conversation.take(),
             };
             let (refused, refusal) = oneshot::channel();

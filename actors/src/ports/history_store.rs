@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::domain::{
     bot::{AuditEntry, BotRecord, StoredStatus},
     event::{CommittedEvent, EventBody, NewEvent, Topic},
+    idempotency::{Idempotency, IdempotencyKey, SentBefore},
     ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
     message::{Conversation, Message},
     time::Timestamp,
@@ -42,7 +43,7 @@ pub enum Change {
     },
     /// A bot's name, configuration, version, metadata.
     UpdateBot(BotRecord),
-    /// A bot is gone from the roster and its id is free again. Its conversations are in no list any
+    /// A bot is gone from the roster and its id is free again, its idempotency keys are forgotten. Its conversations are in no list any
     /// more and take nothing new, but stay readable by id; with `purge` they are deleted, also those
     /// of earlier bots of this id. Turns that are open nevertheless are `interrupted` at the
     /// [`Fact::time`], their replies `partial`, without events: whoever deletes a bot ends its turns before.
@@ -75,9 +76,16 @@ pub enum Change {
         /// What the message asks for instead of its bot's configuration, for the case that the turn begins only after
         /// a restart; none = nothing.
         overrides: Option<Value>,
+        /// The key of the request, stored with what it did; a key that is not expired stands against the change.
+        idempotency: Option<Idempotency>,
     },
     /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last.
-    AppendMessages(Vec<Message>),
+    AppendMessages {
+        /// The messages, of one conversation. With a key: the command first, its answer last.
+        messages: Vec<Message>,
+        /// As with [`Change::AcceptTurn`].
+        idempotency: Option<Idempotency>,
+    },
     /// A turn that waited has a slot. Applies only to a turn that has not ended.
     StartTurn(Turn),
     /// The text so far of a running reply. Applies only while the reply is pending.
@@ -222,6 +230,9 @@ pub struct TurnSnapshot {
 ///   transaction: deleted texts are nowhere.
 /// * Once `commit` returned, every read MUST see it, also after the process was killed.
 /// * Reads MUST NOT wait for a running commit.
+/// * An idempotency key MUST be stored in the transaction of its change, per user and bot. While one is stored that is not
+///   expired (24 hours before the new one's time, [`SentBefore::is_expired`]), a change with the same key MUST NOT
+///   apply; an expired one is replaced. A key outlives what its change stored.
 /// * A message path MUST follow `parent_id` from the leaf, also into another conversation (a fork).
 #[async_trait]
 pub trait HistoryStore: Send + Sync + 'static {
@@ -330,6 +341,17 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// # Errors
     /// See [`StoreError`].
     async fn turn_overrides(&self, id: TurnId) -> Result<Option<Value>, StoreError>;
+
+    /// What a request with this key did, expired or not; none where the key is unknown.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError>;
 
     /// Whether the database answers and takes writes: used by health checks.
     ///

@@ -1,11 +1,12 @@
 //! Obligations of [`HistoryStore`](crate::ports::history_store::HistoryStore).
 
 mod commits;
+mod keys;
 mod model;
 mod numbers;
 mod pages;
 
-pub use self::{commits::*, model::*, numbers::*, pages::*};
+pub use self::{commits::*, keys::*, model::*, numbers::*, pages::*};
 use super::{Subject, samples};
 use crate::{
     domain::{ids::BotId, message::Conversation},
@@ -28,6 +29,10 @@ macro_rules! history_store_suite {
                 a_turn_ends_once
                 a_turn_keeps_what_it_was_asked_with
                 a_turn_behind_a_message_that_is_not_there_is_not_stored
+                a_key_names_what_its_request_did
+                a_known_key_stands_against_a_second_request
+                a_refused_request_leaves_its_key_free
+                a_key_outlives_its_messages_and_goes_with_its_bot
                 a_status_never_goes_back
                 a_checkpoint_stops_with_its_turn
                 open_turns_come_with_their_messages_oldest_first

@@ -99,8 +99,11 @@ pub(super) fn grow(
     .map(drop)
 }
 
-pub(super) fn append_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<Applied> {
-    let Some(last) = messages.last() else { return Ok(Applied::NO) };
+pub(super) fn append_messages(
+    db: &Connection,
+    messages: &[Message],
+    last: &Message,
+) -> rusqlite::Result<Applied> {
     let open = db
         .prepare_cached("SELECT 1 FROM conversations WHERE id = ?1 AND retired_at IS NULL")?
         .exists([last.conversation_id.0])?;

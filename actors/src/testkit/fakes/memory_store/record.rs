@@ -1,11 +1,15 @@
 //! The record itself: maps, and every rule of the port in its plainest form.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     domain::{
         bot::{AuditEntry, BotRecord, StoredStatus},
         event::{CommittedEvent, EventBody, NewEvent, Topic},
+        idempotency::{Idempotency, IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, EventId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Siblings},
         time::Timestamp,
@@ -26,6 +30,7 @@ pub(super) struct Record {
     /// Turns.
     pub(super) turns: BTreeMap<TurnId, Turn>,
     pub(super) overrides: BTreeMap<TurnId, serde_json::Value>,
+    keys: HashMap<(Arc<str>, BotId, IdempotencyKey), SentBefore>,
     /// The outbox.
     pub(super) events: Vec<CommittedEvent>,
     heads: HashMap<Topic, u64>,
@@ -124,12 +129,13 @@ impl Record {
                 self.mend(&owner);
                 Some(deleted)
             }
-            Change::AcceptTurn { turn, message, reply, overrides } => {
+            Change::AcceptTurn { turn, message, reply, overrides, idempotency } => {
                 let orphaned = message.parent_id.is_some_and(|p| !self.messages.contains_key(&p));
                 if self.turns.contains_key(&turn.id) || orphaned {
                     return None;
                 }
                 self.open_conversation(turn.conversation_id)?;
+                self.take_key(idempotency, Some(turn.id), &message, &reply)?;
                 if let Some(overrides) = overrides {
                     self.overrides.insert(turn.id, overrides);
                 }
@@ -137,8 +143,13 @@ impl Record {
                 self.add(vec![message, reply]);
                 Some(0)
             }
-            Change::AppendMessages(messages) => {
-                self.open_conversation(messages.last()?.conversation_id)?;
+            Change::AppendMessages { messages, idempotency } => {
+                let (first, last) = (messages.first()?.clone(), messages.last()?.clone());
+                self.open_conversation(last.conversation_id)?;
+                if messages.iter().all(|m| self.messages.contains_key(&m.id)) {
+                    return None;
+                }
+                self.take_key(idempotency, None, &first, &last)?;
                 self.add(messages).then_some(0)
             }
             Change::StartTurn(turn) => {
@@ -193,8 +204,32 @@ impl Record {
         newer
     }
 
+    /// Stores a key with what its request does; none where it is taken.
+    fn take_key(
+        &mut self,
+        taken: Option<Idempotency>,
+        turn_id: Option<TurnId>,
+        message: &Message,
+        reply: &Message,
+    ) -> Option<()> {
+        let Some(Idempotency { user, key, fingerprint, at }) = taken else { return Some(()) };
+        let name = (user, message.bot_id.clone(), key);
+        if self.keys.get(&name).is_some_and(|before| !before.is_expired(at)) {
+            return None;
+        }
+        let (message_id, reply_id) = (message.id, reply.id);
+        self.keys.insert(name, SentBefore { fingerprint, turn_id, message_id, reply_id, created_at: at });
+        Some(())
+    }
+
+    /// What a request with this key did.
+    pub(super) fn sent_before(&self, user: &str, bot: &BotId, key: &IdempotencyKey) -> Option<SentBefore> {
+        self.keys.get(&(user.into(), bot.clone(), key.clone())).cloned()
+    }
+
     fn delete_bot(&mut self, bot: &BotId, purge: bool, at: Timestamp) -> Option<u64> {
         self.bots.remove(bot)?;
+        self.keys.retain(|(_, owner, _), _| owner != bot);
         let own: HashSet<_> =
             self.conversations.values().filter(|c| c.bot_id == *bot).map(|c| c.id).collect();
         if !purge {
