@@ -40,6 +40,7 @@ use crate::{
 };
 
 mod bots;
+mod branches;
 mod chat;
 mod command;
 mod once;

@@ -140,6 +140,9 @@ impl HistoryStore for SqliteStore {
     ) -> Result<Vec<MessageId>, StoreError> {
         self.reader.children(conversation, parent).await
     }
+    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        self.reader.newest_below(id).await
+    }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         self.reader.conversations(bot).await
     }

@@ -8,6 +8,7 @@ mod actor_death;
 mod bad_input;
 mod bot_crash;
 mod bot_life;
+mod branches;
 mod command_line;
 mod events;
 mod full_disk;

@@ -7,7 +7,7 @@ use crate::{
         event::{EventBody, NewEvent, Topic},
         idempotency::Idempotency,
         ids::MessageId,
-        message::Message,
+        message::{Message, Siblings},
     },
     history::{History, Submitted},
     ports::history_store::{Change, Fact},
@@ -46,8 +46,10 @@ impl BotActorState {
     pub(super) fn exchange(&mut self, mut exchange: Exchange) -> Exchanged {
         if let Some(talk) = self.talks.get_mut(&exchange.message.conversation_id) {
             let end: Option<MessageId> = talk.leaf;
-            exchange.message.parent_id = end;
-            talk.leaf = Some(exchange.reply.id);
+            let place = talk.beyond + 1;
+            (exchange.message.parent_id, exchange.message.siblings) =
+                (end, Siblings { index: place, count: place });
+            (talk.leaf, talk.beyond) = (Some(exchange.reply.id), 0);
             // Models are not shown commands: what is said so far is the same, its end is not.
             match &mut talk.path {
                 Some(path) if path.leaf == end => std::sync::Arc::make_mut(path).leaf = talk.leaf,

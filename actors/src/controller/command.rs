@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{send::Ids, *};
 use crate::{
-    bot::{BotMessage, Exchange, Overrides, submit_exchange, takes_messages},
+    bot::{BotMessage, Exchange, submit_exchange, takes_messages},
     commands::Command,
     domain::{
         idempotency::Idempotency,
@@ -28,7 +28,7 @@ impl Controller {
         let again = match &command {
             Command::Retry => {
                 takes_messages(entry.state(), asked.bot_id.as_str())?;
-                Some(self.last_question(&asked.bot_id, conversation.id).await?)
+                Some(self.last_turn(&asked.bot_id, conversation.id).await?)
             }
             _ => None,
         };
@@ -52,40 +52,23 @@ impl Controller {
         let metadata = Map::from_iter(turn);
         let (message, reply) =
             self.store_exchange(asked, conversation.id, answer, metadata, idempotency).await?;
-        if let Some(question) = again {
-            let attempt_of = question.turn_id;
-            let overrides = self.overrides_of(attempt_of).await?;
-            let send = SendMessage {
-                conversation_id: Some(conversation.id),
-                parent_id: Some(question.parent_id),
-                images: question.images.unwrap_or_default(),
-                metadata: question.metadata,
-                options: overrides.options,
-                think: overrides.think,
-                format: overrides.format,
-                ..SendMessage::text(asked.bot_id.clone(), question.content)
-            };
-            self.send_again(send, ids, attempt_of).await?;
+        if let Some(before) = again {
+            self.answer_again(&before, ids, None).await?;
         }
         Ok(Sent::Command { message, reply, replayed: false })
     }
 
-    /// The last message on the path that a model was asked.
-    async fn last_question(&self, bot: &BotId, conversation: ConversationId) -> Result<Message, Problem> {
+    /// The turn of the last message on the path that a model was asked.
+    async fn last_turn(&self, bot: &BotId, conversation: ConversationId) -> Result<Turn, Problem> {
         let newest = Cursor::Newest { offset: 0 };
         let page = self.inner.store.page(conversation, newest, 200).await.map_err(|e| storage_problem(&e))?;
-        let asked = |m: &Message| m.sender == Sender::User && m.turn_id.is_some();
-        let found = page.into_iter().flat_map(|p| p.items).rfind(asked);
-        found.ok_or_else(|| {
-            Problem::new(Code::InvalidCommand, format!("There is no message to {bot} to ask again."))
-        })
-    }
-
-    /// What a turn was asked with, beside its text.
-    async fn overrides_of(&self, turn: Option<TurnId>) -> Result<Overrides, Problem> {
-        let Some(turn) = turn else { return Ok(Overrides::default()) };
-        let asked = self.inner.store.turn_overrides(turn).await.map_err(|e| storage_problem(&e))?;
-        Ok(asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default())
+        let turns = page.into_iter().flat_map(|p| p.items).filter_map(|m| m.turn_id);
+        match turns.last() {
+            Some(turn) => self.turn(turn).await,
+            None => {
+                Err(Problem::new(Code::InvalidCommand, format!("There is no message to {bot} to ask again.")))
+            }
+        }
     }
 
     async fn use_model(&self, bot: &BotId, name: String) -> Result<String, Problem> {
@@ -130,6 +113,7 @@ impl Controller {
         idempotency: Option<Idempotency>,
     ) -> Result<(Message, Message), Problem> {
         let stored = self.conversation_of(&asked.bot_id, Some(conversation)).await?;
+        let place = self.next_child(conversation, stored.leaf_message_id).await?;
         let entry = self.entry(&asked.bot_id)?;
         let message = Message {
             id: MessageId::new(),
@@ -144,7 +128,7 @@ impl Controller {
             images: None,
             tokens: 0,
             state: MessageState::Complete,
-            siblings: Siblings { index: 1, count: 1 },
+            siblings: Siblings { index: place, count: place },
             created_at: Timestamp::now(),
             metadata: asked.metadata.clone(),
         };
@@ -153,6 +137,7 @@ impl Controller {
             parent_id: Some(message.id),
             sender: Sender::System,
             content: answer.into(),
+            siblings: Siblings { index: 1, count: 1 },
             metadata,
             ..message.clone()
         };
@@ -167,7 +152,7 @@ impl Controller {
             None => submit_exchange(&self.inner.history, exchange),
         };
         if let Err(error) = exchanged.submitted.outcome().await {
-            let forget = BotMessage::Forget { conversation: Some(conversation), leaf: None };
+            let forget = BotMessage::Forget { conversation };
             let _ = entry.actor.cast(forget);
             return Err(storage_problem(&error));
         }

@@ -312,6 +312,8 @@ pub struct HistoryQuery {
 pub struct NewConversation {
     /// Shown name.
     pub title: Option<String>,
+    /// The message that it goes on from: its path is the beginning of the new conversation's.
+    pub from_message_id: Option<MessageId>,
 }
 
 /// Changes of a conversation.

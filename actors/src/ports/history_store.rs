@@ -56,12 +56,14 @@ pub enum Change {
     /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late
     /// repetition takes nothing back.
     SaveStatus(StoredStatus),
-    /// A new conversation.
+    /// A new conversation. With a leaf it is a fork: its path begins with that message's path. Applies only if the
+    /// leaf is there.
     CreateConversation(Conversation),
-    /// Title, leaf, archived. With another leaf than the stored one it applies only while no turn of the
+    /// Title, leaf, archived. Applies only if a new leaf is there. With another leaf than the stored one it applies only while no turn of the
     /// conversation is open: the leaf is then that of the turn.
     UpdateConversation(Conversation),
-    /// A conversation with its messages and turns. Applies only while none of its turns is open.
+    /// A conversation with its messages and turns. Applies only while none of its turns is open. Forks are mended and told
+    /// as with [`Change::ClearHistory`]; the conversation itself is not.
     DeleteConversation(ConversationId),
     /// A turn with the user's message and the empty pending reply. Moves the leaf of the conversation
     /// to the reply, its `last_at` and count. A message that is stored already (the answer is made
@@ -109,10 +111,10 @@ pub enum Change {
     },
     /// All messages and ended turns of a conversation, or of all of the bot's. Leaves running turns' messages alone.
     /// What remains is mended, here and in forks: a message whose parent is gone is a first one, a
-    /// conversation whose leaf is gone ends with its newest message.
+    /// conversation whose leaf is gone ends with its newest message. So a fork keeps what was said in it, and begins there.
     ///
-    /// The store itself adds one [`cleared_event`] per conversation, in the order of their ids and
-    /// before the events of the fact: only it knows the numbers, and they are told in the same
+    /// The store itself adds one [`cleared_event`] per conversation and one (of 0) per fork that was mended, in the order
+    /// of their ids and before the events of the fact: only it knows the numbers, and they are told in the same
     /// transaction. So callers give no events; doing it again is told again, with 0 where nothing was left.
     ClearHistory {
         /// Whose.
@@ -299,6 +301,13 @@ pub trait HistoryStore: Send + Sync + 'static {
         conversation: ConversationId,
         parent: Option<MessageId>,
     ) -> Result<Vec<MessageId>, StoreError>;
+
+    /// The newest message of its own conversation at or below this one: where the branch that begins with it was last
+    /// continued. None where it is unknown.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError>;
 
     /// Conversations of a bot in the roster: the main one first, then by last use, newest first.
     ///

@@ -170,6 +170,10 @@ impl Reader {
         Ok(ids.into_iter().map(MessageId).collect())
     }
 
+    pub(super) async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        pages::newest_below(&mut *self.single().await?, id).await
+    }
+
     pub(super) async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         sqlx::query(concat!(
             "SELECT ",

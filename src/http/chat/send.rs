@@ -196,7 +196,7 @@ struct Answered<'a> {
     reply: Option<Option<&'a Message>>,
 }
 
-async fn accept(accepted: &AcceptedTurn, html: bool) -> Answer {
+pub(in crate::http) async fn accept(accepted: &AcceptedTurn, html: bool) -> Answer {
     let answer = Answered { turn: Some(&accepted.turn), message: &accepted.message, reply: None };
     write(StatusCode::ACCEPTED, &answer, html).await
 }

@@ -1,12 +1,13 @@
 //! Obligations of [`HistoryStore`](crate::ports::history_store::HistoryStore).
 
+mod branches;
 mod commits;
 mod keys;
 mod model;
 mod numbers;
 mod pages;
 
-pub use self::{commits::*, keys::*, model::*, numbers::*, pages::*};
+pub use self::{branches::*, commits::*, keys::*, model::*, numbers::*, pages::*};
 use super::{Subject, samples};
 use crate::{
     domain::{ids::BotId, message::Conversation},
@@ -51,6 +52,10 @@ macro_rules! history_store_suite {
                 a_cursor_off_the_path_is_no_page
                 siblings_are_counted_within_their_conversation
                 a_fork_begins_with_the_path_of_its_origin
+                an_answer_made_anew_stands_beside_the_first
+                a_leaf_must_be_there
+                a_branch_ends_with_its_newest_message
+                a_fork_that_lost_its_beginning_is_told
                 a_path_stops_where_it_is_large_enough
                 conversations_are_listed_main_first_then_by_last_use
                 a_snapshot_is_of_one_moment

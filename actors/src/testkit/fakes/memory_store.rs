@@ -199,6 +199,9 @@ impl HistoryStore for MemoryStore {
     ) -> Result<Vec<MessageId>, StoreError> {
         Ok(self.shared.record.lock().children(conversation, parent))
     }
+    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        Ok(self.shared.record.lock().newest_below(id))
+    }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         Ok(self.shared.record.lock().conversations_of(bot))
     }

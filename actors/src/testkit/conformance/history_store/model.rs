@@ -249,6 +249,7 @@ async fn compare<S: HistoryStore + StateStore>(world: &World, store: &S, model: 
     for message in &world.messages {
         let (bot, id) = (&message.bot_id, message.id);
         assert_eq!(store.message(bot, id).await, model.message(bot, id).await, "seed {seed}");
+        assert_eq!(store.newest_below(id).await, model.newest_below(id).await, "seed {seed}");
         assert_eq!(store.path(id, 20).await, model.path(id, 20).await, "seed {seed}");
         assert_eq!(store.path_rest(id).await, model.path_rest(id).await, "seed {seed}");
         let home = message.conversation_id;
@@ -259,7 +260,7 @@ async fn compare<S: HistoryStore + StateStore>(world: &World, store: &S, model: 
         assert_eq!(stored, model.turn_snapshot(turn.id).await, "seed {seed}");
     }
     let events = store.events_after(0, u32::MAX).await.unwrap();
-    assert!(events.len() > GROUPS, "something happened: {} events", events.len());
+    assert!(events.len() > GROUPS / 2, "something happened: {} events", events.len());
     assert_eq!(plain(events.clone()), plain(model.events()), "seed {seed}");
     for (topic, head) in check_numbers(&events) {
         assert_eq!(model.head(&topic).await.unwrap(), head, "seed {seed}, {topic}");

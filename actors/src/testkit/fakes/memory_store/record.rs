@@ -102,7 +102,8 @@ impl Record {
             Change::SaveStatus(status) => self.save_status(status).then_some(0),
             Change::CreateConversation(conversation) => {
                 let known = self.conversations.contains_key(&conversation.id);
-                if known || !self.bots.contains_key(&conversation.bot_id) {
+                let leafless = conversation.leaf_message_id.is_some_and(|l| !self.messages.contains_key(&l));
+                if known || leafless || !self.bots.contains_key(&conversation.bot_id) {
                     return None;
                 }
                 self.conversations.insert(conversation.id, conversation);
@@ -110,8 +111,9 @@ impl Record {
             }
             Change::UpdateConversation(new) => {
                 let busy = self.is_busy(new.id);
+                let leafless = new.leaf_message_id.is_some_and(|l| !self.messages.contains_key(&l));
                 let stored = self.open_conversation(new.id)?;
-                if busy && stored.leaf_message_id != new.leaf_message_id {
+                if (busy || leafless) && stored.leaf_message_id != new.leaf_message_id {
                     return None;
                 }
                 (stored.title, stored.leaf_message_id, stored.archived) =
@@ -126,7 +128,8 @@ impl Record {
                 let deleted = self.delete_messages(|m| m.conversation_id == id);
                 self.redact(id);
                 self.turns.retain(|_, t| t.conversation_id != id);
-                self.mend(&owner);
+                let mended = self.mend(&owner);
+                told.extend(mended.into_iter().map(|fork| cleared_event(&owner, fork, 0)));
                 Some(deleted)
             }
             Change::AcceptTurn { turn, message, reply, overrides, idempotency } => {
@@ -266,20 +269,22 @@ impl Record {
             .filter(|t| t.ended_at.is_none())
             .flat_map(|t| [t.message_id, t.reply_id])
             .collect();
-        let mut all = 0;
+        let mut lost = BTreeMap::new();
         for id in cleared {
             let deleted = self.delete_messages(|m| m.conversation_id == id && !kept.contains(&m.id));
             self.redact(id);
-            all += deleted;
-            told.push(cleared_event(bot, id, deleted));
+            lost.insert(id, deleted);
             let left: Vec<_> = self.messages.values().filter(|m| m.conversation_id == id).collect();
             let (count, last_at) = (left.len() as u64, left.iter().map(|m| m.created_at).max());
             if let Some(conversation) = self.conversations.get_mut(&id) {
                 (conversation.message_count, conversation.last_at) = (count, last_at);
             }
         }
-        self.mend(bot);
-        Some(all)
+        for fork in self.mend(bot) {
+            lost.entry(fork).or_default();
+        }
+        told.extend(lost.iter().map(|(id, deleted)| cleared_event(bot, *id, *deleted)));
+        Some(lost.values().sum())
     }
 
     fn delete_messages(&mut self, which: impl Fn(&Message) -> bool) -> u64 {
@@ -308,18 +313,24 @@ impl Record {
         }
     }
 
-    /// Parents and leaves that are gone.
-    fn mend(&mut self, bot: &BotId) {
+    /// Parents and leaves that are gone; the conversations where there were any.
+    fn mend(&mut self, bot: &BotId) -> BTreeSet<ConversationId> {
         let ids: HashSet<_> = self.messages.keys().copied().collect();
+        let mut mended = BTreeSet::new();
         for message in self.messages.values_mut().filter(|m| m.bot_id == *bot) {
-            message.parent_id = message.parent_id.filter(|p| ids.contains(p));
+            if message.parent_id.is_some_and(|parent| !ids.contains(&parent)) {
+                message.parent_id = None;
+                mended.insert(message.conversation_id);
+            }
         }
         for conversation in self.conversations.values_mut().filter(|c| c.bot_id == *bot) {
             if conversation.leaf_message_id.is_some_and(|leaf| !ids.contains(&leaf)) {
                 let mut own = self.messages.values().filter(|m| m.conversation_id == conversation.id);
                 conversation.leaf_message_id = own.next_back().map(|m| m.id);
+                mended.insert(conversation.id);
             }
         }
+        mended
     }
 
     /// Adds the messages that are not there; the last becomes the leaf. False where all were there.
@@ -374,6 +385,19 @@ impl Record {
         let children =
             self.messages.values().filter(|m| m.conversation_id == conversation && m.parent_id == parent);
         children.map(|m| m.id).collect()
+    }
+
+    /// The newest message of its conversation at or below this one.
+    pub(super) fn newest_below(&self, id: MessageId) -> Option<MessageId> {
+        let home = self.messages.get(&id)?.conversation_id;
+        // A child is newer than its parent, so one walk in the order of creation meets parents first.
+        let mut below = BTreeSet::from([id]);
+        for message in self.messages.values().filter(|m| m.conversation_id == home) {
+            if message.parent_id.is_some_and(|parent| below.contains(&parent)) {
+                below.insert(message.id);
+            }
+        }
+        below.last().copied()
     }
 
     /// From a leaf up to the first message.
