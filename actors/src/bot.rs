@@ -37,7 +37,7 @@ mod turn_end;
 mod turn_events;
 pub(crate) mod work;
 
-pub(crate) use accept::{Incoming, Overrides, Refusal, takes_messages};
+pub(crate) use accept::{Again, Incoming, Overrides, Refusal, StoredTalk, takes_messages};
 use context::{ContextEntry, Estimator, Path};
 pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
 use lane::Lane;
@@ -69,6 +69,10 @@ pub(crate) enum BotMessage {
     },
     /// A turn was not stored, or had been before.
     TurnGone { turn: TurnId },
+    /// There may be turns in storage that nobody runs, because the answer to a commit got lost.
+    LookForStrays,
+    /// Such turns.
+    Strays(Vec<FoundTurn>),
     /// Stop a turn; answers whether it is here.
     StopTurn { turn: TurnId, reply: RpcReplyPort<bool> },
     /// Stop the running turn of a conversation; answers with its id.
@@ -78,9 +82,10 @@ pub(crate) enum BotMessage {
     Halt { all: bool, reply: RpcReplyPort<Vec<TurnId>> },
     /// A slash command and its answer, to be put at the end of a conversation.
     Exchange { exchange: Box<Exchange>, reply: RpcReplyPort<Exchanged> },
-    /// The history of a conversation (or of all) changed under it: forget what is in memory of it. With `leaf`, this
-    /// is the new end of the path.
-    Forget { conversation: Option<ConversationId>, leaf: Option<MessageId> },
+    /// The history of a conversation changed under it, or its end did: forget what is in memory of it.
+    Forget { conversation: ConversationId },
+    /// Messages were deleted that any conversation may go on from: forget what was said.
+    ForgetTexts,
     /// What the actor before left behind.
     Recovered(Vec<FoundTurn>),
     /// What the actor before left behind can't be read for now.
@@ -107,10 +112,18 @@ struct Talk {
     lane: Lane<Kept>,
     /// End of the conversation's active path, accepted turns included.
     leaf: Option<MessageId>,
+    /// Messages that continue it there already, on other branches.
+    beyond: u32,
     /// What is said so far, as far as it is in memory.
     path: Option<Arc<Path>>,
     /// The history changed under the running turn: what that turn knows of it is not to be kept.
     forgotten: bool,
+}
+
+impl Talk {
+    fn forget(&mut self) {
+        (self.path, self.forgotten) = (None, true);
+    }
 }
 
 /// A turn in a lane.
@@ -130,6 +143,8 @@ pub(crate) struct BotActorState {
     talks: HashMap<ConversationId, Talk>,
     estimator: Estimator,
     readiness: Readiness,
+    /// Set while strays are looked for; true if there is a reason to look again.
+    looking: Option<bool>,
     /// Set once the bot is about to be stopped: nothing begins any more.
     halted: bool,
     rest_timer: bool,
@@ -201,7 +216,7 @@ impl BotActorState {
         )
         .await?;
         let talk = self.talks.entry(conversation).or_default();
-        talk.leaf = Some(leaf);
+        (talk.leaf, talk.beyond) = (Some(leaf), 0);
         talk.lane.push(id, Kept { stop, reply: leaf, go, work: Some(work.get_id()) });
         self.last_turn = Timestamp::now();
         Ok(())
@@ -308,17 +323,18 @@ impl BotActorState {
         chosen.inspect(|(_, kept)| kept.stop.cancel()).map(|(turn, _)| *turn).collect()
     }
 
-    fn forget(&mut self, conversation: Option<ConversationId>, leaf: Option<MessageId>) {
-        self.talks.retain(|id, talk| {
-            let concerned = conversation.is_none_or(|c| c == *id);
-            if concerned {
-                talk.path = None;
-                talk.forgotten = true;
-                // Without a word, the path ends with the last turn that is still to come.
-                talk.leaf = leaf.or(talk.lane.iter().last().map(|(_, kept)| kept.reply));
-            }
-            !concerned || !talk.lane.is_empty()
-        });
+    fn forget(&mut self, conversation: ConversationId) {
+        if let Some(talk) = self.talks.get_mut(&conversation) {
+            // The path ends with the last turn that is still to come; without one, storage knows where.
+            (talk.leaf, talk.beyond) = (talk.lane.iter().last().map(|(_, kept)| kept.reply), 0);
+            talk.forget();
+            self.talks.retain(|id, talk| *id != conversation || !talk.lane.is_empty());
+        }
+    }
+
+    fn forget_texts(&mut self) {
+        self.talks.retain(|_, talk| !talk.lane.is_empty());
+        self.talks.values_mut().for_each(Talk::forget);
     }
 
     /// A turn's task died by itself: a defect of deia. The turn is found again as after a crash of the bot.
@@ -376,6 +392,7 @@ impl Actor for BotActor {
             talks: HashMap::new(),
             estimator: Estimator::default(),
             readiness: Readiness::Ready,
+            looking: None,
             halted: false,
             rest_timer: false,
             last_turn: Timestamp::now(),
@@ -408,6 +425,8 @@ impl Actor for BotActor {
                 state.turn_ended(&me, turn, conversation, parent, leaf, entries, estimator, path);
             }
             BotMessage::TurnGone { turn } => state.turn_gone(turn),
+            BotMessage::LookForStrays => state.look_for_strays(&me).await?,
+            BotMessage::Strays(found) => state.strays(&me, found).await?,
             BotMessage::StopTurn { turn, reply } => {
                 let _ = reply.send(state.stop_turn(turn));
             }
@@ -420,7 +439,8 @@ impl Actor for BotActor {
             BotMessage::Exchange { exchange, reply } => {
                 let _ = reply.send(state.exchange(*exchange));
             }
-            BotMessage::Forget { conversation, leaf } => state.forget(conversation, leaf),
+            BotMessage::Forget { conversation } => state.forget(conversation),
+            BotMessage::ForgetTexts => state.forget_texts(),
             BotMessage::Recovered(found) => state.recovered(&me, found).await?,
             BotMessage::RecoveryWaits(problem) => state.recovery_waits(problem),
             BotMessage::RestDue => state.rest_due(&me),

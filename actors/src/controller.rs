@@ -42,12 +42,15 @@ use crate::{
 };
 
 mod bots;
+mod branches;
 mod chat;
 mod command;
+mod once;
 pub mod requests;
 mod send;
 mod subscribe;
 
+use once::KeysInUse;
 use requests::*;
 
 /// The one error type of the façade: a typed problem with a stable code.
@@ -60,6 +63,8 @@ pub use send::{CONTENT_MAX, IMAGES_MAX};
 
 /// How long a call to an actor may take, its restart included.
 const CALL: Duration = Duration::from_secs(10);
+/// Nobody has an identity yet: whoever reaches an open loopback is this user.
+const USER: &str = "local";
 /// How long an actor may take to say what it is doing.
 const OBSERVE: Duration = Duration::from_secs(1);
 
@@ -168,6 +173,7 @@ impl Builder {
             board,
             tasks,
             closing: AtomicBool::new(false),
+            keys: KeysInUse::default(),
             root: actor,
             view,
             root_task: tokio::sync::Mutex::new(Some(task)),
@@ -191,6 +197,8 @@ struct Inner {
     /// Tasks beside the mailboxes, and what callers began.
     tasks: TaskTracker,
     closing: AtomicBool,
+    /// Idempotency keys of requests that are on their way.
+    keys: KeysInUse,
     root: ractor::ActorRef<crate::supervision::SupervisorMessage>,
     view: crate::supervision::SupervisorView,
     root_task: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,

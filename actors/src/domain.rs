@@ -4,6 +4,7 @@
 
 pub mod bot;
 pub mod event;
+pub mod idempotency;
 pub mod ids;
 pub mod message;
 pub mod model;

@@ -27,6 +27,7 @@ use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
         event::{CommittedEvent, Topic},
+        idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
         turn::Turn,
@@ -152,6 +153,9 @@ impl HistoryStore for SqliteStore {
     ) -> Result<Vec<MessageId>, StoreError> {
         self.reader.children(conversation, parent).await
     }
+    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        self.reader.newest_below(id).await
+    }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         self.reader.conversations(bot).await
     }
@@ -173,6 +177,14 @@ impl HistoryStore for SqliteStore {
     }
     async fn turn_overrides(&self, id: TurnId) -> Result<Option<serde_json::Value>, StoreError> {
         self.reader.turn_overrides(id).await
+    }
+    async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError> {
+        self.reader.sent_before(user, bot, key).await
     }
     async fn probe(&self) -> Result<(), StoreError> {
         self.reader.ping().await?;

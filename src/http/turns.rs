@@ -1,16 +1,18 @@
-//! Turns: `GET /api/turn/:id` · `GET /api/turn/:id/events` · `POST /api/turn/:id/stop`.
+//! Turns: `GET /api/turn/:id` · `GET /api/turn/:id/events` · `POST /api/turn/:id/stop` · `POST /api/turn/:id/regenerate`.
 
 use deia_actors::{
     controller::Controller,
     domain::problem::{Code, Problem},
 };
 use http::{HeaderMap, Method};
+use serde::Deserialize;
 use warp::Filter;
 
 use super::{
     Api,
     accept::accepts_events,
-    extract::{headers, query, with},
+    chat::send::{accept, idempotency_key, mark},
+    extract::{headers, optional_body, query, with},
     problem::{Answer, json, respond},
     query::Params,
     route::{Endpoint, PathValues},
@@ -40,7 +42,35 @@ pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
                 })
                 .boxed()
         }),
+        Endpoint::new(Method::POST, "/api/turn/:turn_id/regenerate", |at| {
+            at.and(with(&api.controller))
+                .and(headers())
+                .and(query())
+                .and(optional_body::<Nothing>(api.max_body_bytes))
+                .then(async |path, turns, headers, query, body| {
+                    respond(regenerate(path, turns, headers, query, body).await)
+                })
+                .boxed()
+        }),
     ]
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+async fn regenerate(
+    path: PathValues,
+    turns: Controller,
+    headers: HeaderMap,
+    query: Result<Params, Problem>,
+    body: Result<Nothing, Problem>,
+) -> Answer {
+    let (id, mut query, Nothing {}) = (path.turn()?, query?, body?);
+    let html = query.html()?;
+    query.end()?;
+    let accepted = turns.regenerate(id, idempotency_key(&headers)?).await?;
+    mark(accept(&accepted, html).await, accepted.replayed)
 }
 
 async fn events(path: PathValues, api: Api, headers: HeaderMap, query: Result<Params, Problem>) -> Answer {

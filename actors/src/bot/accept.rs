@@ -22,6 +22,7 @@ use crate::{
     domain::{
         bot::{BotConfig, BotState, Options},
         event::{EventBody, NewEvent, TurnProgress},
+        idempotency::Idempotency,
         ids::{ConversationId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Sender, Siblings},
         problem::{Code, Problem},
@@ -42,11 +43,30 @@ pub(crate) struct Incoming {
     pub message: MessageId,
     pub reply: MessageId,
     pub send: Arc<SendMessage>,
-    pub attempt_of: Option<TurnId>,
-    /// Place among its siblings; more than the first for an edit.
+    /// Set where a message that is stored already gets one more answer.
+    pub again: Option<Arc<Again>>,
+    /// Place of what is new among its siblings, where the caller knows it: of an edit, or of one more answer.
     pub siblings: u32,
+    /// The key of its request.
+    pub idempotency: Option<Idempotency>,
     /// The conversation as stored, where the caller had to look it up.
-    pub conversation: Option<Conversation>,
+    pub conversation: Option<StoredTalk>,
+}
+
+/// A message that is answered once more.
+#[derive(Debug)]
+pub(crate) struct Again {
+    /// The turn that answered it before.
+    pub attempt_of: TurnId,
+    pub question: Message,
+}
+
+/// A conversation as storage knows it.
+#[derive(Debug)]
+pub(crate) struct StoredTalk {
+    pub conversation: Conversation,
+    /// Messages that continue it already where its active path ends.
+    pub beyond: u32,
 }
 
 /// Why a bot did not take a message.
@@ -101,8 +121,9 @@ impl BotActorState {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let stored = incoming.conversation.take().ok_or(Refusal::ConversationUnknown)?;
-                let path = stored.leaf_message_id.is_none().then(|| Arc::new(Path::default()));
-                new.insert(Talk { leaf: stored.leaf_message_id, path, ..Talk::default() })
+                let leaf = stored.conversation.leaf_message_id;
+                let path = leaf.is_none().then(|| Arc::new(Path::default()));
+                new.insert(Talk { leaf, beyond: stored.beyond, path, ..Talk::default() })
             }
         };
         let place = talk.lane.place(self.args.queue_limit);
@@ -120,7 +141,13 @@ impl BotActorState {
             .options
             .as_ref()
             .map_or_else(|| record.config.options.clone(), |over| record.config.options.overlaid(over));
-        let parent = send.parent_id.unwrap_or(talk.leaf);
+        let parent = match &incoming.again {
+            Some(again) => again.question.parent_id,
+            None => send.parent_id.unwrap_or(talk.leaf),
+        };
+        if incoming.again.is_none() && send.parent_id.is_none() {
+            incoming.siblings = talk.beyond + 1;
+        }
         let probe = ContextEntry {
             role: Role::User,
             content: send.content.clone(),
@@ -165,7 +192,9 @@ impl BotActorState {
         let bot_id = context.entry.id();
         let now = Timestamp::now();
         let send = &incoming.send;
-        let message = Message {
+        let siblings = Siblings { index: incoming.siblings, count: incoming.siblings };
+        let asked = |again: &Arc<Again>| again.question.clone();
+        let message = incoming.again.as_ref().map(asked).unwrap_or_else(|| Message {
             id: incoming.message,
             bot_id: bot_id.clone(),
             conversation_id: prepared.conversation,
@@ -178,19 +207,21 @@ impl BotActorState {
             images: (!send.images.is_empty()).then(|| send.images.clone()),
             tokens: self.estimator.tokens(&send.content),
             state: MessageState::Complete,
-            siblings: Siblings { index: incoming.siblings, count: incoming.siblings },
+            siblings,
             created_at: now,
             metadata: send.metadata.clone(),
-        };
+        });
         let reply = Message {
             id: incoming.reply,
             parent_id: Some(message.id),
+            turn_id: Some(incoming.turn),
             sender: Sender::Bot,
             content: "".into(),
             images: None,
             tokens: 0,
             state: MessageState::Pending,
-            siblings: Siblings { index: 1, count: 1 },
+            siblings: if incoming.again.is_some() { siblings } else { Siblings { index: 1, count: 1 } },
+            created_at: now,
             metadata: serde_json::Map::new(),
             ..message.clone()
         };
@@ -209,7 +240,7 @@ impl BotActorState {
             state: if begins { TurnState::Generating } else { TurnState::Queued },
             server: prepared.begun.as_ref().and_then(|(p, _)| p.gate()).map(|g| g.spec.name.clone()),
             model: prepared.model,
-            attempt_of: incoming.attempt_of,
+            attempt_of: incoming.again.as_ref().map(|again| again.attempt_of),
             queue,
             usage: Usage::default(),
             timings: Timings { queued_ms: begins.then_some(0.0), ..Timings::default() },
@@ -219,12 +250,15 @@ impl BotActorState {
             ended_at: None,
         };
         let submitted = context.entry.turn_accepted(turn.id, begins, |changed| {
-            let events = accept_events(&turn, &message, changed);
+            // What is new: the message, or only one more answer to it.
+            let new = if incoming.again.is_some() { &reply } else { &message };
+            let events = accept_events(&turn, new, changed);
             let change = Change::AcceptTurn {
                 turn: turn.clone(),
                 message: message.clone(),
                 reply: reply.clone(),
                 overrides: Overrides::of(send),
+                idempotency: incoming.idempotency.clone(),
             };
             context.history.submit(Fact::new(change, events))
         });

@@ -5,8 +5,9 @@ use super::BotActorState;
 use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
+        idempotency::Idempotency,
         ids::MessageId,
-        message::Message,
+        message::{Message, Siblings},
     },
     history::{History, Submitted},
     ports::history_store::{Change, Fact},
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) struct Exchange {
     pub message: Message,
     pub reply: Message,
+    pub idempotency: Option<Idempotency>,
 }
 
 /// What was submitted.
@@ -29,13 +31,13 @@ pub(crate) struct Exchanged {
 
 /// Submits an exchange as it is.
 pub(crate) fn submit(history: &History, exchange: Exchange) -> Exchanged {
-    let Exchange { message, reply } = exchange;
+    let Exchange { message, reply, idempotency } = exchange;
     let received = |m: &Message| {
         let topics = vec![Topic::Bot(m.bot_id.clone()), Topic::Conversation(m.conversation_id)];
         NewEvent::new(topics, &EventBody::MessageReceived { message: m.clone() })
     };
     let events = vec![received(&message), received(&reply)];
-    let change = Change::AppendMessages(vec![message.clone(), reply.clone()]);
+    let change = Change::AppendMessages { messages: vec![message.clone(), reply.clone()], idempotency };
     let submitted = history.submit(Fact::new(change, events));
     Exchanged { message, reply, submitted }
 }
@@ -44,8 +46,10 @@ impl BotActorState {
     pub(super) fn exchange(&mut self, mut exchange: Exchange) -> Exchanged {
         if let Some(talk) = self.talks.get_mut(&exchange.message.conversation_id) {
             let end: Option<MessageId> = talk.leaf;
-            exchange.message.parent_id = end;
-            talk.leaf = Some(exchange.reply.id);
+            let place = talk.beyond + 1;
+            (exchange.message.parent_id, exchange.message.siblings) =
+                (end, Siblings { index: place, count: place });
+            (talk.leaf, talk.beyond) = (Some(exchange.reply.id), 0);
             // Models are not shown commands: what is said so far is the same, its end is not.
             match &mut talk.path {
                 Some(path) if path.leaf == end => std::sync::Arc::make_mut(path).leaf = talk.leaf,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{accept::Overrides, turn::TurnContext, turn_events};
 use crate::{
-    controller::requests::{AcceptedTurn, Sent},
+    controller::requests::AcceptedTurn,
     domain::{
         bot::BotStep,
         event::TurnEnd,
@@ -111,12 +111,33 @@ async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundT
         context.history.note(Fact::new(Change::SaveStatus(status), vec![event]));
     });
     let mut found = Vec::with_capacity(waiting.len());
-    for (_, (turn, message, reply)) in waiting {
-        let asked = context.store.turn_overrides(turn.id).await.map_err(|e| storage_problem(&e))?;
-        let overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
-        let home = context.store.conversation(turn.conversation_id).await.map_err(|e| storage_problem(&e))?;
-        let leaf = home.and_then(|c| c.leaf_message_id);
-        found.push(FoundTurn { turn, message, reply, overrides, leaf });
+    for (_, open) in waiting {
+        found.push(complete(context, open).await?);
+    }
+    Ok(found)
+}
+
+/// A turn as storage has it, with what it needs to go on.
+async fn complete(
+    context: &TurnContext,
+    (turn, message, reply): (Turn, Message, Message),
+) -> Result<FoundTurn, Problem> {
+    let asked = context.store.turn_overrides(turn.id).await.map_err(|e| storage_problem(&e))?;
+    let overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
+    let home = context.store.conversation(turn.conversation_id).await.map_err(|e| storage_problem(&e))?;
+    let leaf = home.and_then(|c| c.leaf_message_id);
+    Ok(FoundTurn { turn, message, reply, overrides, leaf })
+}
+
+/// Open turns that nobody runs, because the answers to their commits got lost. They begin anew: nothing of them was shown.
+pub(crate) async fn strays(context: &TurnContext) -> Result<Vec<FoundTurn>, Problem> {
+    let bot = context.entry.id();
+    let open = context.store.open_turns(Some(&bot)).await.map_err(|e| storage_problem(&e))?;
+    let mut found = vec![];
+    // What has a live reply is run, or its end is on its way.
+    for (turn, message, reply) in open.into_iter().filter(|(turn, ..)| context.hubs.live(turn.id).is_none()) {
+        let turn = Turn { state: TurnState::Queued, ..turn };
+        found.push(complete(context, (turn, message, reply)).await?);
     }
     Ok(found)
 }
@@ -167,7 +188,11 @@ pub(crate) async fn stop_waiting(context: &TurnContext, id: TurnId) -> Result<()
 }
 
 /// The acknowledgement of a message that is stored although nobody could say so at the time.
-pub(crate) async fn found(context: &TurnContext, turn: TurnId, message: MessageId) -> Result<Sent, Problem> {
+pub(crate) async fn found(
+    context: &TurnContext,
+    turn: TurnId,
+    message: MessageId,
+) -> Result<AcceptedTurn, Problem> {
     // Watched before the look: an end in between is told either here or there.
     let end = context.hubs.watch_end(turn);
     let bot = context.entry.id();
@@ -184,7 +209,7 @@ pub(crate) async fn found(context: &TurnContext, turn: TurnId, message: MessageI
             if turn.state.is_terminal() {
                 context.hubs.tell_end(TurnEnd { turn: turn.clone(), reply });
             }
-            Ok(Sent::Turn(AcceptedTurn { turn, message, end }))
+            Ok(AcceptedTurn { turn, message, replayed: false, end })
         }
         Err(problem) => {
             context.hubs.forget_end(turn);

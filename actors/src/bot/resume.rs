@@ -15,7 +15,7 @@ use super::{
     turn::{TurnJob, TurnShared},
     work::Work,
 };
-use crate::domain::problem::Problem;
+use crate::{controller::requests::Sent, domain::problem::Problem};
 
 /// A message that came before its bot was ready for it.
 pub(super) type Early = (Box<Incoming>, oneshot::Sender<Refusal>, SendReply);
@@ -39,7 +39,7 @@ impl BotActorState {
     ) -> Result<(), ActorProcessingErr> {
         let context = self.args.context.clone();
         let job = async move {
-            let answer = recovery::found(&context, incoming.turn, incoming.message).await;
+            let answer = recovery::found(&context, incoming.turn, incoming.message).await.map(Sent::Turn);
             // The caller may be gone; the turn runs all the same.
             let _ = reply.send(answer);
         };
@@ -96,6 +96,59 @@ impl BotActorState {
                 let _ = refused.send(Refusal::Problem(Box::new(problem.clone())));
             }
         }
+    }
+
+    /// Looks for turns in storage that this actor does not know of, once the database answers.
+    pub(super) async fn look_for_strays(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        if self.halted || !matches!(self.readiness, Readiness::Ready) {
+            // Whoever recovers finds them anyway.
+            return Ok(());
+        }
+        if let Some(again) = &mut self.looking {
+            *again = true;
+            return Ok(());
+        }
+        let (context, cell, me) = (self.args.context.clone(), me.get_cell(), me.clone());
+        let job = async move {
+            let found = loop {
+                match recovery::strays(&context).await {
+                    Ok(found) => break found,
+                    Err(_) => tokio::time::sleep(RECOVER_AGAIN).await,
+                }
+            };
+            // If the actor is gone, its successor recovers.
+            let _ = me.cast(BotMessage::Strays(found));
+        };
+        self.looking = Some(false);
+        Work::begin(cell, Box::pin(job)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn strays(
+        &mut self,
+        me: &ActorRef<BotMessage>,
+        found: Vec<FoundTurn>,
+    ) -> Result<(), ActorProcessingErr> {
+        let again = self.looking.take().unwrap_or_default();
+        for found in found {
+            let (turn, conversation) = (found.turn.id, found.turn.conversation_id);
+            if self.halted || self.args.context.hubs.live(turn).is_some() {
+                continue;
+            }
+            tracing::info!(bot.id = %found.turn.bot_id, turn.id = %turn, "a turn that nobody ran goes on");
+            // Where more is on its way in this conversation, its end is known better here than in storage.
+            let busy =
+                self.talks.get(&conversation).filter(|talk| !talk.lane.is_empty()).and_then(|t| t.leaf);
+            self.entry().turn_accepted(turn, false, |_| ());
+            self.resume(me, found).await?;
+            if let (Some(leaf), Some(talk)) = (busy, self.talks.get_mut(&conversation)) {
+                talk.leaf = Some(leaf);
+            }
+        }
+        if again { self.look_for_strays(me).await } else { Ok(()) }
     }
 
     /// A waiting turn that storage kept.

@@ -151,7 +151,7 @@ impl TurnJob {
     fn acknowledge(&self, reply: RpcReplyPort<Result<Sent, Problem>>) {
         let turn = self.turn();
         let end = self.context.hubs.watch_end(turn.id);
-        let accepted = AcceptedTurn { turn, message: self.shared.message.clone(), end };
+        let accepted = AcceptedTurn { turn, message: self.shared.message.clone(), replayed: false, end };
         // The caller may be gone; the turn runs all the same.
         let _ = reply.send(Ok(Sent::Turn(accepted)));
     }
@@ -166,7 +166,8 @@ impl TurnJob {
                 if turn.state.is_terminal() {
                     self.context.hubs.tell_end(TurnEnd { turn: turn.clone(), reply: found.reply });
                 }
-                Ok(Sent::Turn(AcceptedTurn { turn, message: self.shared.message.clone(), end }))
+                let message = self.shared.message.clone();
+                Ok(Sent::Turn(AcceptedTurn { turn, message, replayed: false, end }))
             }
             Ok(None) => Err(Problem::new(
                 Code::StorageUnavailable,
@@ -185,6 +186,8 @@ impl TurnJob {
         let id = self.shared.turn.lock().id;
         self.context.hubs.forget_end(id);
         let _ = self.bot.cast(BotMessage::TurnGone { turn: id });
+        // The commit may have got through, and only its answer not: then the turn is there and wants to be run.
+        let _ = self.bot.cast(BotMessage::LookForStrays);
         let _ = reply.send(Err(problem));
     }
 

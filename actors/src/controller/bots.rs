@@ -89,14 +89,14 @@ fn bot_topics(id: &BotId) -> Vec<Topic> {
     vec![Topic::Bots, Topic::Bot(id.clone())]
 }
 
-/// An entry of the audit log. Nobody has an identity yet: whoever reaches an open loopback is `local`.
+/// An entry of the audit log.
 pub(super) fn audit(
     action: &str,
     target: String,
     reason: Option<String>,
     detail: Map<String, Value>,
 ) -> AuditEntry {
-    AuditEntry { at: Timestamp::now(), actor: "local".into(), action: action.into(), target, reason, detail }
+    AuditEntry { at: Timestamp::now(), actor: USER.into(), action: action.into(), target, reason, detail }
 }
 
 impl Controller {

@@ -5,7 +5,10 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::{
     bot::{BotMessage, recovery::stop_waiting},
-    domain::time::Timestamp,
+    domain::{
+        event::{EventBody, NewEvent, Topic},
+        time::Timestamp,
+    },
     ports::history_store::{Cursor, TurnSnapshot},
 };
 
@@ -206,8 +209,9 @@ impl Controller {
                     me.not_held(&bot, id).await?;
                 }
                 deleted += done.deleted;
-                let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf: None });
+                let _ = entry.actor.cast(BotMessage::Forget { conversation: id });
             }
+            let _ = entry.actor.cast(BotMessage::ForgetTexts);
             Ok(deleted)
         })
         .await
@@ -222,10 +226,11 @@ impl Controller {
         self.inner.store.conversations(bot).await.map_err(|e| storage_problem(&e))
     }
 
-    /// A new conversation.
+    /// A new conversation; a fork, where it begins with a message of the bot.
     ///
     /// # Errors
-    /// `bot_not_found`, `invalid_request`, `storage_unavailable`.
+    /// `bot_not_found`, `invalid_request`, `message_not_found`, `conversation_busy` where that message is still being
+    /// written, `storage_unavailable`.
     pub async fn new_conversation(
         &self,
         bot: &BotId,
@@ -233,12 +238,17 @@ impl Controller {
     ) -> Result<Conversation, ControllerError> {
         self.open()?;
         self.entry(bot)?;
+        let title = check_title(new.title)?;
+        let leaf_message_id = match new.from_message_id {
+            Some(id) => Some(self.beginning(bot, id).await?),
+            None => None,
+        };
         let conversation = Conversation {
             id: ConversationId::new(),
             bot_id: bot.clone(),
-            title: check_title(new.title)?,
+            title,
             main: false,
-            leaf_message_id: None,
+            leaf_message_id,
             message_count: 0,
             archived: false,
             legal_hold: false,
@@ -246,7 +256,11 @@ impl Controller {
             last_at: None,
         };
         let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![]);
-        self.inner.history.append(fact).await?;
+        if !self.inner.history.append(fact).await?.applied {
+            // The bot or that message was deleted meanwhile.
+            self.entry(bot)?;
+            return Err(Problem::new(Code::MessageNotFound, "The message was deleted in this moment."));
+        }
         Ok(conversation)
     }
 
@@ -288,7 +302,7 @@ impl Controller {
         conversation.archived = patch.archived.unwrap_or(conversation.archived);
         if let Some(leaf) = patch.leaf_message_id {
             let message = self.message(bot, leaf).await?.message;
-            if message.conversation_id != id {
+            if !self.stands_in(id, &message).await? {
                 return Err(Problem::new(
                     Code::MessageNotFound,
                     format!("Message {leaf} is not of this conversation."),
@@ -305,12 +319,18 @@ impl Controller {
         let leaf = patch.leaf_message_id;
         // A title that races with a new message would carry the old end of the path: it is read again.
         for _ in 0..PATCH_TRIES {
-            let fact = Fact::new(Change::UpdateConversation(conversation.clone()), vec![]);
+            let topics = vec![Topic::Bot(bot.clone()), Topic::Conversation(id)];
+            let changed = EventBody::ConversationChanged { conversation: conversation.clone() };
+            let change = Change::UpdateConversation(conversation.clone());
+            let fact = Fact::new(change, vec![NewEvent::new(topics, &changed)]);
             if self.inner.history.append(fact).await?.applied {
-                let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf });
+                if leaf.is_some() {
+                    let _ = entry.actor.cast(BotMessage::Forget { conversation: id });
+                }
                 return self.conversation_of(bot, Some(id)).await;
             }
-            if leaf.is_some() {
+            if let Some(leaf) = leaf {
+                self.message(bot, leaf).await?;
                 break;
             }
             let now = self.conversation_of(bot, Some(id)).await?;
@@ -352,7 +372,8 @@ impl Controller {
             self.not_held(bot, id).await?;
             return Err(busy());
         }
-        let _ = entry.actor.cast(BotMessage::Forget { conversation: Some(id), leaf: None });
+        let _ = entry.actor.cast(BotMessage::Forget { conversation: id });
+        let _ = entry.actor.cast(BotMessage::ForgetTexts);
         Ok(())
     }
 }

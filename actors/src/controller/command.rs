@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use super::{send::Ids, *};
 use crate::{
-    bot::{BotMessage, Exchange, Overrides, submit_exchange, takes_messages},
+    bot::{BotMessage, Exchange, submit_exchange, takes_messages},
     commands::Command,
     domain::{
+        idempotency::Idempotency,
         message::{MessageState, Sender, Siblings},
         time::Timestamp,
     },
@@ -15,14 +16,19 @@ use crate::{
 
 impl Controller {
     /// Carries out a command and stores it with its answer.
-    pub(super) async fn command(&self, command: Command, asked: SendMessage) -> Result<Sent, Problem> {
+    pub(super) async fn command(
+        &self,
+        command: Command,
+        asked: &SendMessage,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Sent, Problem> {
         let entry = self.entry(&asked.bot_id)?;
         let conversation = self.conversation_of(&asked.bot_id, asked.conversation_id).await?;
         tracing::info!(bot.id = %asked.bot_id, action = ?std::mem::discriminant(&command), "slash command");
         let again = match &command {
             Command::Retry => {
                 takes_messages(entry.state(), asked.bot_id.as_str())?;
-                Some(self.last_question(&asked.bot_id, conversation.id).await?)
+                Some(self.last_turn(&asked.bot_id, conversation.id).await?)
             }
             _ => None,
         };
@@ -44,41 +50,25 @@ impl Controller {
         let ids = Ids::new();
         let turn = again.is_some().then(|| ("turn_id".to_owned(), Value::String(ids.turn.to_string())));
         let metadata = Map::from_iter(turn);
-        let (message, reply) = self.store_exchange(&asked, conversation.id, answer, metadata).await?;
-        if let Some(question) = again {
-            let attempt_of = question.turn_id;
-            let overrides = self.overrides_of(attempt_of).await?;
-            let send = SendMessage {
-                conversation_id: Some(conversation.id),
-                parent_id: Some(question.parent_id),
-                images: question.images.unwrap_or_default(),
-                metadata: question.metadata,
-                options: overrides.options,
-                think: overrides.think,
-                format: overrides.format,
-                ..SendMessage::text(asked.bot_id.clone(), question.content)
-            };
-            self.send_again(send, ids, attempt_of).await?;
+        let (message, reply) =
+            self.store_exchange(asked, conversation.id, answer, metadata, idempotency).await?;
+        if let Some(before) = again {
+            self.answer_again(&before, ids, None).await?;
         }
-        Ok(Sent::Command { message, reply })
+        Ok(Sent::Command { message, reply, replayed: false })
     }
 
-    /// The last message on the path that a model was asked.
-    async fn last_question(&self, bot: &BotId, conversation: ConversationId) -> Result<Message, Problem> {
+    /// The turn of the last message on the path that a model was asked.
+    async fn last_turn(&self, bot: &BotId, conversation: ConversationId) -> Result<Turn, Problem> {
         let newest = Cursor::Newest { offset: 0 };
         let page = self.inner.store.page(conversation, newest, 200).await.map_err(|e| storage_problem(&e))?;
-        let asked = |m: &Message| m.sender == Sender::User && m.turn_id.is_some();
-        let found = page.into_iter().flat_map(|p| p.items).rfind(asked);
-        found.ok_or_else(|| {
-            Problem::new(Code::InvalidCommand, format!("There is no message to {bot} to ask again."))
-        })
-    }
-
-    /// What a turn was asked with, beside its text.
-    async fn overrides_of(&self, turn: Option<TurnId>) -> Result<Overrides, Problem> {
-        let Some(turn) = turn else { return Ok(Overrides::default()) };
-        let asked = self.inner.store.turn_overrides(turn).await.map_err(|e| storage_problem(&e))?;
-        Ok(asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default())
+        let turns = page.into_iter().flat_map(|p| p.items).filter_map(|m| m.turn_id);
+        match turns.last() {
+            Some(turn) => self.turn(turn).await,
+            None => {
+                Err(Problem::new(Code::InvalidCommand, format!("There is no message to {bot} to ask again.")))
+            }
+        }
     }
 
     async fn use_model(&self, bot: &BotId, name: String) -> Result<String, Problem> {
@@ -120,8 +110,10 @@ impl Controller {
         conversation: ConversationId,
         answer: String,
         metadata: Map<String, Value>,
+        idempotency: Option<Idempotency>,
     ) -> Result<(Message, Message), Problem> {
         let stored = self.conversation_of(&asked.bot_id, Some(conversation)).await?;
+        let place = self.next_child(conversation, stored.leaf_message_id).await?;
         let entry = self.entry(&asked.bot_id)?;
         let message = Message {
             id: MessageId::new(),
@@ -136,7 +128,7 @@ impl Controller {
             images: None,
             tokens: 0,
             state: MessageState::Complete,
-            siblings: Siblings { index: 1, count: 1 },
+            siblings: Siblings { index: place, count: place },
             created_at: Timestamp::now(),
             metadata: asked.metadata.clone(),
         };
@@ -145,10 +137,11 @@ impl Controller {
             parent_id: Some(message.id),
             sender: Sender::System,
             content: answer.into(),
+            siblings: Siblings { index: 1, count: 1 },
             metadata,
             ..message.clone()
         };
-        let exchange = Exchange { message, reply };
+        let exchange = Exchange { message, reply, idempotency };
         let exchanged = match entry.actor.get() {
             // Only the bot knows where the conversation ends while turns are on their way.
             Some(_) => {
@@ -159,7 +152,7 @@ impl Controller {
             None => submit_exchange(&self.inner.history, exchange),
         };
         if let Err(error) = exchanged.submitted.outcome().await {
-            let forget = BotMessage::Forget { conversation: Some(conversation), leaf: None };
+            let forget = BotMessage::Forget { conversation };
             let _ = entry.actor.cast(forget);
             return Err(storage_problem(&error));
         }

@@ -10,6 +10,7 @@ use crate::{
     domain::{
         bot::{Bot, BotState, Options},
         event::TurnEnd,
+        idempotency::IdempotencyKey,
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
         model::{Model, Server},
@@ -95,6 +96,8 @@ pub struct SendMessage {
     pub format: Option<Value>,
     /// Free data of the caller, stored with the message.
     pub metadata: Map<String, Value>,
+    /// Makes it safe to send twice: the second one gets the answer of the first. Kept for 24 hours.
+    pub idempotency_key: Option<IdempotencyKey>,
 }
 
 impl SendMessage {
@@ -111,6 +114,7 @@ impl SendMessage {
             think: None,
             format: None,
             metadata: Map::new(),
+            idempotency_key: None,
         }
     }
 }
@@ -127,7 +131,20 @@ pub enum Sent {
         message: Message,
         /// The answer, from `system`.
         reply: Message,
+        /// It was carried out before, by a request with the same idempotency key.
+        replayed: bool,
     },
+}
+
+impl Sent {
+    /// Whether a request with the same idempotency key did it before, and this is its answer once more.
+    #[must_use]
+    pub fn replayed(&self) -> bool {
+        match self {
+            Self::Turn(accepted) => accepted.replayed,
+            Self::Command { replayed, .. } => *replayed,
+        }
+    }
 }
 
 /// A stored message whose turn runs or waits. Dropping it cancels nothing.
@@ -137,6 +154,8 @@ pub struct AcceptedTurn {
     pub turn: Turn,
     /// The message as stored.
     pub message: Message,
+    /// It was accepted before, with the same idempotency key; the turn is as it stands now.
+    pub replayed: bool,
     /// Resolves at the end of the turn.
     pub(crate) end: tokio::sync::watch::Receiver<Option<Arc<TurnEnd>>>,
 }
@@ -299,6 +318,8 @@ pub struct HistoryQuery {
 pub struct NewConversation {
     /// Shown name.
     pub title: Option<String>,
+    /// The message that it goes on from: its path is the beginning of the new conversation's.
+    pub from_message_id: Option<MessageId>,
 }
 
 /// Changes of a conversation.

@@ -4,10 +4,11 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    bot::{BotMessage, Incoming, Refusal},
+    bot::{Again, BotMessage, Incoming, Refusal, StoredTalk},
     domain::{
         bot::{BotConfig, DEFAULT_NUM_CTX, check_overrides},
         event::Topic,
+        idempotency::Idempotency,
     },
 };
 
@@ -29,6 +30,11 @@ impl Ids {
         // In this order: the order of ids is the order of creation.
         let (turn, message) = (TurnId::new(), MessageId::new());
         Self { turn, message, reply: MessageId::new() }
+    }
+
+    /// For a message that is stored already.
+    pub(super) fn of_message(self, message: MessageId) -> Self {
+        Self { message, ..self }
     }
 }
 
@@ -62,63 +68,59 @@ impl Controller {
     /// # Errors
     /// Everything that can be wrong with a message before it is stored; nothing is stored then.
     pub async fn send(&self, message: SendMessage) -> Result<Sent, ControllerError> {
-        self.send_with(message, Ids::new(), None).await
+        self.send_with(message, Ids::new()).await
     }
 
     /// As `send`, with a reader that is attached to the turn's topic before the turn exists, so that it
-    /// sees every event from the first on. The reader is empty for a slash command.
+    /// sees every event from the first on. There is none for a slash command, nor for a turn that was accepted before.
     ///
     /// # Errors
     /// As `send`.
-    pub async fn send_streaming(&self, message: SendMessage) -> Result<(Sent, Reader), ControllerError> {
-        let ids = Ids::new();
-        let reader = self.reader();
-        let hub = self.inner.hubs.hub(&Topic::Turn(ids.turn));
-        hub.init_head(0);
-        hub.attach(reader.queue(), None);
-        let sent = self.send_with(message, ids, None).await?;
-        Ok((sent, reader))
-    }
-
-    async fn send_with(
+    pub async fn send_streaming(
         &self,
         message: SendMessage,
-        ids: Ids,
-        attempt_of: Option<TurnId>,
-    ) -> Result<Sent, Problem> {
-        self.open()?;
-        validate(&message)?;
-        self.entry(&message.bot_id)?;
-        match commands::parse(&message.content) {
-            Some(command) => {
-                let (me, command) = (self.clone(), command?);
-                self.carry_out(async move { me.command(command, message).await }).await
-            }
-            None => {
-                let me = self.clone();
-                let message = Arc::new(message);
-                self.carry_out(async move { me.hand_over(message, ids, attempt_of).await }).await
+    ) -> Result<(Sent, Option<Reader>), ControllerError> {
+        let ids = Ids::new();
+        let topic = Topic::Turn(ids.turn);
+        let reader = self.reader();
+        let hub = self.inner.hubs.hub(&topic);
+        hub.init_head(0);
+        hub.attach(reader.queue(), None);
+        match self.send_with(message, ids).await {
+            Ok(sent @ Sent::Turn(AcceptedTurn { replayed: false, .. })) => Ok((sent, Some(reader))),
+            other => {
+                drop(reader);
+                self.inner.hubs.forget_topic(&topic);
+                other.map(|sent| (sent, None))
             }
         }
     }
 
-    /// Sends a message again as a new turn beside the old one.
-    pub(super) async fn send_again(
-        &self,
-        message: SendMessage,
-        ids: Ids,
-        attempt_of: Option<TurnId>,
-    ) -> Result<Sent, Problem> {
-        self.hand_over(Arc::new(message), ids, attempt_of).await
+    async fn send_with(&self, message: SendMessage, ids: Ids) -> Result<Sent, Problem> {
+        self.open()?;
+        validate(&message)?;
+        let main = self.entry(&message.bot_id)?.record().main_conversation_id;
+        let command = commands::parse(&message.content).transpose()?;
+        let (me, message) = (self.clone(), Arc::new(message));
+        self.carry_out(async move {
+            let fingerprint = || once::fingerprint_of(&message, main);
+            let work = async |key| match command {
+                Some(command) => me.command(command, &message, key).await,
+                None => me.hand_over(message.clone(), ids, None, key).await,
+            };
+            me.once(&message.bot_id, message.idempotency_key.clone(), fingerprint, work).await
+        })
+        .await
     }
 
     /// Hands a message to its bot's actor; to the next one if that dies before it answers. The ids stay
     /// the same, so that it is stored once.
-    async fn hand_over(
+    pub(super) async fn hand_over(
         &self,
         send: Arc<SendMessage>,
         ids: Ids,
-        attempt_of: Option<TurnId>,
+        again: Option<Arc<Again>>,
+        idempotency: Option<Idempotency>,
     ) -> Result<Sent, Problem> {
         let entry = self.entry(&send.bot_id)?;
         crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
@@ -136,7 +138,10 @@ impl Controller {
         };
         let _first = admitted()?;
         self.check_model(&send, &entry).await?;
-        let siblings = self.check_parent(&send).await?;
+        let siblings = match &again {
+            Some(again) => self.next_child(again.question.conversation_id, Some(again.question.id)).await?,
+            None => self.check_parent(&send).await?,
+        };
         let mut conversation = None;
         let deadline = tokio::time::Instant::now() + CALL;
         loop {
@@ -151,8 +156,9 @@ impl Controller {
                 message: ids.message,
                 reply: ids.reply,
                 send: send.clone(),
-                attempt_of,
+                again: again.clone(),
                 siblings,
+                idempotency: idempotency.clone(),
                 conversation: conversation.take(),
             };
             let (refused, refusal) = oneshot::channel();
@@ -164,7 +170,9 @@ impl Controller {
             }
             match refusal.await {
                 Ok(Refusal::ConversationUnknown) => {
-                    conversation = Some(self.conversation_of(&send.bot_id, send.conversation_id).await?);
+                    let stored = self.conversation_of(&send.bot_id, send.conversation_id).await?;
+                    let beyond = self.next_child(stored.id, stored.leaf_message_id).await? - 1;
+                    conversation = Some(StoredTalk { conversation: stored, beyond });
                 }
                 Ok(Refusal::Problem(problem)) => return Err(*problem),
                 // Dropped without a word: it was taken, or the actor died.
@@ -200,18 +208,16 @@ impl Controller {
         super::bots::check_context(&config, maximum, "options.num_ctx")
     }
 
-    /// Checks an explicit parent and counts the siblings that the message will have, itself included.
+    /// Checks an explicit parent and answers the place that the message will have among its siblings.
     async fn check_parent(&self, send: &SendMessage) -> Result<u32, Problem> {
         let Some(parent) = send.parent_id else { return Ok(1) };
         let conversation = self.conversation_of(&send.bot_id, send.conversation_id).await?;
         if let Some(parent) = parent {
             let found = self.message(&send.bot_id, parent).await?.message;
-            if found.conversation_id != conversation.id {
+            if !self.stands_in(conversation.id, &found).await? {
                 return Err(Problem::field("parent_id", "is not a message of this conversation"));
             }
         }
-        let store = &self.inner.store;
-        let children = store.children(conversation.id, parent).await.map_err(|e| storage_problem(&e))?;
-        Ok(u32::try_from(children.len() + 1).unwrap_or(u32::MAX))
+        self.next_child(conversation.id, parent).await
     }
 }

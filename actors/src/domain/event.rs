@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{
     bot::BotState,
     ids::{BotId, ConversationId, EventId, MessageId, TurnId},
-    message::Message,
+    message::{Conversation, Message},
     model::Server,
     problem::{Code, Problem},
     task::TaskEnd,
@@ -211,6 +211,11 @@ pub enum EventBody {
         /// How many.
         deleted: u64,
     },
+    /// Title, archiving or the end of the active path were changed by somebody.
+    ConversationChanged {
+        /// The conversation as it is now.
+        conversation: Conversation,
+    },
     /// A model server changed its state.
     ServerStateChanged {
         /// The server as it is now.
@@ -252,6 +257,7 @@ impl EventBody {
             Self::TurnFailed(_) => "turn_failed",
             Self::TurnInterrupted(_) => "turn_interrupted",
             Self::HistoryCleared { .. } => "history_cleared",
+            Self::ConversationChanged { .. } => "conversation_changed",
             Self::ServerStateChanged { .. } => "server_state_changed",
             Self::ActorRestarted { .. } => "actor_restarted",
             Self::TaskFinished(_) => "task_finished",

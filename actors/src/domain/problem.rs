@@ -79,6 +79,8 @@ codes! {
     LegalHold = "legal_hold", 409, "The conversation is under legal hold";
     /// The bot's main conversation can't be deleted.
     MainConversation = "main_conversation", 409, "The main conversation stays";
+    /// The idempotency key belongs to another request.
+    IdempotencyKeyReused = "idempotency_key_reused", 409, "The idempotency key belongs to another request";
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413, "The body is too large";
     /// Not `application/json`.

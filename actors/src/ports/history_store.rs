@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::domain::{
     bot::{AuditEntry, BotRecord, StoredStatus},
     event::{CommittedEvent, EventBody, NewEvent, Topic},
+    idempotency::{Idempotency, IdempotencyKey, SentBefore},
     ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
     message::{Conversation, Message},
     time::Timestamp,
@@ -46,7 +47,7 @@ pub enum Change {
     },
     /// A bot's name, configuration, version, metadata.
     UpdateBot(BotRecord),
-    /// A bot is gone from the roster and its id is free again. Its conversations are in no list any
+    /// A bot is gone from the roster and its id is free again, its idempotency keys are forgotten. Its conversations are in no list any
     /// more and take nothing new, but stay readable by id; with `purge` they are deleted, also those
     /// of earlier bots of this id, and it does not apply while one of them is held. Turns that are open nevertheless are `interrupted` at the
     /// [`Fact::time`], their replies `partial`, without events: whoever deletes a bot ends its turns before.
@@ -59,12 +60,14 @@ pub enum Change {
     /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late
     /// repetition takes nothing back.
     SaveStatus(StoredStatus),
-    /// A new conversation.
+    /// A new conversation. With a leaf it is a fork: its path begins with that message's path. Applies only if the
+    /// leaf is there.
     CreateConversation(Conversation),
-    /// Title, leaf, archived (not the legal hold). With another leaf than the stored one it applies only while no turn of the
-    /// conversation is open: the leaf is then that of the turn.
+    /// Title, leaf, archived (not the legal hold). Applies only if a new leaf is there. With another leaf than the stored
+    /// one it applies only while no turn of the conversation is open: the leaf is then that of the turn.
     UpdateConversation(Conversation),
     /// A conversation with its messages and turns. Applies only while none of its turns is open and it is not held.
+    /// Forks are mended and told as with [`Change::ClearHistory`]; the conversation itself is not.
     DeleteConversation(ConversationId),
     /// Puts a conversation under legal hold, or lifts it. Applies where that changes something, also to one of a deleted
     /// bot. What is held loses no message: not by clearing, deleting, purging or age.
@@ -89,9 +92,16 @@ pub enum Change {
         /// What the message asks for instead of its bot's configuration, for the case that the turn begins only after
         /// a restart; none = nothing.
         overrides: Option<Value>,
+        /// The key of the request, stored with what it did; a key that is not expired stands against the change.
+        idempotency: Option<Idempotency>,
     },
     /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last.
-    AppendMessages(Vec<Message>),
+    AppendMessages {
+        /// The messages, of one conversation. With a key: the command first, its answer last.
+        messages: Vec<Message>,
+        /// As with [`Change::AcceptTurn`].
+        idempotency: Option<Idempotency>,
+    },
     /// A turn that waited has a slot. Applies only to a turn that has not ended.
     StartTurn(Turn),
     /// The text so far of a running reply. Applies only while the reply is pending.
@@ -115,10 +125,10 @@ pub enum Change {
     },
     /// All messages and ended turns of a conversation, or of all of the bot's. Leaves running turns' messages alone.
     /// What remains is mended, here and in forks: a message whose parent is gone is a first one, a
-    /// conversation whose leaf is gone ends with its newest message.
+    /// conversation whose leaf is gone ends with its newest message. So a fork keeps what was said in it, and begins there.
     ///
-    /// The store itself adds one [`cleared_event`] per conversation, in the order of their ids and
-    /// before the events of the fact: only it knows the numbers, and they are told in the same
+    /// The store itself adds one [`cleared_event`] per conversation and one (of 0) per fork that was mended, in the order
+    /// of their ids and before the events of the fact: only it knows the numbers, and they are told in the same
     /// transaction. So callers give no events; doing it again is told again, with 0 where nothing was left.
     /// Held conversations are left out; where only they are meant it does not apply.
     ClearHistory {
@@ -265,6 +275,9 @@ pub struct TurnSnapshot {
 ///   transaction: deleted texts are nowhere.
 /// * Once `commit` returned, every read MUST see it, also after the process was killed.
 /// * Reads MUST NOT wait for a running commit.
+/// * An idempotency key MUST be stored in the transaction of its change, per user and bot. While one is stored that is not
+///   expired (24 hours before the new one's time, [`SentBefore::is_expired`]), a change with the same key MUST NOT
+///   apply; an expired one is replaced. A key outlives what its change stored.
 /// * A message path MUST follow `parent_id` from the leaf, also into another conversation (a fork).
 #[async_trait]
 pub trait HistoryStore: Send + Sync + 'static {
@@ -346,6 +359,13 @@ pub trait HistoryStore: Send + Sync + 'static {
         parent: Option<MessageId>,
     ) -> Result<Vec<MessageId>, StoreError>;
 
+    /// The newest message of its own conversation at or below this one: where the branch that begins with it was last
+    /// continued. None where it is unknown.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError>;
+
     /// Conversations of a bot in the roster: the main one first, then by last use, newest first.
     ///
     /// # Errors
@@ -387,6 +407,17 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// # Errors
     /// See [`StoreError`].
     async fn turn_overrides(&self, id: TurnId) -> Result<Option<Value>, StoreError>;
+
+    /// What a request with this key did, expired or not; none where the key is unknown.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError>;
 
     /// Whether the database answers and takes writes: used by health checks.
     ///

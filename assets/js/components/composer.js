@@ -1,6 +1,6 @@
 // The composer: field, slash completion, context meter, Stop, Send. The draft survives reload; a message that could
 // not be stored comes back here. Was it refused, it is marked "Not sent"; was no answer received, or a fault told, it may
-// be stored all the same: it is marked "Perhaps not sent", and Retry looks into the history before it sends again.
+// be stored all the same: it is marked "Perhaps not sent". Retry uses the same idempotency key, so it is stored once.
 
 import { run } from '../actions.js';
 import { short } from '../format.js';
@@ -10,7 +10,6 @@ import { forget, recall, remember } from '../prefs.js';
 import { store } from '../store.js';
 import { actionButton, kbd, meter } from './controls.js';
 import { icon } from './icon.js';
-import { toast } from './toast.js';
 
 const LINES = 9;
 
@@ -19,12 +18,8 @@ export class Composer {
   #conversation = null;
   #facts = {};
 
-  /** `newest(conversation)` is the newest stored message known; `sent(conversation, text, since)` looks for the text after it. */
-  constructor(host, { send, stop, newest, sent }) {
+  constructor(host, { send }) {
     this.send = send;
-    this.newest = newest;
-    this.sent = sent;
-    this.stop = stop;
     host.append(html`<div class="comp-w"><div class="slash-w"></div><div class="lost-w"></div><form class="comp"><label for="msg" class="vh">Message</label><textarea id="msg" rows="2"></textarea><div class="comp-f"></div></form><p class="comp-n">Enter sends, Shift Enter makes a new line</p></div>`);
     this.el = element(host.lastElementChild);
     this.field = this.el.querySelector('textarea');
@@ -57,7 +52,7 @@ export class Composer {
     const c = facts.context;
     const percent = c?.num_ctx ? (c.used / c.num_ctx) * 100 : 0;
     this.field.placeholder = !facts.can ? facts.why : facts.offline ? 'Write a message. It is stored now and answered later' : facts.running ? 'Write the next message, it is queued behind this answer' : 'Write a message, / for commands';
-    patch(this.el.querySelector('.lost-w'), lost ? html`<div class="end t-bad lost" role="alert">${icon('s-crashed', 't-bad')}<span><b>${lost.unsure ? 'Perhaps not sent.' : 'Not sent.'}</b> ${lost.reason}</span><span class="right row"><button type="button" class="btn sm" data-action="chat.resend">${icon('restart')}<span>${lost.unsure ? 'Check and retry' : 'Retry'}</span></button></span></div>` : '');
+    patch(this.el.querySelector('.lost-w'), lost ? html`<div class="end t-bad lost" role="alert">${icon('s-crashed', 't-bad')}<span><b>${lost.unsure ? 'Perhaps not sent.' : 'Not sent.'}</b> ${lost.reason}</span><span class="right row"><button type="button" class="btn sm" data-action="chat.resend">${icon('restart')}<span>Retry</span></button></span></div>` : '');
     patch(this.el.querySelector('.comp-f'), html`<span class="comp-m mono t3 ell no-phone">${icon('models')}<span>${facts.model ?? ''}</span></span><span class="grow"></span>
       ${c?.num_ctx ? html`<button type="button" class="ctxm" data-action="chat.side" aria-label="${`Context ${short(c.used)} of ${short(c.num_ctx)} tokens${c.trimmed_messages ? `, ${c.trimmed_messages} messages trimmed` : ''}. About this turn`}"><span class="num">${short(c.used)} / ${short(c.num_ctx)}</span><span aria-hidden="true">${meter(percent, { tone: percent >= 80 || c.trimmed_messages ? 'warn' : 'ink', label: 'Context used', cls: 'thin' })}</span></button>` : ''}
       ${facts.running ? actionButton('chat.stop', { arg: facts.running.id, label: facts.running.stopping ? 'Stopping' : 'Stop', showKey: true }) : ''}
@@ -72,20 +67,13 @@ export class Composer {
     const again = lost?.text === text ? lost : null;
     const key = again?.key ?? crypto.randomUUID();
     const conversation = this.#conversation;
-    const since = again ? again.since : this.newest(conversation);
-    // Until it is known better, an attempt whose end nobody saw may have got through.
-    let unsure = Boolean(again?.unsure);
     this.#write('');
     forget(`lost.${conversation}`);
     try {
-      if (unsure && await this.sent(conversation, text, since)) {
-        toast('It was sent the first time.');
-        return;
-      }
-      unsure = false;
       await this.send(conversation, text, key);
     } catch (error) {
-      remember(`lost.${conversation}`, { key, text, since, unsure: unsure || mayBeStored(error), reason: error.message });
+      // Until it is known better, an attempt whose end nobody saw may have got through.
+      remember(`lost.${conversation}`, { key, text, unsure: again?.unsure || mayBeStored(error), reason: error.message });
       remember(`draft.${conversation}`, text);
       if (this.#conversation === conversation && !this.field.value) this.#write(text);
     }

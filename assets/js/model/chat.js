@@ -201,14 +201,5 @@ export function runningTurn(chat) {
   return open.find((t) => t.state === 'generating') ?? open[0] ?? null;
 }
 
-/** The id of the newest stored message of a person, or '' where there is none; null while that is not known. */
-export function newestStored(chat) {
-  if (!chat?.loaded) return null;
-  return chat.order.map((k) => chat.messages[k]).filter((m) => m.id && m.sender === 'user').reduce((newest, m) => (m.id > newest ? m.id : newest), '');
-}
-
-/** Whether a person said this after the message `since`: ids are in the order of creation. Not known since when = whenever. */
-export const sentSince = (items, text, since) => items.some((m) => m.sender === 'user' && m.content === text && m.id > (since ?? ''));
-
 /** Whether a message may be stored although sending it failed: nobody answered, or the service had a fault. */
 export const mayBeStored = (error) => !(error.status >= 400 && error.status < 500);

@@ -17,7 +17,7 @@ import { toast } from '../components/toast.js';
 import { followConversation } from '../feeds.js';
 import { int } from '../format.js';
 import { html, patch } from '../html.js';
-import { isOver, newestStored, runningTurn, sentSince } from '../model/chat.js';
+import { isOver, runningTurn } from '../model/chat.js';
 import { recall, remember } from '../prefs.js';
 import { go, here } from '../router.js';
 import { store, watch } from '../store.js';
@@ -43,7 +43,7 @@ export function mount(root) {
     <aside class="insp" aria-label="About this turn"></aside></div><div class="none"></div>`);
   const [tabsEl, chatEl, listEl, convEl, sideEl, noneEl, statusEl] = ['.tabs', '.chat', '.cvs', '.conv', '.insp', '.none', '.conv > [role=status]'].map((s) => root.querySelector(s));
   const messages = new MessageList(root.querySelector('.msgs-w'), { older: loadOlder });
-  const composer = new Composer(root.querySelector('.comp-h'), { send, newest: (id) => newestStored(store.state.chats[id]), sent });
+  const composer = new Composer(root.querySelector('.comp-h'), { send });
 
   if (!store.state.commands.length) api.commands().then((items) => store.dispatch({ type: 'commands', items }), () => { /* no completion then */ });
 
@@ -100,13 +100,6 @@ export function mount(root) {
       store.dispatch({ type: 'chat_send_failed', id, key });
       throw error;
     }
-  }
-
-  /** Whether the newest page of the history holds this text, said after the message `since`. */
-  async function sent(id, text, since) {
-    const botId = store.state.chats[id]?.botId ?? tab().bot;
-    const page = await api.history(botId, { conversation_id: id });
-    return sentSince(page.items, text, since);
   }
 
   async function loadOlder() {

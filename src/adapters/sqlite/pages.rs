@@ -109,6 +109,26 @@ pub(super) async fn path_rest(at: &mut SqliteConnection, above: MessageId) -> Re
     Ok((u32::try_from(count).unwrap_or(u32::MAX), u32::try_from(tokens).unwrap_or(u32::MAX)))
 }
 
+/// The newest message of its conversation at or below `id`.
+pub(super) async fn newest_below(
+    at: &mut SqliteConnection,
+    id: MessageId,
+) -> Result<Option<MessageId>, StoreError> {
+    let newest: Option<Uuid> = sqlx::query_scalar(
+        "WITH RECURSIVE down(id, conversation_id) AS ( \
+             SELECT id, conversation_id FROM chat_messages WHERE id = $1 \
+             UNION ALL \
+             SELECT m.id, m.conversation_id FROM down JOIN chat_messages m \
+                 ON m.conversation_id = down.conversation_id AND m.parent_id = down.id) \
+         SELECT max(id) FROM down",
+    )
+    .bind(id.0)
+    .fetch_one(at)
+    .await
+    .map_err(error::of_reader)?;
+    Ok(newest.map(MessageId))
+}
+
 /// Messages `from` (included) to `to` (excluded) of the path, counted from the leaf.
 async fn slice(
     at: &mut SqliteConnection,

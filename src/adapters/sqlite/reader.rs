@@ -7,6 +7,7 @@ use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
         event::{CommittedEvent, Topic},
+        idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
         turn::Turn,
@@ -162,6 +163,10 @@ impl Reader {
         Ok(ids.into_iter().map(MessageId).collect())
     }
 
+    pub(super) async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        pages::newest_below(&mut *self.single().await?, id).await
+    }
+
     pub(super) async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         sqlx::query(concat!(
             "SELECT ",
@@ -207,6 +212,25 @@ impl Reader {
         let seq = events::head(&mut moment, &Topic::Turn(id)).await?;
         let reply = message(&mut moment, turn.reply_id).await?;
         Ok(Some(TurnSnapshot { turn, reply, seq }))
+    }
+
+    pub(super) async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError> {
+        let row = sqlx::query(
+            "SELECT fingerprint, turn_id, message_id, reply_id, created_at FROM idempotency_keys \
+             WHERE user_id = $1 AND bot_id = $2 AND key = $3",
+        )
+        .bind(user)
+        .bind(bot.as_str())
+        .bind(key.as_str())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(error::of_reader)?;
+        row.as_ref().map(rows::sent_before).transpose()
     }
 
     pub(super) async fn turn_overrides(&self, id: TurnId) -> Result<Option<Value>, StoreError> {

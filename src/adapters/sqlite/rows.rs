@@ -4,6 +4,7 @@ use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus, TokenTotals},
         event::{CommittedEvent, Topic},
+        idempotency::{Fingerprint, SentBefore},
         ids::{BotId, ConversationId, EventId, MessageId, TurnId},
         message::{Conversation, Message, Siblings},
         time::Timestamp,
@@ -135,6 +136,21 @@ pub(super) fn conversation(row: &SqliteRow) -> Result<Conversation, StoreError> 
         created_at: Timestamp(cells.take()?),
         last_at: cells.take::<Option<i64>>()?.map(Timestamp),
         legal_hold: cells.take()?,
+    })
+}
+
+/// Reads `fingerprint, turn_id, message_id, reply_id, created_at` of a key.
+pub(super) fn sent_before(row: &SqliteRow) -> Result<SentBefore, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    let fingerprint: Vec<u8> = cells.take()?;
+    Ok(SentBefore {
+        fingerprint: Fingerprint(
+            fingerprint.try_into().map_err(|_| unexpected("fingerprint", "not 32 bytes"))?,
+        ),
+        turn_id: cells.take::<Option<Uuid>>()?.map(TurnId),
+        message_id: MessageId(cells.take()?),
+        reply_id: MessageId(cells.take()?),
+        created_at: Timestamp(cells.take()?),
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod change;
 mod history;
+mod keys;
 mod outbox;
 mod retention;
 mod session;

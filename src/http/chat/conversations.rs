@@ -26,6 +26,7 @@ pub(in crate::http) async fn list(path: PathValues, chat: Controller) -> Answer 
 #[serde(deny_unknown_fields)]
 pub(in crate::http) struct NewBody {
     title: Option<String>,
+    from_message_id: Option<MessageId>,
 }
 
 pub(in crate::http) async fn create(
@@ -33,8 +34,8 @@ pub(in crate::http) async fn create(
     chat: Controller,
     body: Result<NewBody, Problem>,
 ) -> Answer {
-    let (bot, NewBody { title }) = (path.bot()?, body?);
-    let made = chat.new_conversation(&bot, NewConversation { title }).await?;
+    let (bot, NewBody { title, from_message_id }) = (path.bot()?, body?);
+    let made = chat.new_conversation(&bot, NewConversation { title, from_message_id }).await?;
     let mut response = json_with(StatusCode::CREATED, &made)?;
     if let Ok(place) = HeaderValue::from_str(&format!("/api/chat/{bot}?conversation_id={}", made.id)) {
         response.headers_mut().insert(LOCATION, place);

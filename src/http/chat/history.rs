@@ -66,6 +66,7 @@ pub(in crate::http) async fn message(
     let found = chat.message(&bot, id).await?;
     let mut value = serde_json::to_value(&found.message).unwrap_or_default();
     value["siblings"]["ids"] = json!(found.ids);
+    value["newest_below"] = json!(chat.newest_below(&bot, id).await?);
     if html {
         let text = found.message.content.len();
         value = render::aside(text, move || {

@@ -10,13 +10,14 @@ use deia_actors::{
     domain::{
         bot::Options,
         event::TurnEnd,
+        idempotency::{IdempotencyKey, InvalidKey},
         ids::{BotId, ConversationId, MessageId},
         message::Message,
         problem::{Code, FieldError, Problem},
         turn::{Turn, TurnState},
     },
 };
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
@@ -26,7 +27,7 @@ use crate::http::{
     accept::{Form, form},
     bots::refuse_nul,
     decode::{check, from_map, nullable},
-    problem::{Answer, json, json_with},
+    problem::{Answer, json, json_with, respond},
     query::Params,
     render, sse,
 };
@@ -35,6 +36,10 @@ use crate::http::{
 const IMAGES_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Free data with one message, in bytes of JSON.
 const METADATA_MAX_BYTES: usize = 16 * 1024;
+/// The key that makes a request safe to repeat.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Tells that a request of the same key was carried out before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// For the stored turn, when the process ends: within the time that the server leaves for goodbyes.
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
@@ -85,6 +90,7 @@ impl SendBody {
             think: self.think,
             format: self.format,
             metadata: self.metadata.unwrap_or_default(),
+            idempotency_key: None,
         })
     }
 }
@@ -116,15 +122,47 @@ pub(in crate::http) async fn send(
     if !waits && form == Form::Events {
         return Err(Problem::new(Code::NotAcceptable, "wait=false answers application/json"));
     }
-    let message = body?.message()?;
+    let key = idempotency_key(&headers)?;
+    let message = SendMessage { idempotency_key: key, ..body?.message()? };
     if form == Form::Events {
-        return match api.controller.send_streaming(message).await? {
-            (Sent::Turn(_), reader) => Ok(sse::follow(&api, reader, html)),
-            (Sent::Command { message, reply }, _) => command(&message, &reply, html).await,
+        let (sent, reader) = api.controller.send_streaming(message).await?;
+        let replayed = sent.replayed();
+        let answer = match (sent, reader) {
+            (_, Some(reader)) => Ok(sse::follow(&api, reader, html)),
+            (Sent::Turn(accepted), None) => sse::turn(&api, accepted.turn.id, None, html).await,
+            (Sent::Command { message, reply, .. }, None) => command(&message, &reply, html).await,
         };
+        return mark(answer, replayed);
     }
-    match api.controller.send(message).await? {
-        Sent::Command { message, reply } => command(&message, &reply, html).await,
+    let sent = api.controller.send(message).await?;
+    let replayed = sent.replayed();
+    mark(answer(&api, sent, waits, html).await, replayed)
+}
+
+/// The key of a request, if it has one.
+pub(in crate::http) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut given = headers.get_all(KEY).iter();
+    let Some(first) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return Err(Problem::field("Idempotency-Key", "must not be given more than once"));
+    }
+    let key = first.to_str().map_err(|_| InvalidKey).and_then(IdempotencyKey::parse);
+    key.map(Some).map_err(|rule| Problem::field("Idempotency-Key", rule.to_string()))
+}
+
+/// Says so where the answer, be it a problem, is that of an earlier request.
+pub(in crate::http) fn mark(answer: Answer, replayed: bool) -> Answer {
+    if !replayed {
+        return answer;
+    }
+    let mut response = respond(answer);
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    Ok(response)
+}
+
+async fn answer(api: &Api, sent: Sent, waits: bool, html: bool) -> Answer {
+    match sent {
+        Sent::Command { message, reply, .. } => command(&message, &reply, html).await,
         Sent::Turn(accepted) if !waits => accept(&accepted, html).await,
         Sent::Turn(accepted) => {
             let (turn, message) = (accepted.turn.clone(), accepted.message.clone());
@@ -135,7 +173,7 @@ pub(in crate::http) async fn send(
             };
             match end {
                 Some(end) => finish(&message, &end, html).await,
-                None => Err(unfinished(&api, turn).await),
+                None => Err(unfinished(api, turn).await),
             }
         }
     }
@@ -158,7 +196,7 @@ struct Answered<'a> {
     reply: Option<Option<&'a Message>>,
 }
 
-async fn accept(accepted: &AcceptedTurn, html: bool) -> Answer {
+pub(in crate::http) async fn accept(accepted: &AcceptedTurn, html: bool) -> Answer {
     let answer = Answered { turn: Some(&accepted.turn), message: &accepted.message, reply: None };
     write(StatusCode::ACCEPTED, &answer, html).await
 }

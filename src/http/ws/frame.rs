@@ -4,6 +4,7 @@ use deia_actors::{
     controller::requests::{ResumeFrom, SendMessage, Subscribed, TextOffsets},
     domain::{
         event::Topic,
+        idempotency::{IdempotencyKey, InvalidKey},
         ids::{Epoch, MessageId, TurnId},
         problem::{Code, Problem},
     },
@@ -98,12 +99,23 @@ fn known(kind: &str, object: Map<String, Value>, reference: Ref) -> Result<Clien
             let Unsubscribe { topic } = from_object(object)?;
             ClientFrame::Unsubscribe { reference, topic: topic.parse()? }
         }
-        "send" => ClientFrame::Send { reference, message: from_object::<SendBody>(object)?.message()? },
+        "send" => {
+            let mut object = object;
+            let key = object.remove("idempotency_key").filter(|key| !key.is_null());
+            let idempotency_key = key.map(idempotency_key).transpose()?;
+            let message = from_object::<SendBody>(object)?.message()?;
+            ClientFrame::Send { reference, message: SendMessage { idempotency_key, ..message } }
+        }
         _ => {
             let Stop { turn_id } = from_object(object)?;
             ClientFrame::Stop { reference, turn_id }
         }
     })
+}
+
+fn idempotency_key(key: Value) -> Result<IdempotencyKey, Problem> {
+    let parsed = key.as_str().ok_or(InvalidKey).and_then(IdempotencyKey::parse);
+    parsed.map_err(|rule| Problem::field("idempotency_key", rule.to_string()))
 }
 
 fn is_ref(value: &Value) -> bool {

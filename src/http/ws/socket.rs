@@ -291,15 +291,19 @@ async fn frame(delivery: &Delivery, html: bool) -> Bytes {
 }
 
 fn answer_sent(reference: &Ref, sent: Result<Sent, Problem>) -> String {
-    match sent {
-        Ok(Sent::Turn(accepted)) => {
-            ok(reference, json!({ "turn": accepted.turn, "message": accepted.message }))
-        }
-        Ok(Sent::Command { message, reply }) => {
-            ok(reference, json!({ "turn": null, "message": message, "reply": reply }))
-        }
-        Err(problem) => error(Some(reference), &problem),
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(problem) => return error(Some(reference), &problem),
+    };
+    let replayed = sent.replayed();
+    let mut answer = match sent {
+        Sent::Turn(accepted) => json!({ "turn": accepted.turn, "message": accepted.message }),
+        Sent::Command { message, reply, .. } => json!({ "turn": null, "message": message, "reply": reply }),
+    };
+    if replayed {
+        answer["replayed"] = true.into();
     }
+    ok(reference, answer)
 }
 
 async fn stop(controller: Controller, reference: Ref, turn: TurnId) -> String {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, emptyChat, mayBeStored, newestStored, offsets, runningTurn, sending, sentSince } from '../../../assets/js/model/chat.js';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, emptyChat, mayBeStored, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
 
 const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
 const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
@@ -131,18 +131,6 @@ test('a late acknowledgement does not bring back what the path has left', () => 
   chat = applyEvent(chat, event('message_received', { message: message('q2', 'user', { parent_id: null, turn_id: 'b', siblings: { index: 2, count: 2 } }) }));
   chat = acknowledged(chat, 'k', { turn: null, message: command, reply: null });
   assert.deepEqual(chat.order, ['q2']);
-});
-
-test('a message whose sending nobody saw end is looked for behind the newest one known before', () => {
-  assert.equal(newestStored(emptyChat('B', 'C')), null, 'not loaded: not known');
-  assert.equal(newestStored(start()), '');
-  const chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('01', 'user', { content: 'hi' }), message('02', 'bot', { turn_id: 't' })] });
-  const since = newestStored(chat);
-  assert.equal(since, '01');
-  const later = [message('01', 'user', { content: 'hi' }), message('02', 'bot', { content: 'hi' })];
-  assert.equal(sentSince(later, 'hi', since), false, 'the same words of before, and those of the bot, are others');
-  assert.equal(sentSince([...later, message('03', 'user', { content: 'hi' })], 'hi', since), true);
-  assert.equal(sentSince(later, 'hi', null), true, 'when in doubt it is not sent twice');
 });
 
 test('only a refusal is sure that nothing is stored', () => {

@@ -1,11 +1,13 @@
 //! Obligations of [`HistoryStore`](crate::ports::history_store::HistoryStore).
 
+mod branches;
 mod commits;
+mod keys;
 mod model;
 mod numbers;
 mod pages;
 
-pub use self::{commits::*, model::*, numbers::*, pages::*};
+pub use self::{branches::*, commits::*, keys::*, model::*, numbers::*, pages::*};
 use super::{Subject, samples};
 use crate::{
     domain::{ids::BotId, message::Conversation},
@@ -28,6 +30,10 @@ macro_rules! history_store_suite {
                 a_turn_ends_once
                 a_turn_keeps_what_it_was_asked_with
                 a_turn_behind_a_message_that_is_not_there_is_not_stored
+                a_key_names_what_its_request_did
+                a_known_key_stands_against_a_second_request
+                a_refused_request_leaves_its_key_free
+                a_key_outlives_its_messages_and_goes_with_its_bot
                 a_status_never_goes_back
                 a_checkpoint_stops_with_its_turn
                 open_turns_come_with_their_messages_oldest_first
@@ -48,6 +54,10 @@ macro_rules! history_store_suite {
                 a_cursor_off_the_path_is_no_page
                 siblings_are_counted_within_their_conversation
                 a_fork_begins_with_the_path_of_its_origin
+                an_answer_made_anew_stands_beside_the_first
+                a_leaf_must_be_there
+                a_branch_ends_with_its_newest_message
+                a_fork_that_lost_its_beginning_is_told
                 a_path_stops_where_it_is_large_enough
                 conversations_are_listed_main_first_then_by_last_use
                 a_snapshot_is_of_one_moment

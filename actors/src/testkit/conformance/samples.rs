@@ -8,6 +8,7 @@ use crate::{
     domain::{
         bot::{BotConfig, BotRecord, BotState, StoredStatus, TokenTotals},
         event::{BotChange, EventBody, NewEvent, Topic, TurnEnd, TurnProgress},
+        idempotency::{Fingerprint, Idempotency, IdempotencyKey},
         ids::{BotId, ConversationId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Sender, Siblings},
         time::Timestamp,
@@ -21,6 +22,16 @@ use crate::{
 pub fn tick() -> Timestamp {
     static CLOCK: AtomicI64 = AtomicI64::new(1_700_000_000_000_000);
     Timestamp(CLOCK.fetch_add(1, Ordering::Relaxed))
+}
+
+/// For how long a key is kept, in microseconds.
+pub const DAY: i64 = 24 * 60 * 60 * 1_000_000;
+
+/// A key of a user, for a request that is like those of the same `asks`.
+#[must_use]
+pub fn idempotency(user: &str, key: &str, asks: u8) -> Idempotency {
+    let key = IdempotencyKey::parse(key).expect("a key");
+    Idempotency { user: user.into(), key, fingerprint: Fingerprint([asks; 32]), at: tick() }
 }
 
 /// A bot with its main conversation and status.
@@ -190,7 +201,7 @@ pub fn launch(id: &BotId) -> (Fact, Conversation) {
 pub fn append(message: &Message) -> Fact {
     let topics = vec![Topic::Bot(message.bot_id.clone()), Topic::Conversation(message.conversation_id)];
     let event = NewEvent::new(topics, &EventBody::MessageReceived { message: message.clone() });
-    Fact::new(Change::AppendMessages(vec![message.clone()]), vec![event])
+    Fact::new(Change::AppendMessages { messages: vec![message.clone()], idempotency: None }, vec![event])
 }
 
 /// Accepts a turn.
@@ -202,6 +213,7 @@ pub fn accept(turn: &Turn, question: &Message, reply: &Message) -> Fact {
         message: question.clone(),
         reply: reply.clone(),
         overrides: None,
+        idempotency: None,
     };
     Fact::new(change, vec![NewEvent::new(topics(turn), &received), progress(turn)])
 }

@@ -14,6 +14,7 @@ use crate::{
     domain::{
         bot::{AuditEntry, BotRecord, StoredStatus},
         event::{CommittedEvent, Topic},
+        idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
         turn::Turn,
@@ -226,6 +227,9 @@ impl HistoryStore for MemoryStore {
     ) -> Result<Vec<MessageId>, StoreError> {
         Ok(self.shared.record.lock().children(conversation, parent))
     }
+    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        Ok(self.shared.record.lock().newest_below(id))
+    }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         Ok(self.shared.record.lock().conversations_of(bot))
     }
@@ -254,6 +258,14 @@ impl HistoryStore for MemoryStore {
     }
     async fn open_turns(&self, bot: Option<&BotId>) -> Result<Vec<(Turn, Message, Message)>, StoreError> {
         Ok(self.shared.record.lock().open_turns(bot))
+    }
+    async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError> {
+        Ok(self.shared.record.lock().sent_before(user, bot, key))
     }
     async fn probe(&self) -> Result<(), StoreError> {
         self.unavailable_now()

@@ -12,7 +12,7 @@ use deia_actors::{
 };
 use rusqlite::{Connection, params};
 
-use super::{super::words::json, history, outbox::Outbox, session::Applied, turn};
+use super::{super::words::json, history, keys, outbox::Outbox, session::Applied, turn};
 
 /// Counters as SQLite has them.
 pub(super) fn int(number: u64) -> i64 {
@@ -34,10 +34,20 @@ pub(super) fn apply(db: &Connection, outbox: &mut Outbox, fact: &Fact) -> rusqli
         Change::HoldConversation { conversation_id, bot_id, held } => {
             history::hold(db, *conversation_id, bot_id, *held)
         }
-        Change::AcceptTurn { turn, message, reply, overrides } => {
-            turn::accept(db, outbox, turn, message, reply, overrides.as_ref())
+        Change::AcceptTurn { turn, message, reply, overrides, idempotency } => {
+            keys::once(db, idempotency.as_ref(), Some(turn.id), message, reply, || {
+                turn::accept(db, outbox, turn, message, reply, overrides.as_ref())
+            })
         }
-        Change::AppendMessages(messages) => history::append_messages(db, messages),
+        Change::AppendMessages { messages, idempotency } => match &messages[..] {
+            [] => Ok(Applied::NO),
+            [first, ..] => {
+                let last = messages.last().unwrap_or(first);
+                keys::once(db, idempotency.as_ref(), None, first, last, || {
+                    history::append_messages(db, messages, last)
+                })
+            }
+        },
         Change::StartTurn(turn) => turn::start(db, turn),
         Change::Checkpoint { reply_id, content, thinking } => {
             turn::checkpoint(db, *reply_id, content, thinking.as_deref())
@@ -135,6 +145,7 @@ fn delete_bot(db: &Connection, bot: &BotId, purge: bool, at: Timestamp) -> rusql
     if rows == 0 {
         return Ok(Applied::NO);
     }
+    keys::forget(db, bot)?;
     if !purge {
         db.prepare_cached(
             "UPDATE conversations SET retired_at = ?2 WHERE bot_id = ?1 AND retired_at IS NULL",

@@ -1,5 +1,7 @@
 //! Conversations and messages.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use deia_actors::{
     domain::{
         ids::{BotId, ConversationId},
@@ -29,7 +31,8 @@ pub(super) fn create_conversation(db: &Connection, c: &Conversation) -> rusqlite
         "INSERT INTO conversations (id, bot_id, title, main, leaf_message_id, message_count, archived, \
              created_at, last_at) \
          SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 \
-         WHERE EXISTS (SELECT 1 FROM bots WHERE id = ?2 AND deleted_at IS NULL) ON CONFLICT DO NOTHING",
+         WHERE EXISTS (SELECT 1 FROM bots WHERE id = ?2 AND deleted_at IS NULL) \
+             AND (?5 IS NULL OR EXISTS (SELECT 1 FROM chat_messages WHERE id = ?5)) ON CONFLICT DO NOTHING",
     )?
     .execute(params![
         c.id.0,
@@ -48,9 +51,10 @@ pub(super) fn create_conversation(db: &Connection, c: &Conversation) -> rusqlite
 pub(super) fn update_conversation(db: &Connection, c: &Conversation) -> rusqlite::Result<Applied> {
     db.prepare_cached(
         "UPDATE conversations SET title = ?2, leaf_message_id = ?3, archived = ?4 \
-         WHERE id = ?1 AND retired_at IS NULL AND (leaf_message_id IS ?3 OR NOT EXISTS \
-             (SELECT 1 FROM turns t WHERE t.bot_id = conversations.bot_id \
-                AND t.conversation_id = ?1 AND t.ended_at IS NULL))",
+         WHERE id = ?1 AND retired_at IS NULL AND (leaf_message_id IS ?3 OR (\
+             (?3 IS NULL OR EXISTS (SELECT 1 FROM chat_messages WHERE id = ?3)) \
+             AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = conversations.bot_id \
+                AND t.conversation_id = ?1 AND t.ended_at IS NULL)))",
     )?
     .execute(params![c.id.0, c.title, c.leaf_message_id.map(|m| m.0), c.archived])
     .map(Applied::if_any)
@@ -101,8 +105,11 @@ pub(super) fn grow(
     .map(drop)
 }
 
-pub(super) fn append_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<Applied> {
-    let Some(last) = messages.last() else { return Ok(Applied::NO) };
+pub(super) fn append_messages(
+    db: &Connection,
+    messages: &[Message],
+    last: &Message,
+) -> rusqlite::Result<Applied> {
     let open = db
         .prepare_cached("SELECT 1 FROM conversations WHERE id = ?1 AND retired_at IS NULL")?
         .exists([last.conversation_id.0])?;
@@ -155,8 +162,11 @@ pub(super) fn delete_conversation(db: &Connection, id: ConversationId) -> rusqli
     }
     let deleted = delete_contents(db, id)?;
     db.prepare_cached("DELETE FROM conversations WHERE id = ?1")?.execute([id.0])?;
-    mend(db, &owner)?;
-    Ok(Applied::deleted(deleted))
+    let mut applied = Applied::deleted(deleted);
+    if let Ok(owner) = BotId::parse(&owner) {
+        applied.events.extend(mend(db, &owner)?.into_iter().map(|fork| cleared_event(&owner, fork, 0)));
+    }
+    Ok(applied)
 }
 
 /// Deletes everything of a bot, also of earlier bots of this id.
@@ -201,7 +211,7 @@ pub(super) fn clear(
     if cleared.is_empty() {
         return Ok(Applied::NO);
     }
-    let mut applied = Applied::YES;
+    let mut lost = BTreeMap::new();
     for id in cleared {
         db.prepare_cached(
             "DELETE FROM turns WHERE ended_at IS NOT NULL \
@@ -219,8 +229,7 @@ pub(super) fn clear(
             .execute(params![id.0, bot.as_str()])?;
         let deleted = u64::try_from(rows).unwrap_or(u64::MAX);
         redact(db, id)?;
-        applied.deleted += deleted;
-        applied.events.push(cleared_event(bot, id, deleted));
+        lost.insert(id, deleted);
         db.prepare_cached(
             "UPDATE conversations SET \
                  message_count = (SELECT count(*) FROM chat_messages WHERE conversation_id = ?1), \
@@ -229,8 +238,11 @@ pub(super) fn clear(
         )?
         .execute([id.0])?;
     }
-    mend(db, bot.as_str())?;
-    Ok(applied)
+    for fork in mend(db, bot)? {
+        lost.entry(fork).or_default();
+    }
+    let events = lost.iter().map(|(id, deleted)| cleared_event(bot, *id, *deleted)).collect();
+    Ok(Applied { events, ..Applied::deleted(lost.values().sum()) })
 }
 
 /// The oldest messages of a conversation went away. The newest is still there, unless none is, or those that are left
@@ -285,20 +297,25 @@ pub(super) fn mend_behind(db: &Connection, bot: &str, gone: &[Uuid]) -> rusqlite
 }
 
 /// After messages went away: a message whose parent is gone is a first one, and a conversation
-/// whose leaf is gone ends with its newest message. Also in forks, which share the path.
-fn mend(db: &Connection, bot: &str) -> rusqlite::Result<()> {
-    db.prepare_cached(
+/// whose leaf is gone ends with its newest message. Also in forks, which share the path. Answers where there were any.
+fn mend(db: &Connection, bot: &BotId) -> rusqlite::Result<BTreeSet<ConversationId>> {
+    let mut mended = BTreeSet::new();
+    for sql in [
         "UPDATE chat_messages SET parent_id = NULL WHERE parent_id IS NOT NULL \
              AND conversation_id IN (SELECT id FROM conversations WHERE bot_id = ?1) \
-             AND NOT EXISTS (SELECT 1 FROM chat_messages p WHERE p.id = chat_messages.parent_id)",
-    )?
-    .execute([bot])?;
-    db.prepare_cached(
+             AND NOT EXISTS (SELECT 1 FROM chat_messages p WHERE p.id = chat_messages.parent_id) \
+         RETURNING conversation_id",
         "UPDATE conversations SET leaf_message_id = \
              (SELECT max(m.id) FROM chat_messages m WHERE m.conversation_id = conversations.id) \
          WHERE bot_id = ?1 AND leaf_message_id IS NOT NULL \
-             AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = conversations.leaf_message_id)",
-    )?
-    .execute([bot])
-    .map(drop)
+             AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = conversations.leaf_message_id) \
+         RETURNING id",
+    ] {
+        let mut statement = db.prepare_cached(sql)?;
+        let ids = statement.query_map([bot.as_str()], |row| row.get(0).map(ConversationId))?;
+        for id in ids {
+            mended.insert(id?);
+        }
+    }
+    Ok(mended)
 }

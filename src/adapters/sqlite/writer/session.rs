@@ -188,7 +188,7 @@ fn bot_of(change: &Change) -> Option<&str> {
         Change::AcceptTurn { turn, .. } | Change::StartTurn(turn) | Change::FinishTurn { turn, .. } => {
             Some(&turn.bot_id)
         }
-        Change::AppendMessages(messages) => messages.first().map(|m| &m.bot_id),
+        Change::AppendMessages { messages, .. } => messages.first().map(|m| &m.bot_id),
     };
     id.map(deia_actors::domain::ids::BotId::as_str)
 }

@@ -372,7 +372,7 @@ pub async fn what_has_no_target_does_not_apply<S: Subject>() {
         Change::DeleteBot { bot_id: stranger.clone(), purge: true },
         Change::CreateConversation(home.clone()),
         Change::UpdateConversation(home),
-        Change::AppendMessages(vec![]),
+        Change::AppendMessages { messages: vec![], idempotency: None },
         Change::StartTurn(t.clone()),
         Change::Checkpoint { reply_id: reply.id, content: "x".into(), thinking: None },
         Change::ClearHistory { bot_id: stranger, conversation_id: None },
@@ -401,7 +401,7 @@ pub async fn exact_texts_survive<S: Subject>() {
         said.tool_calls = Some(serde_json::json!([{"function": {"name": "f", "arguments": {"x": text}}}]));
         said.metadata.insert("k".into(), text.into());
         said.tokens = u32::MAX;
-        commit_one(&subject, Fact::new(Change::AppendMessages(vec![said.clone()]), vec![])).await;
+        commit_one(&subject, Fact { events: vec![], ..append(&said) }).await;
         let mut stored = subject.store().message(&id, said.id).await.unwrap().unwrap();
         stored.siblings = said.siblings;
         assert!(stored == said, "{} bytes of {:?}…", text.len(), text.chars().take(10).collect::<String>());

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Stores a chain of messages behind `parent`, one group.
-async fn chain<S: Subject>(
+pub(super) async fn chain<S: Subject>(
     subject: &S,
     home: &Conversation,
     mut parent: Option<MessageId>,

@@ -2,12 +2,16 @@
 
 mod retention;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     domain::{
         bot::{AuditEntry, BotRecord, StoredStatus},
         event::{CommittedEvent, EventBody, NewEvent, Topic},
+        idempotency::{Idempotency, IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, EventId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Siblings},
         time::Timestamp,
@@ -30,6 +34,7 @@ pub(super) struct Record {
     pub(super) overrides: BTreeMap<TurnId, serde_json::Value>,
     /// Bots that were deleted with their history kept, and when: their last status is still there.
     departed: HashMap<BotId, Timestamp>,
+    keys: HashMap<(Arc<str>, BotId, IdempotencyKey), SentBefore>,
     /// The outbox.
     pub(super) events: Vec<CommittedEvent>,
     position: u64,
@@ -104,7 +109,8 @@ impl Record {
             Change::SaveStatus(status) => self.save_status(status).then_some(0),
             Change::CreateConversation(conversation) => {
                 let known = self.conversations.contains_key(&conversation.id);
-                if known || !self.bots.contains_key(&conversation.bot_id) {
+                let leafless = conversation.leaf_message_id.is_some_and(|l| !self.messages.contains_key(&l));
+                if known || leafless || !self.bots.contains_key(&conversation.bot_id) {
                     return None;
                 }
                 self.conversations.insert(conversation.id, conversation);
@@ -112,8 +118,9 @@ impl Record {
             }
             Change::UpdateConversation(new) => {
                 let busy = self.is_busy(new.id);
+                let leafless = new.leaf_message_id.is_some_and(|l| !self.messages.contains_key(&l));
                 let stored = self.open_conversation(new.id)?;
-                if busy && stored.leaf_message_id != new.leaf_message_id {
+                if (busy || leafless) && stored.leaf_message_id != new.leaf_message_id {
                     return None;
                 }
                 (stored.title, stored.leaf_message_id, stored.archived) =
@@ -132,15 +139,17 @@ impl Record {
                 let deleted = self.delete_messages(|m| m.conversation_id == id);
                 self.redact(id);
                 self.turns.retain(|_, t| t.conversation_id != id);
-                self.mend(&owner);
+                let mended = self.mend(&owner);
+                told.extend(mended.into_iter().map(|fork| cleared_event(&owner, fork, 0)));
                 Some(deleted)
             }
-            Change::AcceptTurn { turn, message, reply, overrides } => {
+            Change::AcceptTurn { turn, message, reply, overrides, idempotency } => {
                 let orphaned = message.parent_id.is_some_and(|p| !self.messages.contains_key(&p));
                 if self.turns.contains_key(&turn.id) || orphaned {
                     return None;
                 }
                 self.open_conversation(turn.conversation_id)?;
+                self.take_key(idempotency, Some(turn.id), &message, &reply)?;
                 if let Some(overrides) = overrides {
                     self.overrides.insert(turn.id, overrides);
                 }
@@ -148,8 +157,13 @@ impl Record {
                 self.add(vec![message, reply]);
                 Some(0)
             }
-            Change::AppendMessages(messages) => {
-                self.open_conversation(messages.last()?.conversation_id)?;
+            Change::AppendMessages { messages, idempotency } => {
+                let (first, last) = (messages.first()?.clone(), messages.last()?.clone());
+                self.open_conversation(last.conversation_id)?;
+                if messages.iter().all(|m| self.messages.contains_key(&m.id)) {
+                    return None;
+                }
+                self.take_key(idempotency, None, &first, &last)?;
                 self.add(messages).then_some(0)
             }
             Change::StartTurn(turn) => {
@@ -204,11 +218,35 @@ impl Record {
         newer
     }
 
+    /// Stores a key with what its request does; none where it is taken.
+    fn take_key(
+        &mut self,
+        taken: Option<Idempotency>,
+        turn_id: Option<TurnId>,
+        message: &Message,
+        reply: &Message,
+    ) -> Option<()> {
+        let Some(Idempotency { user, key, fingerprint, at }) = taken else { return Some(()) };
+        let name = (user, message.bot_id.clone(), key);
+        if self.keys.get(&name).is_some_and(|before| !before.is_expired(at)) {
+            return None;
+        }
+        let (message_id, reply_id) = (message.id, reply.id);
+        self.keys.insert(name, SentBefore { fingerprint, turn_id, message_id, reply_id, created_at: at });
+        Some(())
+    }
+
+    /// What a request with this key did.
+    pub(super) fn sent_before(&self, user: &str, bot: &BotId, key: &IdempotencyKey) -> Option<SentBefore> {
+        self.keys.get(&(user.into(), bot.clone(), key.clone())).cloned()
+    }
+
     fn delete_bot(&mut self, bot: &BotId, purge: bool, at: Timestamp) -> Option<u64> {
         if purge && self.has_held(bot) {
             return None;
         }
         self.bots.remove(bot)?;
+        self.keys.retain(|(_, owner, _), _| owner != bot);
         let own: HashSet<_> =
             self.conversations.values().filter(|c| c.bot_id == *bot).map(|c| c.id).collect();
         if !purge {
@@ -247,16 +285,18 @@ impl Record {
             .filter(|t| t.ended_at.is_none())
             .flat_map(|t| [t.message_id, t.reply_id])
             .collect();
-        let mut all = 0;
+        let mut lost = BTreeMap::new();
         for id in cleared {
             let deleted = self.delete_messages(|m| m.conversation_id == id && !kept.contains(&m.id));
             self.redact(id);
-            all += deleted;
-            told.push(cleared_event(bot, id, deleted));
+            lost.insert(id, deleted);
             self.count(id);
         }
-        self.mend(bot);
-        Some(all)
+        for fork in self.mend(bot) {
+            lost.entry(fork).or_default();
+        }
+        told.extend(lost.iter().map(|(id, deleted)| cleared_event(bot, *id, *deleted)));
+        Some(lost.values().sum())
     }
 
     /// Counts anew what is left in a conversation.
@@ -294,18 +334,24 @@ impl Record {
         }
     }
 
-    /// Parents and leaves that are gone.
-    fn mend(&mut self, bot: &BotId) {
+    /// Parents and leaves that are gone; the conversations where there were any.
+    fn mend(&mut self, bot: &BotId) -> BTreeSet<ConversationId> {
         let ids: HashSet<_> = self.messages.keys().copied().collect();
+        let mut mended = BTreeSet::new();
         for message in self.messages.values_mut().filter(|m| m.bot_id == *bot) {
-            message.parent_id = message.parent_id.filter(|p| ids.contains(p));
+            if message.parent_id.is_some_and(|parent| !ids.contains(&parent)) {
+                message.parent_id = None;
+                mended.insert(message.conversation_id);
+            }
         }
         for conversation in self.conversations.values_mut().filter(|c| c.bot_id == *bot) {
             if conversation.leaf_message_id.is_some_and(|leaf| !ids.contains(&leaf)) {
                 let mut own = self.messages.values().filter(|m| m.conversation_id == conversation.id);
                 conversation.leaf_message_id = own.next_back().map(|m| m.id);
+                mended.insert(conversation.id);
             }
         }
+        mended
     }
 
     /// Adds the messages that are not there; the last becomes the leaf. False where all were there.
@@ -389,6 +435,19 @@ impl Record {
         let children =
             self.messages.values().filter(|m| m.conversation_id == conversation && m.parent_id == parent);
         children.map(|m| m.id).collect()
+    }
+
+    /// The newest message of its conversation at or below this one.
+    pub(super) fn newest_below(&self, id: MessageId) -> Option<MessageId> {
+        let home = self.messages.get(&id)?.conversation_id;
+        // A child is newer than its parent, so one walk in the order of creation meets parents first.
+        let mut below = BTreeSet::from([id]);
+        for message in self.messages.values().filter(|m| m.conversation_id == home) {
+            if message.parent_id.is_some_and(|parent| below.contains(&parent)) {
+                below.insert(message.id);
+            }
+        }
+        below.last().copied()
     }
 
     /// From a leaf up to the first message.

@@ -1,0 +1,118 @@
+//! The façade: branches of a conversation. One more answer to the same message, and what may be an end or a
+//! beginning of a path.
+
+use super::{send::Ids, *};
+use crate::{
+    bot::{Again, Overrides},
+    domain::{
+        idempotency::{Fingerprint, Idempotency, IdempotencyKey},
+        message::MessageState,
+    },
+    ports::history_store::Cursor,
+};
+
+impl Controller {
+    /// Answers the message of an ended turn once more: a new turn, whose reply stands beside the earlier ones. It waits
+    /// in the line of the conversation like a message, and its reply becomes the end of the active path.
+    ///
+    /// # Errors
+    /// `turn_not_found`, `message_not_found` where the message was deleted, `conversation_busy` while the turn has not
+    /// ended, and everything that a send may answer.
+    pub async fn regenerate(
+        &self,
+        turn: TurnId,
+        key: Option<IdempotencyKey>,
+    ) -> Result<AcceptedTurn, ControllerError> {
+        self.open()?;
+        let before = self.turn(turn).await?;
+        let me = self.clone();
+        let sent = self.carry_out(async move {
+            let fingerprint = || Fingerprint::of(&("regenerate", turn));
+            let work = async |key| {
+                if !before.state.is_terminal() {
+                    return Err(unfinished("This turn has"));
+                }
+                me.answer_again(&before, Ids::new(), key).await
+            };
+            me.once(&before.bot_id, key, fingerprint, work).await
+        });
+        match sent.await? {
+            Sent::Turn(accepted) => Ok(accepted),
+            Sent::Command { .. } => {
+                Err(Problem::new(Code::Internal, "A turn was answered as a command; this is a defect."))
+            }
+        }
+    }
+
+    /// Hands a message to its bot once more, asked as it was the first time.
+    pub(super) async fn answer_again(
+        &self,
+        before: &Turn,
+        ids: Ids,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Sent, Problem> {
+        let question = self.message(&before.bot_id, before.message_id).await?.message;
+        let asked = self.inner.store.turn_overrides(before.id).await.map_err(|e| storage_problem(&e))?;
+        let overrides: Overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
+        let send = SendMessage {
+            conversation_id: Some(question.conversation_id),
+            images: question.images.clone().unwrap_or_default(),
+            options: overrides.options,
+            think: overrides.think,
+            format: overrides.format,
+            ..SendMessage::text(before.bot_id.clone(), question.content.clone())
+        };
+        let ids = ids.of_message(question.id);
+        let again = Again { attempt_of: before.id, question };
+        self.hand_over(Arc::new(send), ids, Some(Arc::new(again)), idempotency).await
+    }
+
+    /// The newest message at or below a message, in its conversation: what to choose as the end of the active path to see
+    /// its branch again.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `message_not_found`.
+    pub async fn newest_below(&self, bot: &BotId, id: MessageId) -> Result<MessageId, ControllerError> {
+        self.message(bot, id).await?;
+        let found = self.inner.store.newest_below(id).await.map_err(|e| storage_problem(&e))?;
+        Ok(found.unwrap_or(id))
+    }
+
+    /// A message that a conversation may begin with: one of the bot's that is written to its end.
+    pub(super) async fn beginning(&self, bot: &BotId, id: MessageId) -> Result<MessageId, Problem> {
+        let message = self.message(bot, id).await?.message;
+        match message.state {
+            MessageState::Pending => Err(unfinished("This answer has")),
+            MessageState::Complete | MessageState::Partial => Ok(id),
+        }
+    }
+
+    /// Whether a message stands in a conversation: it was created there, or the conversation's active path, which may begin
+    /// elsewhere, leads over it.
+    pub(super) async fn stands_in(
+        &self,
+        conversation: ConversationId,
+        message: &Message,
+    ) -> Result<bool, Problem> {
+        if message.conversation_id == conversation {
+            return Ok(true);
+        }
+        let page = self.inner.store.page(conversation, Cursor::Before(message.id), 1).await;
+        Ok(page.map_err(|e| storage_problem(&e))?.is_some())
+    }
+
+    /// The place that one more message below this one will have among its siblings, from 1.
+    pub(super) async fn next_child(
+        &self,
+        conversation: ConversationId,
+        parent: Option<MessageId>,
+    ) -> Result<u32, Problem> {
+        let children = self.inner.store.children(conversation, parent).await;
+        let children = children.map_err(|e| storage_problem(&e))?.len();
+        Ok(u32::try_from(children).unwrap_or(u32::MAX).saturating_add(1))
+    }
+}
+
+fn unfinished(what: &str) -> Problem {
+    Problem::new(Code::ConversationBusy, format!("{what} not ended. Stop it or wait for its end."))
+}

@@ -1,0 +1,130 @@
+//! Branches: answers made anew, forks, and what becomes of them when their origin is deleted.
+
+use super::{super::samples::*, Subject, commit_one, pages::chain, refuse, with_bot};
+use crate::{
+    domain::{
+        event::EventBody,
+        ids::MessageId,
+        message::{Conversation, Message, Sender, Siblings},
+        turn::Turn,
+    },
+    ports::history_store::{Change, Committed, Cursor, Fact, HistoryStore},
+};
+
+/// A second answer stands beside the first one, under the same question, which stays as it was.
+pub async fn an_answer_made_anew_stands_beside_the_first<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let (first, question, one) = turn(&main, None, "hello");
+    commit_one(&subject, accept(&first, &question, &one)).await;
+    let (done, answer) = ended(&first, &one, "one");
+    commit_one(&subject, finish(&done, &answer)).await;
+    let (second, _, two) = turn(&main, None, "not stored");
+    let second = Turn { message_id: question.id, attempt_of: Some(first.id), ..second };
+    let two = Message { parent_id: Some(question.id), ..two };
+    let changed = Message { content: "changed".into(), turn_id: Some(second.id), ..question.clone() };
+    commit_one(&subject, accept(&second, &changed, &two)).await;
+
+    let store = subject.store();
+    let stored = store.message(&id, question.id).await.unwrap();
+    assert_eq!(stored, Some(question.clone()), "a stored question stays as it is");
+    let open = store.open_turns(Some(&id)).await.unwrap().remove(0);
+    assert_eq!((open.0, open.1, open.2.id), (second.clone(), question.clone(), two.id));
+    for (index, reply) in [(1, &one), (2, &two)] {
+        let stored = store.message(&id, reply.id).await.unwrap().unwrap();
+        assert_eq!(stored.siblings, Siblings { index, count: 2 });
+    }
+    let conversation = store.conversation(main.id).await.unwrap().unwrap();
+    assert_eq!((conversation.leaf_message_id, conversation.message_count), (Some(two.id), 3));
+    let (done, answer) = ended(&second, &two, "two");
+    commit_one(&subject, finish(&done, &answer)).await;
+    let page = subject.store().page(main.id, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+    let said: Vec<_> = page.items.iter().map(|m| m.content.to_string()).collect();
+    assert_eq!(said, ["hello", "two"]);
+    let first = subject.store().turn_snapshot(first.id).await.unwrap().unwrap();
+    assert_eq!(first.reply.map(|r| r.content.to_string()), Some("one".into()));
+}
+
+/// No conversation begins or ends with a message that is not there.
+pub async fn a_leaf_must_be_there<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let said = chain(&subject, &main, None, 2).await;
+    let lost = Conversation { leaf_message_id: Some(MessageId::new()), ..conversation(&id) };
+    refuse(&subject, Fact::new(Change::CreateConversation(lost.clone()), vec![])).await;
+    assert_eq!(subject.store().conversation(lost.id).await.unwrap(), None);
+    let stored = subject.store().conversation(main.id).await.unwrap().unwrap();
+    let update = |leaf_message_id| {
+        let to = Conversation { leaf_message_id, title: Some("t".into()), ..stored.clone() };
+        Fact::new(Change::UpdateConversation(to), vec![])
+    };
+    refuse(&subject, update(lost.leaf_message_id)).await;
+    assert_eq!(subject.store().conversation(main.id).await.unwrap(), Some(stored.clone()));
+    for leaf in [Some(said[0].id), None, Some(said[1].id)] {
+        commit_one(&subject, update(leaf)).await;
+        assert_eq!(subject.store().conversation(main.id).await.unwrap().unwrap().leaf_message_id, leaf);
+    }
+}
+
+/// A branch was last continued at the newest message below its beginning, in the same conversation.
+pub async fn a_branch_ends_with_its_newest_message<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let trunk = chain(&subject, &main, None, 3).await;
+    let edit = chain(&subject, &main, Some(trunk[0].id), 2).await;
+    let back = chain(&subject, &main, Some(trunk[1].id), 1).await;
+    let fork = Conversation { leaf_message_id: Some(edit[1].id), ..conversation(&id) };
+    commit_one(&subject, Fact::new(Change::CreateConversation(fork.clone()), vec![])).await;
+    let own = chain(&subject, &fork, Some(edit[1].id), 2).await;
+    let store = subject.store();
+    for (from, end) in [
+        (&trunk[0], &back[0]),
+        (&trunk[1], &back[0]),
+        (&trunk[2], &trunk[2]),
+        (&edit[0], &edit[1]),
+        (&edit[1], &edit[1]),
+        (&own[0], &own[1]),
+    ] {
+        assert_eq!(store.newest_below(from.id).await.unwrap(), Some(end.id));
+    }
+    assert_eq!(store.newest_below(MessageId::new()).await.unwrap(), None);
+}
+
+/// A fork keeps what was said in it, begins there, and is told that its beginning is gone.
+pub async fn a_fork_that_lost_its_beginning_is_told<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let side = conversation(&id);
+    commit_one(&subject, Fact::new(Change::CreateConversation(side.clone()), vec![])).await;
+    let mut forks = vec![];
+    let bodies = |done: &Committed| done.events.iter().map(|e| e.body().unwrap()).collect::<Vec<_>>();
+    let told = |home: &Conversation, deleted| EventBody::HistoryCleared {
+        bot_id: id.clone(),
+        conversation_id: Some(home.id),
+        deleted,
+    };
+    for home in [&main, &side] {
+        let said = chain(&subject, home, None, 2).await;
+        for grown in [false, true] {
+            let fork = Conversation { leaf_message_id: Some(said[0].id), ..conversation(&id) };
+            commit_one(&subject, Fact::new(Change::CreateConversation(fork.clone()), vec![])).await;
+            let own = if grown { chain(&subject, &fork, Some(said[0].id), 2).await } else { vec![] };
+            forks.push((fork, own));
+        }
+    }
+    let clear = Change::ClearHistory { bot_id: id.clone(), conversation_id: Some(main.id) };
+    let done = commit_one(&subject, Fact::new(clear, vec![])).await;
+    assert_eq!(done.deleted, 2);
+    assert_eq!(bodies(&done), [told(&main, 2), told(&forks[0].0, 0), told(&forks[1].0, 0)]);
+    let delete = Fact::new(Change::DeleteConversation(side.id), vec![life(&id)]);
+    let done = commit_one(&subject, delete).await;
+    assert_eq!(done.deleted, 2);
+    assert_eq!(bodies(&done)[..2], [told(&forks[2].0, 0), told(&forks[3].0, 0)]);
+    assert_eq!(done.events.len(), 3, "and the event of the fact");
+    for (fork, own) in forks {
+        let stored = subject.store().conversation(fork.id).await.unwrap().unwrap();
+        assert_eq!(stored.leaf_message_id, own.last().map(|m| m.id));
+        let page = subject.store().page(fork.id, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+        let ids = |all: &[Message]| all.iter().map(|m| m.id).collect::<Vec<_>>();
+        assert_eq!(ids(&page.items), ids(&own));
+        assert!(page.items.first().is_none_or(|m| m.parent_id.is_none()));
+        let parent = stored.leaf_message_id;
+        commit_one(&subject, append(&message(&fork, parent, Sender::User, "it goes on"))).await;
+    }
+}
