@@ -130,6 +130,8 @@ fn the_tree_depends_on_no_technology() {
         "tracing",
         "rand",
         "strsim",
+        "sha2",
+        "csv",
     ];
     let text = read("actors/Cargo.toml");
     let manifest = DeTable::parse(&text).unwrap();

@@ -39,6 +39,7 @@ use crate::{
     tree::TreeSource,
 };
 
+mod archive;
 mod bots;
 mod chat;
 mod command;
@@ -51,6 +52,7 @@ use requests::*;
 /// The one error type of the façade: a typed problem with a stable code.
 pub type ControllerError = Problem;
 pub use crate::inference::{InferenceLimits, ServerSpec};
+pub use archive::{Export, ExportBody, ExportFormat, ImportReport, Source};
 pub use send::{CONTENT_MAX, IMAGES_MAX};
 
 /// How long a call to an actor may take, its restart included.

@@ -1,4 +1,4 @@
-//! [`HistoryStore`] and [`StateStore`] on SQLite: the embedded default.
+//! The storage ports on SQLite: the embedded default.
 //!
 //! One thread writes with rusqlite (every statement is a function call there, not two thread
 //! hand-overs); a pool of read-only connections reads with sqlx. WAL, `synchronous = FULL`: an
@@ -9,6 +9,7 @@
 //! reads         → pool of 4 read-only connections, one transaction where it must be one moment
 //! ```
 
+mod archive;
 mod error;
 mod pages;
 mod reader;
@@ -31,6 +32,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
+        archive::{Archive, ArchivedTurn, Place},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, StoreError,
             TurnSnapshot,
@@ -171,5 +173,24 @@ impl HistoryStore for SqliteStore {
 impl StateStore for SqliteStore {
     async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
         self.reader.roster().await
+    }
+}
+
+#[async_trait]
+impl Archive for SqliteStore {
+    async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        self.reader.messages_after(conversation, after, limit, max_bytes).await
+    }
+    async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
+        self.reader.messages_with(ids).await
+    }
+    async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
+        self.reader.turns_with(ids).await
     }
 }

@@ -6,9 +6,11 @@
 //! impl Subject for OnDisk { … }
 //! deia_actors::history_store_suite!(OnDisk);
 //! deia_actors::state_store_suite!(OnDisk);
+//! deia_actors::archive_suite!(OnDisk);
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken obligation ends the test")]
 
+pub mod archive;
 pub mod chat_model;
 pub mod history_store;
 pub mod samples;
@@ -16,13 +18,13 @@ pub mod state_store;
 
 use std::future::Future;
 
-use crate::ports::{history_store::HistoryStore, state_store::StateStore};
-pub use crate::{history_store_suite, state_store_suite};
+use crate::ports::storage::Storage;
+pub use crate::{archive_suite, history_store_suite, state_store_suite};
 
 /// A store under test with what keeps it alive (a folder, a server).
 pub trait Subject: Sized + Send + Sync {
     /// The store.
-    type Store: HistoryStore + StateStore;
+    type Store: Storage;
     /// A new, empty one.
     fn create() -> impl Future<Output = Self> + Send;
     /// The store.

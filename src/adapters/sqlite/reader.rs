@@ -11,7 +11,10 @@ use deia_actors::{
         message::{Conversation, Message},
         turn::Turn,
     },
-    ports::history_store::{ConversationSnapshot, Cursor, MessagePage, StoreError, TurnSnapshot},
+    ports::{
+        archive::{ArchivedTurn, Place},
+        history_store::{ConversationSnapshot, Cursor, MessagePage, StoreError, TurnSnapshot},
+    },
 };
 use serde_json::Value;
 use sqlx::{
@@ -22,6 +25,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
+    archive,
     error::{self, unexpected},
     pages,
     rows::{self, bot_columns, conversation_columns, event_columns, message_columns, turn_columns},
@@ -138,6 +142,25 @@ impl Reader {
         let mut moment = self.moment().await?;
         let leaf = pages::leaf(&mut moment, conversation).await?;
         pages::page(&mut moment, leaf, cursor, limit).await
+    }
+
+    pub(super) async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        let mut moment = self.moment().await?;
+        archive::messages_after(&mut moment, conversation, after, limit, max_bytes).await
+    }
+
+    pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
+        archive::messages_with(&mut *self.single().await?, ids).await
+    }
+
+    pub(super) async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
+        archive::turns_with(&mut *self.single().await?, ids).await
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {

@@ -12,8 +12,10 @@ use sqlx::{
 use super::error;
 
 /// Number, name and text of every migration, in order.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "foundations", include_str!("../../../migrations/sqlite/0001_foundations.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "foundations", include_str!("../../../migrations/sqlite/0001_foundations.sql")),
+    (4, "search", include_str!("../../../migrations/sqlite/0004_search.sql")),
+];
 
 /// Creates the database if there is none and brings it to this version.
 pub(super) async fn prepare(path: &Path) -> Result<(), StoreError> {

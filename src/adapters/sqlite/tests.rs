@@ -4,6 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use deia_actors::{
+    archive_suite,
     domain::{
         ids::BotId,
         message::{Conversation, Message, Sender},
@@ -60,6 +61,7 @@ impl Subject for OnDisk {
 
 history_store_suite!(OnDisk);
 state_store_suite!(OnDisk);
+archive_suite!(OnDisk);
 
 fn said(home: &Conversation, bytes: usize) -> (Message, Fact) {
     let message = samples::message(home, None, Sender::User, &"x".repeat(bytes));

@@ -4,6 +4,7 @@
 
 mod change;
 mod history;
+mod import;
 mod outbox;
 mod session;
 mod turn;

@@ -1,6 +1,7 @@
 //! [`HistoryStore`] and [`StateStore`] in memory, written for plainness: it is also the model that
 //! the adapters are compared with. Faults are injected by [`MemoryStore::fail_next`] and friends.
 
+mod archive;
 mod record;
 
 use std::sync::Arc;
@@ -246,7 +247,7 @@ impl StateStore for MemoryStore {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::testkit::conformance::{Subject, history_store_suite, state_store_suite};
+    use crate::testkit::conformance::{Subject, archive_suite, history_store_suite, state_store_suite};
 
     struct InMemory(MemoryStore);
     impl Subject for InMemory {
@@ -263,6 +264,7 @@ mod tests {
     }
     history_store_suite!(InMemory);
     state_store_suite!(InMemory);
+    archive_suite!(InMemory);
 
     fn nothing() -> Vec<Fact> {
         vec![Fact::new(crate::ports::history_store::Change::None, vec![])]

@@ -169,6 +169,7 @@ fn bot_of(change: &Change) -> Option<&str> {
         Change::CreateBot { bot, .. } | Change::UpdateBot(bot) => Some(&bot.id),
         Change::DeleteBot { bot_id, .. } | Change::ClearHistory { bot_id, .. } => Some(bot_id),
         Change::SaveStatus(status) => Some(&status.bot_id),
+        Change::Import(part) => Some(&part.bot_id),
         Change::CreateConversation(c) | Change::UpdateConversation(c) => Some(&c.bot_id),
         Change::AcceptTurn { turn, .. } | Change::StartTurn(turn) | Change::FinishTurn { turn, .. } => {
             Some(&turn.bot_id)
