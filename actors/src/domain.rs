@@ -8,6 +8,7 @@ pub mod ids;
 pub mod message;
 pub mod model;
 pub mod problem;
+pub mod search;
 pub mod time;
 pub mod tree;
 pub mod turn;

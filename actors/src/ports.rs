@@ -4,5 +4,6 @@
 pub mod archive;
 pub mod chat_model;
 pub mod history_store;
+pub mod search;
 pub mod state_store;
 pub mod storage;

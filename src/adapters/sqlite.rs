@@ -15,6 +15,7 @@ mod pages;
 mod reader;
 mod rows;
 mod schema;
+mod search;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -29,6 +30,7 @@ use deia_actors::{
         event::{CommittedEvent, Topic},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        search::Query,
         turn::Turn,
     },
     ports::{
@@ -37,6 +39,7 @@ use deia_actors::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, StoreError,
             TurnSnapshot,
         },
+        search::{Found, SearchIndex},
         state_store::StateStore,
     },
 };
@@ -192,5 +195,20 @@ impl Archive for SqliteStore {
     }
     async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
         self.reader.turns_with(ids).await
+    }
+}
+
+#[async_trait]
+impl SearchIndex for SqliteStore {
+    async fn search(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+        query: &Query,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Found, StoreError> {
+        self.writer.index().await?;
+        self.reader.search(bot, conversation, query, limit, offset).await
     }
 }

@@ -1,8 +1,8 @@
 //! Everything that one database is to the tree: the sum of the storage ports.
 
-use super::{archive::Archive, history_store::HistoryStore, state_store::StateStore};
+use super::{archive::Archive, history_store::HistoryStore, search::SearchIndex, state_store::StateStore};
 
 /// A database: each storage port, on the same record.
-pub trait Storage: HistoryStore + StateStore + Archive {}
+pub trait Storage: HistoryStore + StateStore + Archive + SearchIndex {}
 
-impl<T: HistoryStore + StateStore + Archive> Storage for T {}
+impl<T: HistoryStore + StateStore + Archive + SearchIndex> Storage for T {}

@@ -9,11 +9,13 @@ use deia_actors::{
         event::{CommittedEvent, Topic},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        search::Query,
         turn::Turn,
     },
     ports::{
         archive::{ArchivedTurn, Place},
         history_store::{ConversationSnapshot, Cursor, MessagePage, StoreError, TurnSnapshot},
+        search::Found,
     },
 };
 use serde_json::Value;
@@ -29,6 +31,7 @@ use super::{
     error::{self, unexpected},
     pages,
     rows::{self, bot_columns, conversation_columns, event_columns, message_columns, turn_columns},
+    search,
 };
 
 /// Connections that read; more do not help on SQLite.
@@ -161,6 +164,17 @@ impl Reader {
 
     pub(super) async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
         archive::turns_with(&mut *self.single().await?, ids).await
+    }
+
+    pub(super) async fn search(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+        query: &Query,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Found, StoreError> {
+        search::search(&mut *self.single().await?, bot, conversation, query, limit, offset).await
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {

@@ -14,7 +14,7 @@ use deia_actors::{
         history_store::{Change, Cursor, Fact, HistoryStore, StoreError},
         state_store::StateStore,
     },
-    state_store_suite,
+    search_suite, state_store_suite,
     testkit::conformance::{Subject, samples},
 };
 use tempfile::TempDir;
@@ -62,6 +62,7 @@ impl Subject for OnDisk {
 history_store_suite!(OnDisk);
 state_store_suite!(OnDisk);
 archive_suite!(OnDisk);
+search_suite!(OnDisk);
 
 fn said(home: &Conversation, bytes: usize) -> (Message, Fact) {
     let message = samples::message(home, None, Sender::User, &"x".repeat(bytes));

@@ -3,6 +3,7 @@
 
 mod archive;
 mod record;
+mod search;
 
 use std::sync::Arc;
 
@@ -247,7 +248,9 @@ impl StateStore for MemoryStore {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::testkit::conformance::{Subject, archive_suite, history_store_suite, state_store_suite};
+    use crate::testkit::conformance::{
+        Subject, archive_suite, history_store_suite, search_suite, state_store_suite,
+    };
 
     struct InMemory(MemoryStore);
     impl Subject for InMemory {
@@ -265,6 +268,7 @@ mod tests {
     history_store_suite!(InMemory);
     state_store_suite!(InMemory);
     archive_suite!(InMemory);
+    search_suite!(InMemory);
 
     fn nothing() -> Vec<Fact> {
         vec![Fact::new(crate::ports::history_store::Change::None, vec![])]

@@ -9,12 +9,12 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
     super::{error, words},
-    Target, change,
+    Target, change, index,
     outbox::Outbox,
 };
 
 /// Statements kept prepared: all of the hot path and more.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 80;
 
 /// A writing connection. Dropping it rolls back what was not committed.
 pub(super) struct Session {
@@ -81,6 +81,15 @@ impl Session {
     /// Commits a group: all of it or nothing.
     pub(super) fn commit(&mut self, facts: Vec<Fact>) -> rusqlite::Result<Vec<Committed>> {
         self.transaction(|session| facts.into_iter().map(|fact| session.apply(fact)).collect())
+    }
+
+    /// Indexes some messages; true where there are more.
+    pub(super) fn index(&mut self) -> rusqlite::Result<bool> {
+        if !index::is_behind(&self.connection)? {
+            return Ok(false);
+        }
+        self.transaction(|session| index::slice(&session.connection))?;
+        index::is_behind(&self.connection)
     }
 
     /// Writes a row, durably.
