@@ -44,6 +44,7 @@ mod bots;
 mod chat;
 mod command;
 pub mod requests;
+mod search;
 mod send;
 mod subscribe;
 

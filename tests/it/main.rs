@@ -18,6 +18,7 @@ mod http_requests;
 mod ollama_real;
 mod process;
 mod process_death;
+mod search;
 mod shutdown;
 mod turns;
 mod upstream;
