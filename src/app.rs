@@ -1,6 +1,8 @@
 //! The composition root: the one place that names concrete adapters. Builds storage, model servers, the
 //! tree and the front end from a configuration, runs them, and ends them in reverse order.
 
+mod archive;
+
 use std::{
     io::{self, Write},
     net::SocketAddr,
@@ -28,6 +30,8 @@ use crate::{
     sim::{Sim, SimConfig},
 };
 
+pub use archive::{ExportAsked, export, import};
+
 /// How long a model server may take to answer when the service starts.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// How often the service looks whether it is ready, until it is.
@@ -53,6 +57,20 @@ pub enum AppError {
         "server.listen: {0} can be reached from other machines, and this version has no sign-in; use 127.0.0.1 and a tunnel"
     )]
     Exposed(SocketAddr),
+    /// The database can't be opened for an export or import.
+    #[error("{0}. If deia is running it holds the database; ask it instead: {1}")]
+    Held(Box<AppError>, String),
+    /// An export or import was refused.
+    #[error("{}", .0.detail)]
+    Archive(Problem),
+    /// A file can't be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The address can't be listened on.
     #[error("can't listen on {address}: {source}")]
     Listen {
@@ -211,6 +229,8 @@ impl App {
         let controller = builder.start().await.map_err(AppError::Tree)?;
         let mut api = http::Api::new(controller.clone());
         api.max_body_bytes = config.server.max_body_bytes;
+        api.max_import_bytes = config.server.max_import_bytes;
+        api.spool.clone_from(&config.data_dir);
         api.allow_kill = config.supervision.allow_kill;
         let view = serde_json::json!({ "items": config.items() });
         api.config_view = Arc::new(move || view.clone());

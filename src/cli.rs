@@ -11,6 +11,10 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
+use deia_actors::{
+    controller::ExportFormat,
+    domain::ids::{BotId, ConversationId},
+};
 
 use crate::{
     app::{self, AppError},
@@ -50,6 +54,35 @@ enum Command {
     Sim(SimArgs),
     /// Try the configuration and everything that the service depends on, and say what to do
     Check(ConfigArgs),
+    /// Write the history of a bot to a file or standard output; works on the database, while no deia runs on it
+    Export(ExportArgs),
+    /// Read back what `export` wrote as json; the bot must exist; works on the database, while no deia runs on it
+    Import(ImportArgs),
+}
+
+#[derive(Debug, Args)]
+struct ExportArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Bot
+    bot: BotId,
+    /// json (everything, for import), markdown (to be read) or csv (one row per message)
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    format: ExportFormat,
+    /// Only this conversation
+    #[arg(long, value_name = "ID")]
+    conversation: Option<ConversationId>,
+    /// File to write [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ImportArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// File to read
+    file: PathBuf,
 }
 
 #[derive(Debug, Default, Args)]
@@ -111,6 +144,8 @@ impl Cli {
             Some(Command::Serve(args)) => serve(args).await,
             Some(Command::Sim(args)) => simulate(args).await,
             Some(Command::Check(args)) => check(args).await,
+            Some(Command::Export(args)) => export(args).await,
+            Some(Command::Import(args)) => import(args).await,
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -133,6 +168,17 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
 async fn check(args: ConfigArgs) -> Result<(), Failure> {
     let config = Config::load(args.config.as_deref())?;
     Ok(app::check(config).await?)
+}
+
+async fn export(args: ExportArgs) -> Result<(), Failure> {
+    let config = Config::load(args.config.config.as_deref())?;
+    let ExportArgs { bot, format, conversation, output, .. } = args;
+    Ok(app::export(&config, app::ExportAsked { bot, format, conversation, output }).await?)
+}
+
+async fn import(args: ImportArgs) -> Result<(), Failure> {
+    let config = Config::load(args.config.config.as_deref())?;
+    Ok(app::import(&config, &args.file).await?)
 }
 
 async fn simulate(args: SimArgs) -> Result<(), Failure> {

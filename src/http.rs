@@ -29,15 +29,17 @@ mod query;
 mod render;
 mod route;
 mod server;
+mod spool;
 mod sse;
 mod system;
 mod turns;
 mod ws;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use deia_actors::controller::Controller;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use route::Route;
@@ -46,6 +48,11 @@ pub use server::{Bound, Server};
 /// Largest body where nothing else is configured, in bytes.
 pub const MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 
+/// Largest file that can be imported where nothing else is configured, in bytes.
+pub const MAX_IMPORT_BYTES: u64 = 1 << 30;
+/// Files that may be imported at once.
+const IMPORTS: usize = 2;
+
 /// What the routes need.
 #[derive(Clone)]
 pub struct Api {
@@ -53,6 +60,12 @@ pub struct Api {
     pub controller: Controller,
     /// Largest body of a request, in bytes.
     pub max_body_bytes: usize,
+    /// Largest file that can be imported, in bytes.
+    pub max_import_bytes: u64,
+    /// Folder in which such a file lies, without a name, while it is read.
+    pub spool: PathBuf,
+    /// Files that may be imported at once: each takes disk and a writer's time.
+    pub imports: Arc<Semaphore>,
     /// Whether bots may be crashed on purpose.
     pub allow_kill: bool,
     /// Effective configuration with sources, secrets redacted: the answer to `GET /api/config`.
@@ -72,6 +85,9 @@ impl Api {
         Self {
             controller,
             max_body_bytes: MAX_BODY_BYTES,
+            max_import_bytes: MAX_IMPORT_BYTES,
+            spool: std::env::temp_dir(),
+            imports: Arc::new(Semaphore::new(IMPORTS)),
             allow_kill: false,
             config_view: Arc::new(|| Value::Object(serde_json::Map::new())),
             stopping: CancellationToken::new(),

@@ -131,6 +131,8 @@ fn the_tree_depends_on_no_technology() {
         "rand",
         "strsim",
         "sha2",
+        "csv",
+        "unicode-normalization",
     ];
     let text = read("actors/Cargo.toml");
     let manifest = DeTable::parse(&text).unwrap();

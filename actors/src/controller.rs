@@ -41,12 +41,14 @@ use crate::{
     tree::TreeSource,
 };
 
+mod archive;
 mod bots;
 mod branches;
 mod chat;
 mod command;
 mod once;
 pub mod requests;
+mod search;
 mod send;
 mod subscribe;
 
@@ -59,6 +61,7 @@ pub use crate::{
     inference::{InferenceLimits, ServerSpec},
     tasks::RetentionRules,
 };
+pub use archive::{Export, ExportBody, ExportFormat, ImportReport, Source};
 pub use send::{CONTENT_MAX, IMAGES_MAX};
 
 /// How long a call to an actor may take, its restart included.

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod message;
 pub mod model;
 pub mod problem;
+pub mod search;
 pub mod task;
 pub mod time;
 pub mod tree;

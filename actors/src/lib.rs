@@ -1,5 +1,6 @@
 //! The actor tree of deia: supervision, turns, events, history, admission.
 
+pub mod archive;
 mod bot;
 mod bot_supervisor;
 pub mod broadcast;

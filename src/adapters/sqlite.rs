@@ -1,4 +1,4 @@
-//! [`HistoryStore`] and [`StateStore`] on SQLite: the embedded default.
+//! The storage ports on SQLite: the embedded default.
 //!
 //! One thread writes with rusqlite (every statement is a function call there, not two thread
 //! hand-overs); a pool of read-only connections reads with sqlx. WAL, `synchronous = FULL`: an
@@ -9,12 +9,14 @@
 //! reads         → pool of 4 read-only connections, one transaction where it must be one moment
 //! ```
 
+mod archive;
 mod error;
 mod events;
 mod pages;
 mod reader;
 mod rows;
 mod schema;
+mod search;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -30,14 +32,17 @@ use deia_actors::{
         idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        search::Query,
         turn::Turn,
     },
     ports::{
+        archive::{Archive, ArchivedTurn, Place},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
         retention::{Prune, Pruned, RetentionStore},
+        search::{Found, SearchIndex},
         state_store::StateStore,
     },
 };
@@ -216,5 +221,39 @@ impl RetentionStore for SqliteStore {
 impl StateStore for SqliteStore {
     async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
         self.reader.roster().await
+    }
+}
+
+#[async_trait]
+impl Archive for SqliteStore {
+    async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        self.reader.messages_after(conversation, after, limit, max_bytes).await
+    }
+    async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
+        self.reader.messages_with(ids).await
+    }
+    async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
+        self.reader.turns_with(ids).await
+    }
+}
+
+#[async_trait]
+impl SearchIndex for SqliteStore {
+    async fn search(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+        query: &Query,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Found, StoreError> {
+        self.writer.index().await?;
+        self.reader.search(bot, conversation, query, limit, offset).await
     }
 }

@@ -18,6 +18,8 @@ pub struct Server {
     pub drain: Duration,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// Largest file that can be imported, in bytes.
+    pub max_import_bytes: u64,
 }
 
 impl Server {
@@ -37,6 +39,9 @@ impl Server {
         let max_body_bytes = section
             .key("max_body_bytes", "Largest request body in bytes.")
             .number(2 << 20, 1024..=1 << 30)?;
+        let max_import_bytes = section
+            .key("max_import_bytes", "Largest file that POST /api/chat/:bot_id/import takes, in bytes.")
+            .number(1 << 30, 1024..=1 << 40)?;
         if !listen.ip().is_loopback() {
             let reason = format!(
                 "{listen} is not a loopback address, and this version has no users yet who could log in: \
@@ -44,7 +49,7 @@ impl Server {
             );
             return Err(reader.blame("server.listen", reason));
         }
-        Ok(Self { listen, drain, max_body_bytes })
+        Ok(Self { listen, drain, max_body_bytes, max_import_bytes })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Chat: `POST /api/chat/send` · `GET`, `DELETE /api/chat/:bot` · `GET /api/chat/:bot/:message` ·
-//! `GET`, `POST /api/chat/:bot/conversations` · `PATCH`, `DELETE …/conversations/:id`.
+//! `GET`, `POST /api/chat/:bot/conversations` · `PATCH`, `DELETE …/conversations/:id` · `POST /api/chat/:bot/export`, `…/import`.
 
 mod conversations;
+mod export;
 mod history;
+mod import;
 pub(super) mod send;
 
 use http::Method;
@@ -61,6 +63,21 @@ pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
         Endpoint::new(Method::DELETE, "/api/chat/:bot_id/conversations/:id", |at| {
             at.and(controller())
                 .then(async |path, chat| respond(conversations::delete(path, chat).await))
+                .boxed()
+        }),
+        Endpoint::new(Method::POST, "/api/chat/:bot_id/export", |at| {
+            at.and(with(api))
+                .and(body::<export::ExportBody>(limit))
+                .then(async |path, api, body| respond(export::export(path, api, body).await))
+                .boxed()
+        }),
+        Endpoint::new(Method::POST, "/api/chat/:bot_id/import", |at| {
+            at.and(with(api))
+                .and(headers())
+                .and(warp::body::stream())
+                .then(async |path, api, headers, body| {
+                    respond(import::import(path, api, headers, body).await)
+                })
                 .boxed()
         }),
         Endpoint::new(Method::GET, "/api/chat/:bot_id/:message_id", |at| {

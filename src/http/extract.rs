@@ -17,7 +17,7 @@ use warp::{Filter, filters::BoxedFilter};
 use super::{decode::from_json, query::Params};
 
 /// Longest wait for the next part of a body.
-const BODY_IDLE: Duration = Duration::from_secs(30);
+pub(super) const BODY_IDLE: Duration = Duration::from_secs(30);
 /// How long a whole body may take: one that trickles for ever holds a connection.
 const BODY_WHOLE: Duration = Duration::from_secs(60);
 /// How much of an oversized body is read and dropped, so that its sender gets to read the answer.
@@ -119,7 +119,7 @@ where
 }
 
 /// Reads on for a moment and drops what comes.
-async fn drain<S, B, E>(stream: &mut S)
+pub(super) async fn drain<S, B, E>(stream: &mut S)
 where
     S: Stream<Item = Result<B, E>> + Unpin,
     B: Buf,
@@ -136,7 +136,8 @@ where
     let _ = timeout(DRAIN_TIME, all).await;
 }
 
-fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
+/// Refuses what is not sent as JSON.
+pub(super) fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let kind = given.split(';').next().unwrap_or_default().trim();
     let fits = ["application/json", "application/merge-patch+json"];

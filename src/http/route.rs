@@ -74,9 +74,11 @@ impl PathValues {
 
 /// Words that are routes of their own where a bot id could stand.
 const NOT_A_BOT: [&str; 2] = ["launch", "send"];
+/// The same where a message id could stand.
+const NOT_A_MESSAGE: [&str; 3] = ["conversations", "export", "import"];
 
 /// The values of the names in `pattern` if `path` has its form. `:name` is one segment, `/*` at the end everything
-/// below. `conversations` never is a message, `loaded` and `show` are never names.
+/// below.
 fn matches(pattern: &str, path: &str) -> Option<PathValues> {
     let mut values = vec![];
     let mut rest = path.strip_prefix('/')?;
@@ -91,7 +93,7 @@ fn matches(pattern: &str, path: &str) -> Option<PathValues> {
         match wanted.strip_prefix(':') {
             Some(name) => {
                 let shadowed = (name == "bot_id" && NOT_A_BOT.contains(&segment))
-                    || (name == "message_id" && segment == "conversations");
+                    || (name == "message_id" && NOT_A_MESSAGE.contains(&segment));
                 if segment.is_empty() || shadowed {
                     return None;
                 }

@@ -115,7 +115,7 @@ fn stream(feed: Feed) -> Response {
 }
 
 /// A stream that only its owner polls, shareable as bodies must be. Never locked: `get_mut` needs no lock.
-struct Exclusive<S>(Mutex<Pin<Box<S>>>);
+pub(super) struct Exclusive<S>(pub(super) Mutex<Pin<Box<S>>>);
 
 impl<S: Stream> Stream for Exclusive<S> {
     type Item = S::Item;

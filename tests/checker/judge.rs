@@ -47,7 +47,10 @@ fn messages(history: &History, conversation: &Conversation, wrong: &mut Vec<Stri
         match (&sent.outcome, found.as_slice()) {
             (Outcome::Ok { turn, message, .. }, [one]) => {
                 if one.id != *message || one.turn.as_ref() != Some(turn) {
-                    wrong.push(format!("{} was acknowledged as another message: {sent:?}, {one:?}", sent.content));
+                    wrong.push(format!(
+                        "{} was acknowledged as another message: {sent:?}, {one:?}",
+                        sent.content
+                    ));
                 }
             }
             (Outcome::Ok { .. }, []) => wrong.push(format!("acknowledged and lost: {sent:?}")),
@@ -162,7 +165,8 @@ fn reads(history: &History, conversation: &Conversation, wrong: &mut Vec<String>
         if places.contains(&None) || !starts || !places.windows(2).all(in_a_row) {
             wrong.push(format!("a page of {} is not a piece of what is stored: {places:?}", read.bot));
         }
-        let before = |sent: &&Sent| matches!(sent.outcome, Outcome::Ok { .. }) && sent.finished < read.invoked;
+        let before =
+            |sent: &&Sent| matches!(sent.outcome, Outcome::Ok { .. }) && sent.finished < read.invoked;
         for sent in sent_to(history, conversation).filter(before).filter(|_| read.whole && !read.stale) {
             let Outcome::Ok { message, .. } = &sent.outcome else { continue };
             if !read.ids.contains(message) {

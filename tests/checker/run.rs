@@ -106,7 +106,8 @@ pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
     house.heal().await;
     let (heads, conversations) = rest(&api, &stage, &topics).await;
     goal.send_replace(Some(heads.clone()));
-    let arrived = tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
+    let arrived =
+        tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
     // Whoever did not arrive is judged by what it has.
     drop((arrived, following));
     let record = house.close().await;
@@ -151,7 +152,8 @@ async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> (BTreeMap<String, 
         eventually(&format!("{} is at rest", bot.id), async || {
             let answer = api.get(format!("/api/bot/{}/status", bot.id)).await;
             let (status, body) = (answer.status, answer.body);
-            (status == 200 && body["queue_depth"] == 0 && body["active_turns"] == Value::Array(vec![])).then_some(())
+            (status == 200 && body["queue_depth"] == 0 && body["active_turns"] == Value::Array(vec![]))
+                .then_some(())
         })
         .await;
     }
@@ -163,7 +165,8 @@ async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> (BTreeMap<String, 
         let (messages, turns) = eventually(&format!("every turn of {} has ended", bot.id), async || {
             let messages = messages(api, &bot.id).await;
             let turns = turns(api, &messages).await;
-            let at_rest = messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
+            let at_rest =
+                messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
             at_rest.then_some((messages, turns))
         })
         .await;
@@ -198,7 +201,8 @@ async fn messages(api: &Api, bot: &str) -> Vec<Message> {
     loop {
         let page = api.get(format!("/api/chat/{bot}?limit=200{before}")).await.expect(200);
         let text = |item: &Value, field: &str| item[field].as_str().map(str::to_owned);
-        let must = |item: &Value, field: &str| text(item, field).unwrap_or_else(|| panic!("{field} of {item}"));
+        let must =
+            |item: &Value, field: &str| text(item, field).unwrap_or_else(|| panic!("{field} of {item}"));
         let mut items: Vec<Message> = page["items"]
             .as_array()
             .expect("items")

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Messages in a page: usual and at most.
-const PAGE: (u32, u32) = (50, 200);
+pub(super) const PAGE: (u32, u32) = (50, 200);
 /// How often a change of a conversation is tried again that a new message overtook.
 const PATCH_TRIES: u32 = 5;
 /// How long the end of a stopped turn may take to be stored.

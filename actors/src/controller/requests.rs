@@ -313,6 +313,42 @@ pub struct HistoryQuery {
     pub offset: Option<u32>,
 }
 
+/// What is searched for.
+#[derive(Debug, Clone, Default)]
+pub struct SearchHistory {
+    /// Words, `"phrases"` and prefixes (`pre*`), which must all be there.
+    pub q: String,
+    /// Which conversation; none = all of the bot's.
+    pub conversation_id: Option<ConversationId>,
+    /// 1 to 200; none = 50.
+    pub limit: Option<u32>,
+    /// Skip this many of the best.
+    pub offset: Option<u32>,
+}
+
+/// A message that was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SearchHit {
+    /// The message.
+    #[serde(flatten)]
+    pub message: Message,
+    /// Its text around the first match, on one line.
+    pub snippet: String,
+}
+
+/// What was found, best match first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SearchPage {
+    /// Messages.
+    pub items: Vec<SearchHit>,
+    /// There are more behind them.
+    pub has_more: bool,
+    /// Always none: a search is paged by `offset`.
+    pub before: Option<MessageId>,
+    /// Always none.
+    pub after: Option<MessageId>,
+}
+
 /// A new conversation.
 #[derive(Debug, Clone, Default)]
 pub struct NewConversation {

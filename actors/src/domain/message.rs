@@ -24,6 +24,19 @@ pub enum Sender {
     Tool,
 }
 
+impl Sender {
+    /// The wire name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Bot => "bot",
+            Self::System => "system",
+            Self::Tool => "tool",
+        }
+    }
+}
+
 /// How much of a message is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -34,6 +47,18 @@ pub enum MessageState {
     Complete,
     /// Stopped, failed or interrupted; perhaps empty.
     Partial,
+}
+
+impl MessageState {
+    /// The wire name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Complete => "complete",
+            Self::Partial => "partial",
+        }
+    }
 }
 
 /// The place of a message among the children of its parent.
@@ -81,6 +106,15 @@ pub struct Message {
     pub created_at: Timestamp,
     /// Free data of the caller.
     pub metadata: Map<String, Value>,
+}
+
+impl Message {
+    /// Bytes of its texts and images.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let images = self.images.iter().flatten().map(|image| image.len()).sum::<usize>();
+        self.content.len() + self.thinking.as_ref().map_or(0, |t| t.len()) + images
+    }
 }
 
 /// A conversation of one bot.

@@ -45,6 +45,8 @@ codes! {
     InvalidFrame = "invalid_frame", 400, "The frame is not valid";
     /// A query or body names a cursor of something else.
     InvalidCursor = "invalid_cursor", 400, "The cursor does not belong here";
+    /// A file that is no whole, unchanged export of this bot.
+    ImportInvalid = "import_invalid", 400, "The file can't be imported";
     /// Killing on purpose is switched off.
     KillNotAllowed = "kill_not_allowed", 403, "Killing bots is not allowed here";
     /// A socket from another origin.
@@ -81,6 +83,8 @@ codes! {
     MainConversation = "main_conversation", 409, "The main conversation stays";
     /// The idempotency key belongs to another request.
     IdempotencyKeyReused = "idempotency_key_reused", 409, "The idempotency key belongs to another request";
+    /// Something of the file is stored with other content.
+    ImportConflict = "import_conflict", 409, "The file contradicts what is stored";
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413, "The body is too large";
     /// Not `application/json`.

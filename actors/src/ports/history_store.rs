@@ -4,6 +4,7 @@
 use async_trait::async_trait;
 use serde_json::Value;
 
+use super::archive::ImportPart;
 use crate::domain::{
     bot::{AuditEntry, BotRecord, StoredStatus},
     event::{CommittedEvent, EventBody, NewEvent, Topic},
@@ -137,6 +138,15 @@ pub enum Change {
         /// Which; none = all.
         conversation_id: Option<ConversationId>,
     },
+    /// A part of an archive. Applies, as a whole or not at all, where its bot is in the roster and no id of it is
+    /// stored with other content (siblings aside) or for another bot. What is stored already stays as it is, so that doing it again
+    /// changes nothing and applies.
+    ///
+    /// A conversation that is not there is made, with its leaf as given. One that is there keeps title and archiving;
+    /// it belongs to the roster again if an earlier bot of this id left it, and where it has no leaf gets the
+    /// one given. Its count and `last_at` follow the messages that are added. The one that is given as `main` becomes the bot's main
+    /// one if the one that is has no messages and no leaf, which is deleted then; else it becomes a side conversation.
+    Import(ImportPart),
 }
 
 /// A change with what goes into the outbox and the audit log in the same transaction.

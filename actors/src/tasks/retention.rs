@@ -162,7 +162,7 @@ impl RetentionArgs {
         }
         for bot in pruned.bots.iter().filter_map(|id| self.roster.get(id)) {
             // A bot that is down reads its history when it is back.
-            let _ = bot.actor.cast(BotMessage::Forget { conversation: None, leaf: None });
+            let _ = bot.actor.cast(BotMessage::ForgetTexts);
         }
     }
 

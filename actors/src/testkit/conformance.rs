@@ -7,19 +7,23 @@
 //! deia_actors::history_store_suite!(OnDisk);
 //! deia_actors::state_store_suite!(OnDisk);
 //! deia_actors::retention_store_suite!(OnDisk);
+//! deia_actors::archive_suite!(OnDisk);
+//! deia_actors::search_suite!(OnDisk);
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken obligation ends the test")]
 
+pub mod archive;
 pub mod chat_model;
 pub mod history_store;
 pub mod retention_store;
 pub mod samples;
+pub mod search;
 pub mod state_store;
 
 use std::future::Future;
 
 use crate::ports::storage::Storage;
-pub use crate::{history_store_suite, retention_store_suite, state_store_suite};
+pub use crate::{archive_suite, history_store_suite, retention_store_suite, search_suite, state_store_suite};
 
 /// A store under test with what keeps it alive (a folder, a server).
 pub trait Subject: Sized + Send + Sync {

@@ -10,9 +10,14 @@ use deia_actors::{
         idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        search::Query,
         turn::Turn,
     },
-    ports::history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
+    ports::{
+        archive::{ArchivedTurn, Place},
+        history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
+        search::Found,
+    },
 };
 use serde_json::Value;
 use sqlx::{
@@ -23,9 +28,11 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
+    archive,
     error::{self, unexpected},
     events, pages,
     rows::{self, bot_columns, conversation_columns, message_columns, turn_columns},
+    search,
 };
 
 /// Connections that read; more do not help on SQLite.
@@ -132,6 +139,36 @@ impl Reader {
         let mut moment = self.moment().await?;
         let leaf = pages::leaf(&mut moment, conversation).await?;
         pages::page(&mut moment, leaf, cursor, limit).await
+    }
+
+    pub(super) async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        let mut moment = self.moment().await?;
+        archive::messages_after(&mut moment, conversation, after, limit, max_bytes).await
+    }
+
+    pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
+        archive::messages_with(&mut *self.single().await?, ids).await
+    }
+
+    pub(super) async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
+        archive::turns_with(&mut *self.single().await?, ids).await
+    }
+
+    pub(super) async fn search(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+        query: &Query,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Found, StoreError> {
+        search::search(&mut *self.single().await?, bot, conversation, query, limit, offset).await
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {

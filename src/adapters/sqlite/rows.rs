@@ -10,7 +10,7 @@ use deia_actors::{
         time::Timestamp,
         turn::{ContextUse, Timings, Turn, Usage},
     },
-    ports::history_store::StoreError,
+    ports::{archive::ArchivedTurn, history_store::StoreError},
 };
 use serde::de::DeserializeOwned;
 use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
@@ -180,6 +180,12 @@ pub(super) fn turn(row: &SqliteRow) -> Result<Turn, StoreError> {
         created_at: Timestamp(cells.take()?),
         ended_at: cells.take::<Option<i64>>()?.map(Timestamp),
     })
+}
+
+/// Reads [`turn_columns`] and the overrides behind them.
+pub(super) fn archived_turn(row: &SqliteRow) -> Result<ArchivedTurn, StoreError> {
+    let mut last = Cells { row, next: row.len().saturating_sub(1) };
+    Ok(ArchivedTurn { turn: turn(row)?, overrides: last.json_if_any()? })
 }
 
 /// Reads [`event_columns`].

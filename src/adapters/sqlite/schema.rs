@@ -16,6 +16,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "foundations", include_str!("../../../migrations/sqlite/0001_foundations.sql")),
     (2, "durable_events", include_str!("../../../migrations/sqlite/0002_durable_events.sql")),
     (3, "idempotency", include_str!("../../../migrations/sqlite/0003_idempotency.sql")),
+    (4, "search", include_str!("../../../migrations/sqlite/0004_search.sql")),
 ];
 
 /// Creates the database if there is none and brings it to this version.

@@ -4,6 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use deia_actors::{
+    archive_suite,
     domain::{
         ids::BotId,
         message::{Conversation, Message, Sender},
@@ -13,7 +14,7 @@ use deia_actors::{
         history_store::{Change, Cursor, Fact, HistoryStore, StoreError},
         state_store::StateStore,
     },
-    retention_store_suite, state_store_suite,
+    retention_store_suite, search_suite, state_store_suite,
     testkit::conformance::{Subject, samples},
 };
 use tempfile::TempDir;
@@ -61,6 +62,8 @@ impl Subject for OnDisk {
 history_store_suite!(OnDisk);
 retention_store_suite!(OnDisk);
 state_store_suite!(OnDisk);
+archive_suite!(OnDisk);
+search_suite!(OnDisk);
 
 fn said(home: &Conversation, bytes: usize) -> (Message, Fact) {
     let message = samples::message(home, None, Sender::User, &"x".repeat(bytes));

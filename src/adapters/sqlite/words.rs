@@ -1,34 +1,12 @@
 //! Enumerations and JSON as they stand in columns.
 
-use deia_actors::{
-    domain::message::{MessageState, Sender},
-    ports::history_store::StoreError,
-};
+use deia_actors::ports::history_store::StoreError;
 use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, IntoDeserializer, value::Error},
 };
 
 use super::error::unexpected;
-
-/// The word of a sender.
-pub(super) fn sender(sender: Sender) -> &'static str {
-    match sender {
-        Sender::User => "user",
-        Sender::Bot => "bot",
-        Sender::System => "system",
-        Sender::Tool => "tool",
-    }
-}
-
-/// The word of a message's state.
-pub(super) fn message_state(state: MessageState) -> &'static str {
-    match state {
-        MessageState::Pending => "pending",
-        MessageState::Complete => "complete",
-        MessageState::Partial => "partial",
-    }
-}
 
 /// Reads a word of a unit-only enumeration.
 pub(super) fn parse_word<T: for<'de> Deserialize<'de>>(word: &str) -> Result<T, StoreError> {

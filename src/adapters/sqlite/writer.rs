@@ -1,9 +1,12 @@
 //! The one thread that writes. It owns the only writing connection, takes groups from a bounded
-//! queue and answers each after its COMMIT. A failure or a panic costs the connection, never the
-//! thread: the next request opens a new one.
+//! queue and answers each after its COMMIT. When nobody asked for a while it takes what was stored into
+//! the full-text index. A failure or a panic costs the connection, never the thread: the next request opens
+//! a new one.
 
 mod change;
 mod history;
+mod import;
+mod index;
 mod keys;
 mod outbox;
 mod retention;
@@ -13,6 +16,10 @@ mod turn;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -22,12 +29,14 @@ use deia_actors::ports::{
     retention::{Prune, Pruned},
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::session::Session;
 
 /// Groups that may wait for the thread; callers beyond wait in `commit`.
 const QUEUE: usize = 32;
+/// Silence after which the thread looks for something to index.
+const IDLE: Duration = Duration::from_secs(2);
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -41,6 +50,8 @@ enum Request {
     Prune(Prune, u32, Reply<Pruned>),
     /// Delete the events at these positions.
     DeleteEvents(Vec<i64>, Reply<usize>),
+    /// Index some messages; answers whether there are more.
+    Index(Reply<bool>),
     /// Run something on the connection: how tests fill the disk or break the thread.
     #[cfg(test)]
     Run(fn(&rusqlite::Connection), Reply<()>),
@@ -57,7 +68,9 @@ pub(super) struct Target {
 
 /// The thread as the store sees it.
 pub(super) struct Writer {
-    requests: Mutex<Option<mpsc::Sender<Request>>>,
+    requests: Mutex<Option<SyncSender<(Request, OwnedSemaphorePermit)>>>,
+    /// Places in the queue, so that sending to it never blocks.
+    places: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -65,12 +78,13 @@ impl Writer {
     /// Starts the thread on a database that it opens first, so that a broken one is refused here.
     pub(super) fn start(target: Target) -> Result<Self, StoreError> {
         let session = Session::open(&target)?;
-        let (requests, queue) = mpsc::channel(QUEUE);
+        let (requests, queue) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
             .name("sqlite-writer".into())
             .spawn(move || serve(&target, session, queue))
             .map_err(|e| StoreError::Unavailable(format!("no thread for the writer: {e}")))?;
-        Ok(Self { requests: Mutex::new(Some(requests)), thread: Mutex::new(Some(thread)) })
+        let places = Arc::new(Semaphore::new(QUEUE));
+        Ok(Self { requests: Mutex::new(Some(requests)), places, thread: Mutex::new(Some(thread)) })
     }
 
     pub(super) async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError> {
@@ -89,6 +103,12 @@ impl Writer {
         self.ask(|reply| Request::DeleteEvents(positions, reply)).await
     }
 
+    /// Takes everything that was committed before into the index. Commits go on in between.
+    pub(super) async fn index(&self) -> Result<(), StoreError> {
+        while self.ask(Request::Index).await? {}
+        Ok(())
+    }
+
     #[cfg(test)]
     pub(super) async fn run(&self, what: fn(&rusqlite::Connection)) -> Result<(), StoreError> {
         self.ask(|reply| Request::Run(what, reply)).await
@@ -98,7 +118,8 @@ impl Writer {
         let closed = || StoreError::Unavailable("the store is closed".into());
         let requests = self.requests.lock().clone().ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
-        requests.send(request(reply)).await.map_err(|_| closed())?;
+        let place = self.places.clone().acquire_owned().await.map_err(|_| closed())?;
+        requests.send((request(reply), place)).map_err(|_| closed())?;
         drop(requests);
         // No answer: a defect ended the request in a panic; it was rolled back.
         answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the writer broke off".into())))
@@ -126,20 +147,71 @@ impl Drop for Writer {
     }
 }
 
+/// What the thread does next.
+enum Next {
+    Answer(Request),
+    Index,
+    End,
+}
+
+/// Waits for a request; for ever, where nothing is left to index.
+fn next(queue: &Receiver<(Request, OwnedSemaphorePermit)>, behind: Option<Duration>) -> Next {
+    // The permit goes here: its place in the queue is free.
+    let request = match behind {
+        None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(wait) => queue.recv_timeout(wait),
+    };
+    match request {
+        Ok((request, _)) => Next::Answer(request),
+        Err(RecvTimeoutError::Timeout) => Next::Index,
+        Err(RecvTimeoutError::Disconnected) => Next::End,
+    }
+}
+
 /// The life of the thread.
-fn serve(target: &Target, session: Session, mut queue: mpsc::Receiver<Request>) {
+fn serve(target: &Target, session: Session, queue: Receiver<(Request, OwnedSemaphorePermit)>) {
     let mut session = Some(session);
-    while let Some(request) = queue.blocking_recv() {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let open = match session.take() {
-                Some(open) => Ok(open),
-                None => Session::open(target),
-            };
-            session = answer(open, request);
+    // How long to wait before indexing; none where there is nothing to index.
+    let mut behind = Some(IDLE);
+    loop {
+        let next = next(&queue, behind);
+        let outcome = catch_unwind(AssertUnwindSafe(|| match next {
+            Next::End => true,
+            Next::Index => {
+                behind = session.as_mut().and_then(index_idle);
+                false
+            }
+            Next::Answer(request) => {
+                if let Request::Commit(..) = request {
+                    behind = Some(IDLE);
+                }
+                let open = match session.take() {
+                    Some(open) => Ok(open),
+                    None => Session::open(target),
+                };
+                session = answer(open, request);
+                false
+            }
         }));
-        if outcome.is_err() {
-            tracing::error!("the sqlite writer panicked; its transaction is rolled back");
-            session = None;
+        match outcome {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(_) => {
+                tracing::error!("the sqlite writer panicked; its transaction is rolled back");
+                (session, behind) = (None, None);
+            }
+        }
+    }
+}
+
+/// Indexes a slice while nobody asks for anything. What fails here is tried again after the next commit or before the
+/// next search.
+fn index_idle(session: &mut Session) -> Option<Duration> {
+    match session.index() {
+        Ok(more) => more.then_some(Duration::ZERO),
+        Err(error) => {
+            tracing::warn!(%error, "messages could not be indexed");
+            None
         }
     }
 }
@@ -163,6 +235,10 @@ fn answer(session: Result<Session, StoreError>, request: Request) -> Option<Sess
             let result = session.delete_events(&positions);
             finish(session, result, reply)
         }
+        (Ok(mut session), Request::Index(reply)) => {
+            let result = session.index();
+            finish(session, result, reply)
+        }
         #[cfg(test)]
         (Ok(session), Request::Run(what, reply)) => {
             what(session.connection());
@@ -172,6 +248,7 @@ fn answer(session: Result<Session, StoreError>, request: Request) -> Option<Sess
         (Err(error), Request::Probe(reply)) => refuse(error, reply),
         (Err(error), Request::Prune(.., reply)) => refuse(error, reply),
         (Err(error), Request::DeleteEvents(_, reply)) => refuse(error, reply),
+        (Err(error), Request::Index(reply)) => refuse(error, reply),
         #[cfg(test)]
         (Err(error), Request::Run(_, reply)) => refuse(error, reply),
     }

@@ -1,9 +1,13 @@
 //! Reading and clearing the history of a bot.
 
 use deia_actors::{
-    controller::{Controller, requests::HistoryQuery},
+    controller::{
+        Controller,
+        requests::{HistoryQuery, SearchHistory},
+    },
     domain::problem::Problem,
 };
+use serde::Serialize;
 use serde_json::json;
 
 use crate::http::{
@@ -19,15 +23,38 @@ pub(in crate::http) async fn page(
     query: Result<Params, Problem>,
 ) -> Answer {
     let (bot, mut query) = (path.bot()?, query?);
-    let wanted = wanted(&mut query)?;
+    let (wanted, q) = (wanted(&mut query)?, query.text("q"));
     let html = query.html()?;
     query.end()?;
-    let page = chat.history(&bot, wanted).await?;
-    if !html {
-        return answer(&page);
+    match q {
+        Some(q) => {
+            let page = chat.search(&bot, searched(q, &wanted)?).await?;
+            show(&page, page.items.iter().map(|hit| hit.message.content.len()).sum(), html).await
+        }
+        None => {
+            let page = chat.history(&bot, wanted).await?;
+            show(&page, page.items.iter().map(|m| m.content.len()).sum(), html).await
+        }
     }
-    let text = page.items.iter().map(|m| m.content.len()).sum();
-    let mut value = serde_json::to_value(&page).unwrap_or_default();
+}
+
+/// Best matches have no place on a path: they are paged by offset.
+fn searched(q: String, wanted: &HistoryQuery) -> Result<SearchHistory, Problem> {
+    let HistoryQuery { conversation_id, limit, before, after, offset } = *wanted;
+    for (cursor, given) in [("before", before.is_some()), ("after", after.is_some())] {
+        if given {
+            return Err(Problem::field(cursor, "can't be combined with q"));
+        }
+    }
+    Ok(SearchHistory { q, conversation_id, limit, offset })
+}
+
+/// Answers a page with so many bytes of text, rendered where that is asked for.
+async fn show(page: &impl Serialize, text: usize, html: bool) -> Answer {
+    if !html {
+        return answer(page);
+    }
+    let mut value = serde_json::to_value(page).unwrap_or_default();
     let value = render::aside(text, move || {
         render::add_html_to_all(&mut value["items"]);
         value
@@ -106,6 +133,8 @@ mod tests {
         assert_eq!(refused(format!("after={a}&offset=0")).field, "offset");
         assert_eq!(refused("offset=-1".into()).field, "offset");
         assert_eq!(refused("conversation_id=x".into()).field, "conversation_id");
+        let query = HistoryQuery { after: Some(a), ..HistoryQuery::default() };
+        assert_eq!(searched("x".into(), &query).unwrap_err().errors[0].field, "after");
         let one = wanted(&mut Params::parse(&format!("before={a}&limit=7")).unwrap()).unwrap();
         assert_eq!((one.before, one.limit, one.offset), (Some(a), Some(7), None));
     }

@@ -1,7 +1,9 @@
 //! [`HistoryStore`] and [`StateStore`] in memory, written for plainness: it is also the model that
 //! the adapters are compared with. Faults are injected by [`MemoryStore::fail_next`] and friends.
 
+mod archive;
 mod record;
+mod search;
 
 use std::sync::Arc;
 
@@ -299,7 +301,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::testkit::conformance::{
-        Subject, history_store_suite, retention_store_suite, state_store_suite,
+        Subject, archive_suite, history_store_suite, retention_store_suite, search_suite, state_store_suite,
     };
 
     struct InMemory(MemoryStore);
@@ -318,6 +320,8 @@ mod tests {
     history_store_suite!(InMemory);
     state_store_suite!(InMemory);
     retention_store_suite!(InMemory);
+    archive_suite!(InMemory);
+    search_suite!(InMemory);
 
     fn nothing() -> Vec<Fact> {
         vec![Fact::new(crate::ports::history_store::Change::None, vec![])]

@@ -12,7 +12,7 @@ use deia_actors::{
 };
 use rusqlite::{Connection, params};
 
-use super::{super::words::json, history, keys, outbox::Outbox, session::Applied, turn};
+use super::{super::words::json, history, import, keys, outbox::Outbox, session::Applied, turn};
 
 /// Counters as SQLite has them.
 pub(super) fn int(number: u64) -> i64 {
@@ -56,6 +56,7 @@ pub(super) fn apply(db: &Connection, outbox: &mut Outbox, fact: &Fact) -> rusqli
             turn::finish(db, outbox, turn, reply, status, &fact.events)
         }
         Change::ClearHistory { bot_id, conversation_id } => history::clear(db, bot_id, *conversation_id),
+        Change::Import(part) => import::import(db, part),
     }
 }
 

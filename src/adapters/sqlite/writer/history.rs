@@ -10,15 +10,10 @@ use deia_actors::{
     },
     ports::history_store::cleared_event,
 };
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use uuid::Uuid;
 
-use super::{
-    super::words::{json, message_state, sender},
-    change::int,
-    outbox::redact,
-    session::Applied,
-};
+use super::{super::words::json, change::int, outbox::redact, session::Applied};
 
 /// Whether a conversation is stored, retired ones included.
 pub(super) fn exists(db: &Connection, id: ConversationId) -> rusqlite::Result<bool> {
@@ -62,19 +57,27 @@ pub(super) fn update_conversation(db: &Connection, c: &Conversation) -> rusqlite
 
 /// Writes a message that is not there yet; 1 where it was written.
 pub(super) fn insert_message(db: &Connection, m: &Message) -> rusqlite::Result<usize> {
-    db.prepare_cached(
+    let mut insert = db.prepare_cached(
         "INSERT INTO chat_messages (id, parent_id, conversation_id, bot_id, turn_id, sender, state, tokens, \
              created_at, metadata, content, thinking, tool_calls, images) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (id) DO NOTHING",
-    )?
-    .execute(params![
+    )?;
+    bind_message(m, |values| insert.execute(values))
+}
+
+/// Runs something with the values of a message's columns, in the order of [`insert_message`].
+pub(super) fn bind_message<T>(
+    m: &Message,
+    run: impl FnOnce(&[&dyn ToSql]) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    run(params![
         m.id.0,
         m.parent_id.map(|p| p.0),
         m.conversation_id.0,
         m.bot_id.as_str(),
         m.turn_id.map(|t| t.0),
-        sender(m.sender),
-        message_state(m.state),
+        m.sender.as_str(),
+        m.state.as_str(),
         m.tokens,
         m.created_at.0,
         json(&m.metadata),

@@ -12,13 +12,13 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
     super::{error, words},
-    Target, change,
+    Target, change, index,
     outbox::Outbox,
     retention,
 };
 
 /// Statements kept prepared: all of the hot path and more.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 80;
 
 /// A writing connection. Dropping it rolls back what was not committed.
 pub(super) struct Session {
@@ -85,6 +85,15 @@ impl Session {
     /// Commits a group: all of it or nothing.
     pub(super) fn commit(&mut self, facts: Vec<Fact>) -> rusqlite::Result<Vec<Committed>> {
         self.transaction(|session| facts.into_iter().map(|fact| session.apply(fact)).collect())
+    }
+
+    /// Indexes some messages; true where there are more.
+    pub(super) fn index(&mut self) -> rusqlite::Result<bool> {
+        if !index::is_behind(&self.connection)? {
+            return Ok(false);
+        }
+        self.transaction(|session| index::slice(&session.connection))?;
+        index::is_behind(&self.connection)
     }
 
     /// Writes a row, durably.
@@ -184,6 +193,7 @@ fn bot_of(change: &Change) -> Option<&str> {
         Change::DeleteBot { bot_id, .. } | Change::ClearHistory { bot_id, .. } => Some(bot_id),
         Change::SaveStatus(status) => Some(&status.bot_id),
         Change::HoldConversation { bot_id, .. } => Some(bot_id),
+        Change::Import(part) => Some(&part.bot_id),
         Change::CreateConversation(c) | Change::UpdateConversation(c) => Some(&c.bot_id),
         Change::AcceptTurn { turn, .. } | Change::StartTurn(turn) | Change::FinishTurn { turn, .. } => {
             Some(&turn.bot_id)

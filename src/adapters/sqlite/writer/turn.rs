@@ -12,7 +12,7 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::{
-    super::words::{json, message_state},
+    super::words::json,
     change::save_status,
     history::{grow, insert_message},
     outbox::Outbox,
@@ -165,7 +165,7 @@ pub(super) fn finish(
     )?
     .execute(params![
         reply.id.0,
-        message_state(reply.state),
+        reply.state.as_str(),
         reply.tokens,
         json(&reply.metadata),
         &*reply.content,

@@ -25,10 +25,10 @@ use crate::{
 pub(super) struct Record {
     /// Bots in the roster.
     pub(super) bots: HashMap<BotId, (BotRecord, StoredStatus)>,
-    conversations: BTreeMap<ConversationId, Conversation>,
+    pub(super) conversations: BTreeMap<ConversationId, Conversation>,
     /// Conversations of bots that were deleted.
-    retired: HashSet<ConversationId>,
-    messages: BTreeMap<MessageId, Message>,
+    pub(super) retired: HashSet<ConversationId>,
+    pub(super) messages: BTreeMap<MessageId, Message>,
     /// Turns.
     pub(super) turns: BTreeMap<TurnId, Turn>,
     pub(super) overrides: BTreeMap<TurnId, serde_json::Value>,
@@ -205,6 +205,7 @@ impl Record {
                 Some(0)
             }
             Change::ClearHistory { bot_id, conversation_id } => self.clear(&bot_id, conversation_id, told),
+            Change::Import(part) => self.import(part).then_some(0),
         }
     }
 

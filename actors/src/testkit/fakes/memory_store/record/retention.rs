@@ -86,7 +86,9 @@ impl Record {
             self.count(home);
         }
         let bots: BTreeSet<_> = old.into_iter().map(|(_, _, _, bot, _)| bot).collect();
-        bots.iter().for_each(|bot| self.mend(bot));
+        for bot in &bots {
+            self.mend(bot);
+        }
         Pruned { bots: bots.into_iter().collect(), ..gone(all, limit) }
     }
 

@@ -1,0 +1,221 @@
+//! Taking out: pages of the record, one after the other, each written before the next is read.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::stream::try_unfold;
+
+use super::{Export, ExportFormat, csv::CsvWriter, format::JsonWriter, markdown::MarkdownWriter};
+use crate::{
+    domain::{
+        ids::{BotId, ConversationId, MessageId, TurnId},
+        message::{Conversation, Message, MessageState},
+        problem::{Code, Problem},
+    },
+    history::storage_problem,
+    ports::{
+        archive::{ArchivedTurn, Place},
+        storage::Storage,
+    },
+};
+
+/// Messages of one read.
+const PAGE: u32 = 500;
+/// Content of one read, in bytes, roughly.
+const PAGE_BYTES: usize = 256 * 1024;
+
+/// Begins an export of one conversation of a bot, or of all of them. What is said later is not in it.
+///
+/// # Errors
+/// `conversation_not_found`, `storage_unavailable`. In the body also `unavailable`, where something was deleted meanwhile.
+pub async fn export(
+    store: Arc<dyn Storage>,
+    bot: &BotId,
+    format: ExportFormat,
+    only: Option<ConversationId>,
+) -> Result<Export, Problem> {
+    let all = store.conversations(bot).await.map_err(|e| storage_problem(&e))?;
+    let mut conversations: Vec<_> =
+        all.into_iter().filter(|c| only.is_none_or(|only| c.id == only)).collect();
+    if let (Some(id), true) = (only, conversations.is_empty()) {
+        let detail = format!("This bot has no conversation {id}.");
+        return Err(Problem::new(Code::ConversationNotFound, detail));
+    }
+    conversations.sort_by_key(|c| c.id);
+    let mut left_out = LeftOut::default();
+    let pending = left_out.look(&*store, bot).await?;
+    for conversation in &mut conversations {
+        // The end of the path before what runs and waits.
+        while let Some(before) = conversation.leaf_message_id.and_then(|leaf| pending.get(&leaf)) {
+            conversation.leaf_message_id = *before;
+        }
+    }
+    let name = only.map_or_else(|| bot.to_string(), |id| format!("{bot}-{id}"));
+    let exporter = Exporter {
+        store,
+        bot: bot.clone(),
+        conversations,
+        at: 0,
+        after: None,
+        last: MessageId::new(),
+        left_out,
+        writer: match format {
+            ExportFormat::Json => Writer::Json(JsonWriter::default()),
+            ExportFormat::Markdown => Writer::Markdown(MarkdownWriter),
+            ExportFormat::Csv => Writer::Csv(CsvWriter),
+        },
+        stage: Stage::Begin,
+    };
+    Ok(Export {
+        file_name: format!("deia-{name}.{}", format.extension()),
+        content_type: format.content_type(),
+        body: Box::pin(try_unfold(exporter, async |mut exporter: Exporter| {
+            Ok(exporter.chunk().await?.map(|chunk| (chunk, exporter)))
+        })),
+    })
+}
+
+/// Turns whose messages stay out: those that were seen open once.
+#[derive(Debug, Default)]
+struct LeftOut(HashSet<TurnId>);
+
+impl LeftOut {
+    /// Looks which turns are open now. Answers with their messages, each with the one before it.
+    async fn look(
+        &mut self,
+        store: &dyn Storage,
+        bot: &BotId,
+    ) -> Result<HashMap<MessageId, Option<MessageId>>, Problem> {
+        let open = store.open_turns(Some(bot)).await.map_err(|e| storage_problem(&e))?;
+        let mut messages = HashMap::new();
+        for (turn, question, reply) in open {
+            self.0.insert(turn.id);
+            messages.insert(reply.id, reply.parent_id);
+            // The question of an answer that is made anew is an old one.
+            if question.turn_id == Some(turn.id) {
+                messages.insert(question.id, question.parent_id);
+            }
+        }
+        Ok(messages)
+    }
+
+    fn has(&self, message: &Message) -> bool {
+        message.state == MessageState::Pending || message.turn_id.is_some_and(|turn| self.0.contains(&turn))
+    }
+}
+
+/// The form that is written.
+enum Writer {
+    Json(JsonWriter),
+    Markdown(MarkdownWriter),
+    Csv(CsvWriter),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Begin,
+    Messages,
+    Over,
+}
+
+struct Exporter {
+    store: Arc<dyn Storage>,
+    bot: BotId,
+    /// As they were at the begin, in the order of their ids.
+    conversations: Vec<Conversation>,
+    at: usize,
+    after: Option<Place>,
+    /// Later messages stay out: else an export of a busy bot would never end.
+    last: MessageId,
+    left_out: LeftOut,
+    writer: Writer,
+    stage: Stage,
+}
+
+impl Exporter {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Problem> {
+        let mut out = vec![];
+        while out.is_empty() {
+            match self.stage {
+                Stage::Begin => {
+                    self.begin(&mut out);
+                    self.stage = Stage::Messages;
+                }
+                Stage::Messages if self.at < self.conversations.len() => self.page(&mut out).await?,
+                Stage::Messages => {
+                    if let Writer::Json(json) = &mut self.writer {
+                        json.end(&mut out);
+                    }
+                    self.stage = Stage::Over;
+                }
+                Stage::Over => return Ok(None),
+            }
+        }
+        Ok(Some(out.into()))
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        match &mut self.writer {
+            Writer::Json(json) => json.begin(out, &self.bot, &self.conversations),
+            Writer::Markdown(markdown) => markdown.begin(out, &self.bot),
+            Writer::Csv(csv) => csv.begin(out),
+        }
+    }
+
+    /// One page of the conversation that it is at.
+    async fn page(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
+        let Some(conversation) = self.conversations.get(self.at) else { return Ok(()) };
+        if let (None, Writer::Markdown(markdown)) = (self.after, &self.writer) {
+            markdown.conversation(out, conversation);
+        }
+        let page = self.store.messages_after(conversation.id, self.after, PAGE, PAGE_BYTES).await;
+        let mut page = page.map_err(|e| storage_problem(&e))?;
+        let Some(last) = page.last().map(Place::of) else {
+            self.unchanged(conversation).await?;
+            (self.at, self.after) = (self.at + 1, None);
+            return Ok(());
+        };
+        self.after = Some(last);
+        // A turn that was open when the page was read is open now, or its reply was read as pending, or all of it was
+        // read ended: so its question comes with its reply or not at all.
+        self.left_out.look(&*self.store, &self.bot).await?;
+        let pending = page.iter().filter(|m| m.state == MessageState::Pending);
+        self.left_out.0.extend(pending.filter_map(|m| m.turn_id));
+        page.retain(|m| m.id <= self.last && !self.left_out.has(m));
+        let turns = self.turns(&page).await?;
+        for message in &page {
+            match &mut self.writer {
+                Writer::Json(json) => {
+                    let turn = message.turn_id.and_then(|id| turns.get(&id));
+                    json.message(out, message, turn.filter(|t| t.turn.reply_id == message.id));
+                }
+                Writer::Markdown(markdown) => markdown.message(out, message),
+                Writer::Csv(csv) => csv.message(out, message),
+            }
+        }
+        Ok(())
+    }
+
+    async fn turns(&self, page: &[Message]) -> Result<HashMap<TurnId, ArchivedTurn>, Problem> {
+        if !matches!(self.writer, Writer::Json(_)) {
+            return Ok(HashMap::new());
+        }
+        let ids: HashSet<TurnId> = page.iter().filter_map(|m| m.turn_id).collect();
+        let ids: Vec<TurnId> = ids.into_iter().collect();
+        let turns = self.store.turns_with(&ids).await.map_err(|e| storage_problem(&e))?;
+        Ok(turns.into_iter().filter(|t| t.turn.ended_at.is_some()).map(|t| (t.turn.id, t)).collect())
+    }
+
+    /// Half a conversation is worse than none.
+    async fn unchanged(&self, before: &Conversation) -> Result<(), Problem> {
+        let now = self.store.conversation(before.id).await.map_err(|e| storage_problem(&e))?;
+        if now.is_some_and(|now| now.message_count >= before.message_count) {
+            return Ok(());
+        }
+        let detail = format!("Messages of conversation {} were deleted while it was exported.", before.id);
+        Err(Problem::new(Code::Unavailable, format!("{detail} Begin again.")))
+    }
+}

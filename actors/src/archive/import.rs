@@ -1,0 +1,238 @@
+//! Taking in: the whole file is read and judged first, against itself and against what is stored; only then it is read
+//! again and stored, in parts. A crash in between leaves a part, which importing the file once more completes.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncSeek, AsyncSeekExt};
+
+use super::{
+    Commit, Counts, ImportReport,
+    check::Checker,
+    format::{Item, JsonReader},
+    invalid,
+};
+use crate::{
+    domain::{
+        bot::AuditEntry,
+        ids::{BotId, MessageId, TurnId},
+        message::{Conversation, Message, Siblings},
+        problem::{Code, Problem},
+        time::Timestamp,
+    },
+    history::storage_problem,
+    ports::{
+        archive::{ArchivedTurn, ImportPart},
+        history_store::{Change, Fact},
+        storage::Storage,
+    },
+};
+
+/// Longest line, in bytes: far above every message that fits a request.
+const MAX_LINE: u64 = 64 << 20;
+/// Messages and conversations of one part.
+const PART: usize = 500;
+/// Their text, in bytes.
+const PART_BYTES: usize = 1 << 20;
+
+/// A file that can be read twice.
+pub trait Source: AsyncBufRead + AsyncSeek + Send + Unpin {}
+impl<T: AsyncBufRead + AsyncSeek + Send + Unpin> Source for T {}
+
+/// Imports a file of the form `json`. With `bot` it must be that bot's; the bot must be in the roster.
+///
+/// # Errors
+/// `import_invalid`, `import_conflict`, `bot_not_found`, `storage_unavailable`; nothing is stored then, unless the
+/// database goes away in the middle.
+pub async fn import(
+    store: &dyn Storage,
+    commit: &dyn Commit,
+    bot: Option<&BotId>,
+    source: &mut dyn Source,
+) -> Result<ImportReport, Problem> {
+    let report = check(store, bot, source).await?;
+    source.rewind().await.map_err(|e| unreadable(&e))?;
+    let mut lines = Lines::new(source, bot.cloned());
+    while let Some(part) = lines.part().await? {
+        if !commit.commit(Fact::new(Change::Import(part), vec![])).await?.applied {
+            return Err(Problem::new(
+                Code::ImportConflict,
+                "What is stored changed while the file was imported; some of it is stored. Try again.",
+            ));
+        }
+    }
+    let detail = Map::from_iter([
+        ("imported".to_owned(), Value::from(report.imported.messages)),
+        ("unchanged".to_owned(), Value::from(report.unchanged.messages)),
+    ]);
+    let audit = Some(AuditEntry {
+        at: Timestamp::now(),
+        actor: "local".into(),
+        action: "history.import".into(),
+        target: format!("bot:{}", report.bot_id),
+        reason: None,
+        detail,
+    });
+    commit.commit(Fact { change: Change::None, events: vec![], audit }).await?;
+    Ok(report)
+}
+
+fn unreadable(error: &std::io::Error) -> Problem {
+    invalid(format!("The file can't be read: {error}"))
+}
+
+/// Reads the whole file and compares it with what is stored.
+async fn check(
+    store: &dyn Storage,
+    bot: Option<&BotId>,
+    source: &mut dyn Source,
+) -> Result<ImportReport, Problem> {
+    let mut lines = Lines::new(source, bot.cloned());
+    let mut checker = Checker::default();
+    let mut unchanged = Counts::default();
+    while let Some(part) = lines.part().await? {
+        for conversation in &part.conversations {
+            checker.conversation(conversation)?;
+        }
+        for message in &part.messages {
+            checker.message(message)?;
+        }
+        compare(store, &part, &mut unchanged).await?;
+    }
+    let Some(bot_id) = lines.bot else { return Err(invalid("The file is empty")) };
+    let roster = store.roster().await.map_err(|e| storage_problem(&e))?;
+    if !roster.iter().any(|(bot, _)| bot.id == bot_id) {
+        let detail = format!("There is no bot {bot_id}. Launch it with this id, then import.");
+        return Err(Problem::new(Code::BotNotFound, detail));
+    }
+    for chunk in checker.end()?.chunks(PART) {
+        let found = store.messages_with(chunk).await.map_err(|e| storage_problem(&e))?;
+        let stored = |id: &MessageId| found.iter().any(|m| m.id == *id && m.bot_id == bot_id);
+        if let Some(missing) = chunk.iter().find(|id| !stored(id)) {
+            return Err(invalid(format!(
+                "It builds on message {missing}, which is neither in it nor stored: a conversation that was forked from another one needs that one first"
+            )));
+        }
+    }
+    let all = lines.reader.counts();
+    let imported = Counts {
+        conversations: all.conversations - unchanged.conversations,
+        messages: all.messages - unchanged.messages,
+        turns: all.turns - unchanged.turns,
+    };
+    Ok(ImportReport { bot_id, imported, unchanged })
+}
+
+fn conflict(what: &str, id: impl std::fmt::Display) -> Problem {
+    Problem::new(
+        Code::ImportConflict,
+        format!("{what} {id} is stored with other content, or is another bot's. Nothing was stored."),
+    )
+}
+
+/// Counts what is stored already; what is stored differently is a conflict.
+async fn compare(store: &dyn Storage, part: &ImportPart, unchanged: &mut Counts) -> Result<(), Problem> {
+    for given in &part.conversations {
+        let stored = store.conversation(given.id).await.map_err(|e| storage_problem(&e))?;
+        if let Some(stored) = stored {
+            if !same_conversation(&stored, given) {
+                return Err(conflict("Conversation", given.id));
+            }
+            unchanged.conversations += 1;
+        }
+    }
+    let ids: Vec<MessageId> = part.messages.iter().map(|m| m.id).collect();
+    let stored = store.messages_with(&ids).await.map_err(|e| storage_problem(&e))?;
+    let stored: HashMap<_, _> = stored.into_iter().map(|m| (m.id, m)).collect();
+    for given in &part.messages {
+        if let Some(stored) = stored.get(&given.id) {
+            if !same_message(stored, given) {
+                return Err(conflict("Message", given.id));
+            }
+            unchanged.messages += 1;
+        }
+    }
+    let ids: Vec<TurnId> = part.turns.iter().map(|t| t.turn.id).collect();
+    let stored = store.turns_with(&ids).await.map_err(|e| storage_problem(&e))?;
+    let stored: HashMap<_, _> = stored.into_iter().map(|t| (t.turn.id, t)).collect();
+    for given in &part.turns {
+        if let Some(stored) = stored.get(&given.turn.id) {
+            if stored != given {
+                return Err(conflict("Turn", given.turn.id));
+            }
+            unchanged.turns += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Title, end, place in the list and archiving may change later; what they are is decided by the one that is stored.
+pub(crate) fn same_conversation(a: &Conversation, b: &Conversation) -> bool {
+    (a.id, &a.bot_id, a.created_at) == (b.id, &b.bot_id, b.created_at)
+}
+
+/// The place among the siblings follows from what else is stored.
+pub(crate) fn same_message(a: &Message, b: &Message) -> bool {
+    let bare = |m: &Message| Message { siblings: Siblings { index: 1, count: 1 }, ..m.clone() };
+    bare(a) == bare(b)
+}
+
+/// The parts of a file, in its order.
+struct Lines<'s> {
+    source: &'s mut dyn Source,
+    reader: JsonReader,
+    expected: Option<BotId>,
+    bot: Option<BotId>,
+    line: Vec<u8>,
+    over: bool,
+}
+
+impl<'s> Lines<'s> {
+    fn new(source: &'s mut dyn Source, expected: Option<BotId>) -> Self {
+        Self { source, reader: JsonReader::new(), expected, bot: None, line: vec![], over: false }
+    }
+
+    /// The next part; none once the whole file was read and its checksum is right.
+    async fn part(&mut self) -> Result<Option<ImportPart>, Problem> {
+        let (mut conversations, mut messages, mut turns): (Vec<_>, Vec<_>, Vec<ArchivedTurn>) =
+            Default::default();
+        let mut bytes = 0;
+        while !self.over && conversations.len() + messages.len() < PART && bytes < PART_BYTES {
+            if !self.read_line().await? {
+                self.reader.end()?;
+                self.over = true;
+                break;
+            }
+            bytes += self.line.len();
+            match self.reader.line(&self.line)? {
+                None => {}
+                Some(Item::Begin(bot)) => {
+                    if let Some(expected) = self.expected.as_ref().filter(|expected| **expected != bot) {
+                        return Err(invalid(format!("The file is of bot {bot}, not of {expected}")));
+                    }
+                    self.bot = Some(bot);
+                }
+                Some(Item::Conversation(conversation)) => conversations.push(conversation),
+                Some(Item::Message(message, turn)) => {
+                    messages.push(message);
+                    turns.extend(turn);
+                }
+            }
+        }
+        let Some(bot_id) = self.bot.clone() else { return Ok(None) };
+        let empty = conversations.is_empty() && messages.is_empty();
+        Ok((!empty).then_some(ImportPart { bot_id, conversations, messages, turns }))
+    }
+
+    /// False at the end of the file.
+    async fn read_line(&mut self) -> Result<bool, Problem> {
+        self.line.clear();
+        let mut limited = (&mut self.source).take(MAX_LINE);
+        limited.read_until(b'\n', &mut self.line).await.map_err(|e| unreadable(&e))?;
+        match self.line.pop() {
+            None => Ok(false),
+            Some(b'\n') => Ok(true),
+            Some(_) => Err(invalid("The file breaks off in the middle of a line, or has one above 64 MiB")),
+        }
+    }
+}

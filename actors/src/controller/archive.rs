@@ -1,0 +1,87 @@
+//! The façade: history out and in.
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+
+use super::*;
+pub use crate::archive::{Export, ExportBody, ExportFormat, ImportReport, Source};
+use crate::{
+    archive::{self, Commit},
+    bot::BotMessage,
+    domain::event::{BotChange, EventBody, NewEvent, Topic},
+    ports::history_store::Committed,
+};
+
+#[async_trait]
+impl Commit for History {
+    async fn commit(&self, fact: Fact) -> Result<Committed, Problem> {
+        self.append(fact).await
+    }
+}
+
+impl Controller {
+    /// Begins an export of one conversation, or of all of a bot's. Audited. Running and waiting turns are not in it.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `conversation_not_found`, `storage_unavailable`.
+    pub async fn export(
+        &self,
+        bot: &BotId,
+        format: ExportFormat,
+        conversation: Option<ConversationId>,
+    ) -> Result<Export, ControllerError> {
+        self.entry(bot)?;
+        let export = archive::export(self.inner.store.clone(), bot, format, conversation).await?;
+        let target = conversation.map_or_else(|| format!("bot:{bot}"), |id| format!("conversation:{id}"));
+        let detail =
+            Map::from_iter([("format".to_owned(), serde_json::to_value(format).unwrap_or(Value::Null))]);
+        let audit = Some(super::bots::audit("history.export", target, None, detail));
+        self.inner.history.append(Fact { change: Change::None, events: vec![], audit }).await?;
+        Ok(export)
+    }
+
+    /// Imports what [`Controller::export`] gave as JSON, of the same bot: all of it, or nothing where it can't be.
+    /// Doing it again changes nothing. Audited.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `import_invalid`, `import_conflict`, `storage_unavailable`.
+    pub async fn import(
+        &self,
+        bot: &BotId,
+        mut source: impl Source + 'static,
+    ) -> Result<ImportReport, ControllerError> {
+        self.open()?;
+        let entry = self.entry(bot)?;
+        let (me, bot) = (self.clone(), bot.clone());
+        self.carry_out(async move {
+            // One import of a bot at a time, and no patch meanwhile: its record may name another main conversation after it.
+            let _turn = entry.patching.lock().await;
+            let (store, history) = (&*me.inner.store, &me.inner.history);
+            let imported = archive::import(store, history, Some(&bot), &mut source).await;
+            // Also after a failure: parts may be stored.
+            me.follow_import(&entry).await?;
+            imported
+        })
+        .await
+    }
+
+    /// What memory knows of the bot's conversations is what is stored again.
+    async fn follow_import(&self, entry: &BotEntry) -> Result<(), Problem> {
+        let before = entry.record();
+        let roster = self.inner.store.roster().await.map_err(|e| storage_problem(&e))?;
+        let stored = roster.into_iter().map(|(bot, _)| bot).find(|bot| bot.id == before.id);
+        let main = stored.map(|bot| bot.main_conversation_id).filter(|id| *id != before.main_conversation_id);
+        if let Some(main_conversation_id) = main {
+            let id = before.id.clone();
+            entry.replace_record(crate::domain::bot::BotRecord { main_conversation_id, ..(*before).clone() });
+            let reason = Some("its main conversation was imported".to_owned());
+            let change = BotChange { bot_id: id.clone(), state: entry.state(), from: None, reason };
+            let event =
+                NewEvent::new(vec![Topic::Bots, Topic::Bot(id)], &EventBody::BotConfigChanged(change));
+            self.inner.history.append(Fact::new(Change::None, vec![event])).await?;
+        }
+        // A bot without an actor remembers nothing.
+        let _ = entry.actor.cast(BotMessage::ForgetTexts);
+        Ok(())
+    }
+}

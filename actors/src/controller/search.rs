@@ -1,0 +1,32 @@
+//! The façade: full-text search.
+
+use super::{chat::PAGE, *};
+use crate::domain::search::Query;
+
+impl Controller {
+    /// Searches the messages of a bot, in one conversation or in all of them, all branches. Best match first.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `conversation_not_found`, `invalid_request`, `storage_unavailable`.
+    pub async fn search(&self, bot: &BotId, asked: SearchHistory) -> Result<SearchPage, ControllerError> {
+        self.entry(bot)?;
+        let limit = asked.limit.unwrap_or(PAGE.0);
+        if !(1..=PAGE.1).contains(&limit) {
+            return Err(Problem::field("limit", format!("must be from 1 to {}", PAGE.1)));
+        }
+        let query = Query::parse(&asked.q).map_err(|e| Problem::field("q", e.to_string()))?;
+        if let Some(id) = asked.conversation_id {
+            self.conversation_of(bot, Some(id)).await?;
+        }
+        let store = &self.inner.store;
+        let found = store.search(bot, asked.conversation_id, &query, limit, asked.offset.unwrap_or(0)).await;
+        let found = found.map_err(|e| storage_problem(&e))?;
+        let hit = |message: Message| SearchHit { snippet: query.snippet(&message.content), message };
+        Ok(SearchPage {
+            items: found.items.into_iter().map(hit).collect(),
+            has_more: found.has_more,
+            before: None,
+            after: None,
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! Port: what export and import need of the record: whole conversations in a stable order, and
+//! what of a file is stored already.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::history_store::StoreError;
+use crate::domain::{
+    ids::{BotId, ConversationId, MessageId, TurnId},
+    message::{Conversation, Message},
+    turn::Turn,
+};
+
+/// An ended turn as it is kept: with what it was asked with instead of its bot's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ArchivedTurn {
+    /// The turn.
+    pub turn: Turn,
+    /// See [`super::history_store::Change::AcceptTurn`].
+    pub overrides: Option<Value>,
+}
+
+/// A part of an archive, as [`super::history_store::Change::Import`] stores it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImportPart {
+    /// The bot that everything in it belongs to.
+    pub bot_id: BotId,
+    /// Conversations; they come in an earlier part than their messages, or in the same.
+    pub conversations: Vec<Conversation>,
+    /// Messages that have ended.
+    pub messages: Vec<Message>,
+    /// Turns that have ended.
+    pub turns: Vec<ArchivedTurn>,
+}
+
+/// Where a message stands in its conversation: siblings together, oldest first, in the order of their
+/// parents. In a conversation without branches that is the order of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The message before it; none comes first.
+    pub parent_id: Option<MessageId>,
+    /// The message.
+    pub id: MessageId,
+}
+
+impl Place {
+    /// The place of a message.
+    #[must_use]
+    pub fn of(message: &Message) -> Self {
+        Self { parent_id: message.parent_id, id: message.id }
+    }
+}
+
+/// Whole conversations.
+///
+/// * `messages_after` MUST return every message that was created in the conversation, all branches,
+///   in the order of [`Place`], and its cost MUST NOT grow with what lies before `after`.
+/// * Every call is one short read; between two of them the record may change.
+#[async_trait]
+pub trait Archive: Send + Sync + 'static {
+    /// Messages created in a conversation behind a place, with their places among their siblings: at
+    /// most `limit`, up to and with the one that exceeds `max_bytes` of content, thinking and images.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError>;
+
+    /// Those of these messages that are stored, of whatever bot, in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError>;
+
+    /// Those of these turns that are stored, of whatever bot, open or ended, in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError>;
+}

@@ -1,0 +1,115 @@
+//! Whole conversations out of memory, and parts of archives into it.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::{MemoryStore, record::Record};
+use crate::{
+    archive::{same_conversation, same_message},
+    domain::{
+        ids::{ConversationId, MessageId, TurnId},
+        message::{Conversation, Message},
+    },
+    ports::{
+        archive::{Archive, ArchivedTurn, ImportPart, Place},
+        history_store::StoreError,
+    },
+};
+
+#[async_trait]
+impl Archive for MemoryStore {
+    async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        let record = self.shared.record.lock();
+        let own = record.messages.values().filter(|m| m.conversation_id == conversation);
+        let places: BTreeSet<Place> =
+            own.map(Place::of).filter(|place| after.is_none_or(|after| *place > after)).collect();
+        let (mut page, mut bytes) = (vec![], 0usize);
+        for message in places.into_iter().filter_map(|place| record.message(place.id)) {
+            if page.len() == usize::try_from(limit).unwrap_or(usize::MAX) || bytes > max_bytes {
+                break;
+            }
+            bytes += message.weight();
+            page.push(message);
+        }
+        Ok(page)
+    }
+
+    async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
+        let record = self.shared.record.lock();
+        let ids: BTreeSet<_> = ids.iter().collect();
+        Ok(ids.into_iter().filter_map(|id| record.message(*id)).collect())
+    }
+
+    async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
+        let record = self.shared.record.lock();
+        let ids: BTreeSet<_> = ids.iter().collect();
+        Ok(ids.into_iter().filter_map(|id| record.archived(*id)).collect())
+    }
+}
+
+impl Record {
+    fn archived(&self, id: TurnId) -> Option<ArchivedTurn> {
+        let turn = self.turns.get(&id)?.clone();
+        Some(ArchivedTurn { turn, overrides: self.overrides.get(&id).cloned() })
+    }
+
+    /// False where the bot is gone or something is stored with other content; then nothing changed.
+    pub(super) fn import(&mut self, part: ImportPart) -> bool {
+        let contradicts = part
+            .conversations
+            .iter()
+            .any(|c| self.conversations.get(&c.id).is_some_and(|stored| !same_conversation(stored, c)))
+            || part.messages.iter().any(|m| self.messages.get(&m.id).is_some_and(|s| !same_message(s, m)))
+            || part.turns.iter().any(|t| self.archived(t.turn.id).is_some_and(|stored| stored != *t));
+        if contradicts || !self.bots.contains_key(&part.bot_id) {
+            return false;
+        }
+        for conversation in part.conversations {
+            self.import_conversation(conversation);
+        }
+        for message in part.messages {
+            let (home, at) = (message.conversation_id, message.created_at);
+            if self.messages.contains_key(&message.id) {
+                continue;
+            }
+            self.messages.insert(message.id, message);
+            if let Some(home) = self.conversations.get_mut(&home) {
+                home.message_count += 1;
+                home.last_at = home.last_at.max(Some(at));
+            }
+        }
+        for ArchivedTurn { turn, overrides } in part.turns {
+            if let Some(overrides) = overrides {
+                self.overrides.insert(turn.id, overrides);
+            }
+            self.turns.entry(turn.id).or_insert(turn);
+        }
+        true
+    }
+
+    fn import_conversation(&mut self, given: Conversation) {
+        let Some((bot, _)) = self.bots.get_mut(&given.bot_id) else { return };
+        let current = bot.main_conversation_id;
+        let empty = |c: &Conversation| c.message_count == 0 && c.leaf_message_id.is_none();
+        let main = current == given.id || (given.main && self.conversations.get(&current).is_none_or(empty));
+        if main && current != given.id {
+            bot.main_conversation_id = given.id;
+            self.conversations.remove(&current);
+        }
+        self.retired.remove(&given.id);
+        let stored = self.conversations.entry(given.id).or_insert_with(|| Conversation {
+            message_count: 0,
+            last_at: None,
+            ..given.clone()
+        });
+        stored.main = main;
+        stored.leaf_message_id = stored.leaf_message_id.or(given.leaf_message_id);
+    }
+}

@@ -1,0 +1,52 @@
+//! Search by looking at every message.
+
+use std::cmp::Reverse;
+
+use async_trait::async_trait;
+
+use super::MemoryStore;
+use crate::{
+    domain::{
+        ids::{BotId, ConversationId},
+        message::{Message, MessageState},
+        search::{Query, words},
+    },
+    ports::{
+        history_store::StoreError,
+        search::{Found, SearchIndex},
+    },
+};
+
+#[async_trait]
+impl SearchIndex for MemoryStore {
+    async fn search(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+        query: &Query,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Found, StoreError> {
+        let record = self.shared.record.lock();
+        let searched = |m: &&Message| {
+            let listed = record.conversations.get(&m.conversation_id).is_some_and(|c| c.bot_id == *bot)
+                && !record.retired.contains(&m.conversation_id);
+            listed && conversation.is_none_or(|c| c == m.conversation_id) && m.state != MessageState::Pending
+        };
+        let mut found: Vec<_> = record
+            .messages
+            .values()
+            .filter(searched)
+            .filter_map(|m| {
+                let words = words(&m.content);
+                let share = query.matches(&words)? as u64 * 1_000_000 / words.len().max(1) as u64;
+                Some((Reverse(share), Reverse(m.id)))
+            })
+            .collect();
+        found.sort_unstable();
+        let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+        let mut ids = found.into_iter().skip(number(offset)).map(|(_, Reverse(id))| id);
+        let items = ids.by_ref().take(number(limit)).filter_map(|id| record.message(id)).collect();
+        Ok(Found { items, has_more: ids.next().is_some() })
+    }
+}

@@ -1,0 +1,129 @@
+//! Whole conversations, and what is stored of some ids.
+
+use deia_actors::{
+    domain::{
+        ids::{ConversationId, MessageId, TurnId},
+        message::Message,
+    },
+    ports::{
+        archive::{ArchivedTurn, Place},
+        history_store::StoreError,
+    },
+};
+use futures_util::{TryStreamExt, stream::BoxStream};
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use super::{
+    error,
+    rows::{self, message_columns, turn_columns},
+};
+
+/// The index on conversation, parent and id has this order; only first messages, without a parent, are apart.
+pub(super) async fn messages_after(
+    at: &mut SqliteConnection,
+    conversation: ConversationId,
+    after: Option<Place>,
+    limit: u32,
+    max_bytes: usize,
+) -> Result<Vec<Message>, StoreError> {
+    let mut page = Page { messages: vec![], bytes: 0, limit, max_bytes };
+    if after.is_none_or(|place| place.parent_id.is_none()) {
+        let first = sqlx::query(concat!(
+            "SELECT ",
+            message_columns!(),
+            " FROM chat_messages m WHERE m.conversation_id = $1 AND m.parent_id IS NULL AND m.id > $2 \
+             ORDER BY m.id LIMIT $3"
+        ))
+        .bind(conversation.0)
+        .bind(after.map_or(Uuid::nil(), |place| place.id.0))
+        .bind(limit);
+        page.fill(first.fetch(&mut *at)).await?;
+    }
+    let parent = after.and_then(|place| place.parent_id.map(|parent| (parent.0, place.id.0)));
+    let (parent, id) = parent.unwrap_or((Uuid::nil(), Uuid::nil()));
+    if !page.is_full() {
+        let next = sqlx::query(concat!(
+            "SELECT ",
+            message_columns!(),
+            " FROM chat_messages m WHERE m.conversation_id = $1 AND (m.parent_id, m.id) > ($2, $3) \
+             ORDER BY m.parent_id, m.id LIMIT $4"
+        ))
+        .bind(conversation.0)
+        .bind(parent)
+        .bind(id)
+        .bind(limit);
+        page.fill(next.fetch(&mut *at)).await?;
+    }
+    Ok(page.messages)
+}
+
+struct Page {
+    messages: Vec<Message>,
+    bytes: usize,
+    limit: u32,
+    max_bytes: usize,
+}
+
+impl Page {
+    fn is_full(&self) -> bool {
+        self.messages.len() >= usize::try_from(self.limit).unwrap_or(usize::MAX)
+            || self.bytes > self.max_bytes
+    }
+
+    async fn fill(
+        &mut self,
+        mut rows: BoxStream<'_, Result<SqliteRow, sqlx::Error>>,
+    ) -> Result<(), StoreError> {
+        while !self.is_full()
+            && let Some(row) = rows.try_next().await.map_err(error::of_reader)?
+        {
+            let message = rows::message(&row)?;
+            self.bytes = self.bytes.saturating_add(message.weight());
+            self.messages.push(message);
+        }
+        Ok(())
+    }
+}
+
+/// Ids as one parameter.
+fn list(ids: impl Iterator<Item = Uuid>) -> String {
+    let ids: Vec<String> = ids.map(|id| format!("\"{}\"", id.simple())).collect();
+    format!("[{}]", ids.join(","))
+}
+
+pub(super) async fn messages_with(
+    at: &mut SqliteConnection,
+    ids: &[MessageId],
+) -> Result<Vec<Message>, StoreError> {
+    sqlx::query(concat!(
+        "SELECT ",
+        message_columns!(),
+        " FROM chat_messages m WHERE m.id IN (SELECT unhex(value) FROM json_each($1)) ORDER BY m.id"
+    ))
+    .bind(list(ids.iter().map(|id| id.0)))
+    .fetch_all(at)
+    .await
+    .map_err(error::of_reader)?
+    .iter()
+    .map(rows::message)
+    .collect()
+}
+
+pub(super) async fn turns_with(
+    at: &mut SqliteConnection,
+    ids: &[TurnId],
+) -> Result<Vec<ArchivedTurn>, StoreError> {
+    sqlx::query(concat!(
+        "SELECT ",
+        turn_columns!(),
+        ", t.overrides FROM turns t WHERE t.id IN (SELECT unhex(value) FROM json_each($1)) ORDER BY t.id"
+    ))
+    .bind(list(ids.iter().map(|id| id.0)))
+    .fetch_all(at)
+    .await
+    .map_err(error::of_reader)?
+    .iter()
+    .map(rows::archived_turn)
+    .collect()
+}

@@ -1,0 +1,63 @@
+//! Full-text search on FTS5. How messages get into the index: `writer/index.rs`.
+
+use deia_actors::{
+    domain::{
+        ids::{BotId, ConversationId},
+        search::{Phrase, Query},
+    },
+    ports::{history_store::StoreError, search::Found},
+};
+use sqlx::SqliteConnection;
+
+use super::{
+    error,
+    rows::{self, message_columns},
+};
+
+/// The word that stands for a bot: ids tell capitals apart, the tokenizer does not.
+pub(super) fn bot_word(bot: &str) -> String {
+    let hex: String = bot.bytes().map(|b| format!("{b:02x}")).collect();
+    format!("b{hex}")
+}
+
+/// The word that stands for a conversation.
+pub(super) fn conversation_word(id: ConversationId) -> String {
+    format!("c{}", id.0.simple())
+}
+
+/// A query in FTS5's own language. Our words have nothing in them that it would take for a sign.
+fn expression(bot: &BotId, conversation: Option<ConversationId>, query: &Query) -> String {
+    let phrase = |p: &Phrase| format!("\"{}\"{}", p.words.join(" "), if p.prefix { " *" } else { "" });
+    let phrases: Vec<String> = query.phrases().iter().map(phrase).collect();
+    let home = conversation.map(|id| format!(" AND home : {}", conversation_word(id))).unwrap_or_default();
+    format!("home : {}{home} AND words : ({})", bot_word(bot.as_str()), phrases.join(" AND "))
+}
+
+pub(super) async fn search(
+    at: &mut SqliteConnection,
+    bot: &BotId,
+    conversation: Option<ConversationId>,
+    query: &Query,
+    limit: u32,
+    offset: u32,
+) -> Result<Found, StoreError> {
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let found = sqlx::query(concat!(
+        "SELECT ",
+        message_columns!(),
+        " FROM (SELECT h.id, bm25(search_text, 0.0, 1.0) AS rank FROM search_text \
+             JOIN search_messages s ON s.row = search_text.rowid \
+             JOIN chat_messages h ON h.id = s.message_id \
+             JOIN conversations c ON c.id = h.conversation_id AND c.retired_at IS NULL \
+             WHERE search_text MATCH $1 ORDER BY rank, h.id DESC LIMIT $2 OFFSET $3) hit \
+         JOIN chat_messages m ON m.id = hit.id ORDER BY hit.rank, m.id DESC"
+    ))
+    .bind(expression(bot, conversation, query))
+    .bind(i64::from(limit) + 1)
+    .bind(offset)
+    .fetch_all(at)
+    .await
+    .map_err(error::of_reader)?;
+    let items = found.iter().take(wanted).map(rows::message).collect::<Result<_, _>>()?;
+    Ok(Found { items, has_more: found.len() > wanted })
+}
