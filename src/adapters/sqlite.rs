@@ -11,6 +11,7 @@
 
 mod error;
 mod pages;
+mod quarantine;
 mod reader;
 mod rows;
 mod schema;
@@ -164,6 +165,9 @@ impl HistoryStore for SqliteStore {
     async fn probe(&self) -> Result<(), StoreError> {
         self.reader.ping().await?;
         self.writer.probe().await
+    }
+    fn quarantined_rows(&self) -> u64 {
+        self.reader.quarantined_rows()
     }
 }
 

@@ -80,7 +80,8 @@ pub enum Change {
         /// a restart; none = nothing.
         overrides: Option<Value>,
     },
-    /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last.
+    /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last. Applies only if the
+    /// parent of the first one, if it has one, is stored.
     AppendMessages(Vec<Message>),
     /// A turn that waited has a slot. Applies only to a turn that has not ended.
     StartTurn(Turn),
@@ -231,6 +232,11 @@ pub struct TurnSnapshot {
 ///   transaction: deleted texts are nowhere.
 /// * Once `commit` returned, every read MUST see it, also after the process was killed.
 /// * Reads MUST NOT wait for a running commit.
+/// * A row that this version can't read (an unknown word, broken JSON, a wrong type, a newer version's) MUST be left out
+///   of what is read and reported: logged once, without its content, and counted once in
+///   [`HistoryStore::quarantined_rows`]. Everything else works: lists have the other rows, a path goes on above
+///   such a message. Where such a row was asked for by its id the answer is `Corrupt`. An event is never left out, because
+///   its number would be a gap: without readable data it comes as [`REDACTED`].
 /// * A message path MUST follow `parent_id` from the leaf, also into another conversation (a fork).
 #[async_trait]
 pub trait HistoryStore: Send + Sync + 'static {
@@ -345,4 +351,7 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// # Errors
     /// See [`StoreError`].
     async fn probe(&self) -> Result<(), StoreError>;
+
+    /// Rows that can't be read (see the obligations), as far as they were met since the store was opened.
+    fn quarantined_rows(&self) -> u64;
 }

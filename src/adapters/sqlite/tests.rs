@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 use super::SqliteStore;
 
+mod poison;
+
 struct OnDisk {
     store: SqliteStore,
     folder: TempDir,

@@ -139,6 +139,10 @@ impl Record {
             }
             Change::AppendMessages(messages) => {
                 self.open_conversation(messages.last()?.conversation_id)?;
+                let parent = messages.first()?.parent_id;
+                if parent.is_some_and(|parent| !self.messages.contains_key(&parent)) {
+                    return None;
+                }
                 self.add(messages).then_some(0)
             }
             Change::StartTurn(turn) => {
