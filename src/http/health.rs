@@ -10,7 +10,7 @@ use std::{
 };
 
 use deia_actors::{
-    controller::{Controller, ControllerError, Observation},
+    controller::{Controller, Observation},
     domain::{
         model::{Server, ServerState},
         time::Timestamp,
@@ -47,6 +47,9 @@ struct Check {
     latency_ms: Option<f64>,
     since: Timestamp,
     detail: Option<String>,
+    /// Rows that were left out because they can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantined_rows: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,27 +83,38 @@ impl Since {
 }
 
 impl Health {
-    async fn probe(
-        &self,
-        name: &'static str,
-        ask: impl Future<Output = Result<(), ControllerError>>,
-    ) -> (String, Check) {
+    fn check(&self, name: &'static str, status: Status, detail: Option<String>) -> Check {
+        let since = self.since.seen(name, status);
+        Check { status, latency_ms: None, since, detail, quarantined_rows: None }
+    }
+
+    /// The database: down within a second after it went away; degraded while rows of it can't be read.
+    async fn db(&self) -> (String, Check) {
         let began = Instant::now();
-        let (status, detail) = match timeout(PROBE_TIME, ask).await {
+        let asked = self.tree.probe_storage().await;
+        let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
+        let rows = self.tree.quarantined_rows();
+        let (status, detail) = match asked {
+            Ok(()) if rows == 0 => (Status::Ok, None),
+            Ok(()) => {
+                let words = format!("{rows} rows can't be read and are left out; the log names them");
+                (Status::Degraded, Some(words))
+            }
+            Err(problem) => (Status::Down, Some(problem.detail)),
+        };
+        let check = self.check("db", status, detail);
+        ("db".into(), Check { latency_ms, quarantined_rows: Some(rows), ..check })
+    }
+
+    async fn actors(&self) -> (String, Check) {
+        let began = Instant::now();
+        let (status, detail) = match timeout(PROBE_TIME, self.tree.ready()).await {
             Ok(Ok(())) => (Status::Ok, None),
             Ok(Err(problem)) => (Status::Down, Some(problem.detail)),
             Err(_) => (Status::Down, Some(format!("no answer within {} s", PROBE_TIME.as_secs()))),
         };
         let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
-        (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail })
-    }
-
-    async fn db(&self) -> (String, Check) {
-        self.probe("db", self.tree.probe_storage()).await
-    }
-
-    async fn actors(&self) -> (String, Check) {
-        self.probe("tree", self.tree.ready()).await
+        ("tree".into(), Check { latency_ms, ..self.check("tree", status, detail) })
     }
 
     /// What is needed to take messages.
@@ -108,9 +122,8 @@ impl Health {
         let (db, actors) = tokio::join!(self.db(), self.actors());
         let mut checks = BTreeMap::from([db, actors]);
         if self.stopping.is_cancelled() {
-            let since = self.since.seen("process", Status::Down);
-            let detail = Some("the service is shutting down".into());
-            checks.insert("process".into(), Check { status: Status::Down, latency_ms: None, since, detail });
+            let check = self.check("process", Status::Down, Some("the service is shutting down".into()));
+            checks.insert("process".into(), check);
         }
         checks
     }
@@ -140,7 +153,7 @@ impl Health {
         let words = details(&seen).map(|(name, detail)| {
             let status = if detail.is_some() { Status::Ok } else { Status::Degraded };
             let detail = detail.or_else(|| Some("does not answer; it is being restarted".into()));
-            (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail })
+            (name.into(), Check { latency_ms, ..self.check(name, status, detail) })
         });
         BTreeMap::from(words)
     }
@@ -195,7 +208,7 @@ fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
             ServerState::Draining => (Status::Degraded, Some("takes no new work".into())),
             ServerState::Down => (Status::Down, Some(format!("{} does not answer", server.url))),
         };
-        Check { status, latency_ms: server.latency_ms, since: server.since, detail }
+        Check { status, latency_ms: server.latency_ms, since: server.since, detail, quarantined_rows: None }
     };
     servers.iter().map(|server| (server.name.clone(), check(server))).collect()
 }

@@ -15,6 +15,7 @@ mod history;
 mod http_events;
 mod http_requests;
 mod ollama_real;
+mod outage;
 mod process;
 mod process_death;
 mod shutdown;

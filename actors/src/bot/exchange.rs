@@ -36,7 +36,7 @@ pub(crate) fn submit(history: &History, exchange: Exchange) -> Exchanged {
     };
     let events = vec![received(&message), received(&reply)];
     let change = Change::AppendMessages(vec![message.clone(), reply.clone()]);
-    let submitted = history.submit(Fact::new(change, events));
+    let submitted = history.offer(Fact::new(change, events));
     Exchanged { message, reply, submitted }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{send::Ids, *};
 use crate::{
-    bot::{BotMessage, Exchange, Overrides, submit_exchange, takes_messages},
+    bot::{BotMessage, Exchange, Overrides, behind_a_lost_one, submit_exchange, takes_messages},
     commands::Command,
     domain::{
         message::{MessageState, Sender, Siblings},
@@ -66,7 +66,7 @@ impl Controller {
     /// The last message on the path that a model was asked.
     async fn last_question(&self, bot: &BotId, conversation: ConversationId) -> Result<Message, Problem> {
         let newest = Cursor::Newest { offset: 0 };
-        let page = self.inner.store.page(conversation, newest, 200).await.map_err(|e| storage_problem(&e))?;
+        let page = self.read(self.inner.store.page(conversation, newest, 200)).await?;
         let asked = |m: &Message| m.sender == Sender::User && m.turn_id.is_some();
         let found = page.into_iter().flat_map(|p| p.items).rfind(asked);
         found.ok_or_else(|| {
@@ -77,7 +77,7 @@ impl Controller {
     /// What a turn was asked with, beside its text.
     async fn overrides_of(&self, turn: Option<TurnId>) -> Result<Overrides, Problem> {
         let Some(turn) = turn else { return Ok(Overrides::default()) };
-        let asked = self.inner.store.turn_overrides(turn).await.map_err(|e| storage_problem(&e))?;
+        let asked = self.read(self.inner.store.turn_overrides(turn)).await?;
         Ok(asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default())
     }
 
@@ -158,10 +158,19 @@ impl Controller {
             }
             None => submit_exchange(&self.inner.history, exchange),
         };
-        if let Err(error) = exchanged.submitted.outcome().await {
+        let store = &self.inner.store;
+        let stored = match exchanged.submitted.outcome().await {
+            // Stored by an actor that died before it could say so, or behind a message that is not.
+            Ok(done) if !done.applied => {
+                let found = self.read(store.message(&asked.bot_id, exchanged.message.id)).await;
+                found.and_then(|found| found.map(drop).ok_or_else(behind_a_lost_one))
+            }
+            done => done.map(drop).map_err(|e| storage_problem(&e)),
+        };
+        if let Err(problem) = stored {
             let forget = BotMessage::Forget { conversation: Some(conversation), leaf: None };
             let _ = entry.actor.cast(forget);
-            return Err(storage_problem(&error));
+            return Err(problem);
         }
         Ok((exchanged.message, exchanged.reply))
     }

@@ -124,6 +124,9 @@ impl Controller {
         crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
         let admitted = || {
             entry.admission.clone().try_acquire_owned().map_err(|_| {
+                if let Some(waited) = self.inner.history.watch().stalled() {
+                    return storage_problem(&silent(waited));
+                }
                 Problem::new(
                     Code::BotBusy,
                     format!(
@@ -211,7 +214,7 @@ impl Controller {
             }
         }
         let store = &self.inner.store;
-        let children = store.children(conversation.id, parent).await.map_err(|e| storage_problem(&e))?;
+        let children = self.read(store.children(conversation.id, parent)).await?;
         Ok(u32::try_from(children.len() + 1).unwrap_or(u32::MAX))
     }
 }

@@ -43,7 +43,7 @@ impl Controller {
         }
         let hub = self.inner.hubs.hub(topic);
         if hub.head().is_none() {
-            let head = self.inner.store.head(topic).await.map_err(|e| storage_problem(&e))?;
+            let head = self.read(self.inner.store.head(topic)).await?;
             if head == 0 {
                 self.exists(topic).await?;
             }
@@ -83,7 +83,7 @@ impl Controller {
         match topic {
             Topic::Turn(id) => self.turn_snapshot(*id).await.map(drop),
             Topic::Conversation(id) => {
-                let found = self.inner.store.conversation(*id).await.map_err(|e| storage_problem(&e))?;
+                let found = self.read(self.inner.store.conversation(*id)).await?;
                 found.map(drop).ok_or_else(|| {
                     Problem::new(Code::ConversationNotFound, format!("There is no conversation {id}."))
                 })
@@ -103,7 +103,7 @@ impl Controller {
         let store = &self.inner.store;
         let (seq, snapshot) = match topic {
             Topic::Bots => {
-                let bots = self.inner.roster.all().iter().map(|e| e.bot()).collect();
+                let bots = self.inner.roster.all().iter().map(|e| self.marked(e.bot())).collect();
                 (head, Snapshot::Bots { bots })
             }
             Topic::Bot(id) => (head, Snapshot::Bot { bot: self.bot(id)? }),
@@ -112,8 +112,8 @@ impl Controller {
                 (head, Snapshot::Models { models: self.inner.inference.models(), servers: self.servers() })
             }
             Topic::Conversation(id) => {
-                let found = store.conversation_snapshot(*id, SNAPSHOT_MESSAGES).await;
-                let found = found.map_err(|e| storage_problem(&e))?.ok_or_else(|| {
+                let found = self.read(store.conversation_snapshot(*id, SNAPSHOT_MESSAGES)).await?;
+                let found = found.ok_or_else(|| {
                     Problem::new(Code::ConversationNotFound, format!("There is no conversation {id}."))
                 })?;
                 let (conversation, messages) = (found.conversation, found.messages);
