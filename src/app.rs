@@ -36,6 +36,8 @@ pub use archive::{ExportAsked, export, import};
 const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// How often the service looks whether it is ready, until it is.
 const READY_AGAIN: Duration = Duration::from_millis(5);
+/// How long the database may take to be closed.
+const CLOSE: Duration = Duration::from_secs(5);
 /// Name of the built-in scripted server and of its model.
 const SIMULATED: &str = "simulated";
 /// Answers that the scripted server makes at once.
@@ -270,7 +272,10 @@ impl App {
         if serving.await.is_err() {
             tracing::error!("the front end ended abnormally");
         }
-        store.close().await;
+        // A database that is silent now has been told of since the drain began.
+        if tokio::time::timeout(CLOSE, store.close()).await.is_err() {
+            tracing::warn!("the database did not close in time");
+        }
         if let Some(simulator) = simulator {
             simulator.stop().await;
         }

@@ -43,11 +43,12 @@ pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
 use lane::Lane;
 use recovery::{Cause, FoundTurn};
 use resume::Readiness;
+pub(crate) use turn::behind_a_lost_one;
 use turn::{TurnContext, TurnJob};
 use work::Work;
 
 /// Between two attempts to read what a crash left behind, while the database is away.
-const RECOVER_AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const RECOVER_AGAIN: Duration = Duration::from_millis(500);
 
 /// The answer to a message: at first whether it is taken, then what became of it.
 pub(crate) type SendReply = RpcReplyPort<Result<Sent, Problem>>;
@@ -174,6 +175,10 @@ impl BotActorState {
                 let _ = refused.send(Refusal::Problem(Box::new(problem.clone())));
                 return Ok(());
             }
+        }
+        if refused.is_closed() {
+            // The database kept the caller waiting for too long: he was told that this may not be stored, and it is not.
+            return Ok(());
         }
         if self.halted {
             // Dropped unanswered: the caller looks again what has become of the bot.

@@ -37,7 +37,7 @@ use crate::{
 
 mod stopping;
 
-use stopping::settle;
+use stopping::settle_at_last;
 
 /// Messages of [`BotSupervisor`].
 #[derive(Debug)]
@@ -273,7 +273,7 @@ impl BotSupervisorState {
                 self.step(&entry, BotStep::Quarantine, Some(&reason), Some(EventBody::BotQuarantined(told)));
                 let context = self.context(&entry);
                 // The waiting turns are held; what was being generated ends now.
-                self.args.tasks.spawn(async move { settle(&context, Cause::BotCrashed).await });
+                self.args.tasks.spawn(async move { settle_at_last(&context, Cause::BotCrashed).await });
             }
             Decision::Restart { after } if after.is_zero() => {
                 self.restart_now(me, entry, told).await?;
@@ -336,6 +336,22 @@ impl BotSupervisorState {
     }
 }
 
+/// The bots with open turns; none where the database does not say so at once.
+async fn with_open_turns(args: &BotSupervisorArgs) -> Option<HashSet<BotId>> {
+    let look = async {
+        // What an earlier incarnation and its bots submitted is decided before the record is read.
+        args.history.barrier().await;
+        args.store.open_turns(None).await
+    };
+    let open = args
+        .history
+        .watch()
+        .glance(look)
+        .await
+        .inspect_err(|error| tracing::warn!(%error, "the bots look for their open turns themselves"));
+    Some(open.ok()?.into_iter().map(|(turn, ..)| turn.bot_id).collect())
+}
+
 fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -354,22 +370,21 @@ impl Actor for BotSupervisor {
         args: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let first = args.first.load(Ordering::Acquire);
-        // What an earlier incarnation and its bots submitted is decided before the record is read.
-        args.history.barrier().await;
-        let open: HashSet<BotId> =
-            args.store.open_turns(None).await?.into_iter().map(|(turn, ..)| turn.bot_id).collect();
+        let open = with_open_turns(&args).await;
         let mut state =
             BotSupervisorState { args, children: HashMap::new(), by_actor: HashMap::new(), attempts: 0 };
         for entry in state.args.roster.all() {
             let max_age = state.args.requeue_max_age;
             let cause = if first { Cause::ProcessEnded { max_age } } else { Cause::BotCrashed };
-            let cause = (open.contains(&entry.id()) || entry.has_turns()).then_some(cause);
+            // Where it is not known now, each bot looks for itself, until the database is back.
+            let open = open.as_ref().is_none_or(|open| open.contains(&entry.id()));
+            let cause = (open || entry.has_turns()).then_some(cause);
             match entry.state() {
                 // No actor, but perhaps turns that the end of the process interrupted.
                 BotState::Terminated | BotState::Quarantined => {
                     if let Some(cause) = cause {
                         let context = state.context(&entry);
-                        state.args.tasks.spawn(async move { settle(&context, cause).await });
+                        state.args.tasks.spawn(async move { settle_at_last(&context, cause).await });
                     }
                 }
                 BotState::Stopping => state.stopped(&entry),

@@ -27,11 +27,11 @@ use crate::{
         tree::TreeNode,
         turn::Turn,
     },
-    history::{History, HistoryMessage, HistoryObservation, storage_problem},
+    history::{History, HistoryMessage, HistoryObservation, not_known, silent, storage_problem},
     inference::Inference,
     ports::{
         chat_model::{LoadedModel, ModelDetails},
-        history_store::{Change, Fact},
+        history_store::{Change, Fact, StoreError},
         storage::Storage,
     },
     root::{self, Parts, Root, Slots},
@@ -46,11 +46,16 @@ mod bots;
 mod branches;
 mod chat;
 mod command;
+mod merge;
 mod once;
 pub mod requests;
 mod search;
 mod send;
 mod subscribe;
+#[cfg(test)]
+mod tests {
+    mod outage;
+}
 
 use once::KeysInUse;
 use requests::*;
@@ -92,6 +97,8 @@ pub struct Settings {
     pub inference: InferenceLimits,
     /// How long what is kept.
     pub retention: RetentionRules,
+    /// Longest wait of a caller for the database.
+    pub storage_timeout: Duration,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -108,6 +115,7 @@ impl Default for Settings {
             root_within: Duration::from_secs(30),
             inference: InferenceLimits { queue_limit: 512, offline_wait: Duration::from_secs(30) },
             retention: RetentionRules::default(),
+            storage_timeout: Duration::from_secs(5),
             seed: rand::random(),
         }
     }
@@ -141,7 +149,9 @@ impl Builder {
     /// Where the record can't be read or an actor does not start.
     pub async fn start(self) -> Result<Controller, ControllerError> {
         let Self { settings, store, servers } = self;
-        let epoch = store.epoch().await.map_err(|e| storage_problem(&e))?;
+        let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
+        let epoch =
+            epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
         let hubs = Arc::new(Hubs::new(epoch));
         let slots = Slots::default();
         let roster = Arc::new(Roster::default());
@@ -267,14 +277,26 @@ impl Controller {
         Ok(())
     }
 
-    /// Carries something out to its end, whether the caller waits for it or not.
+    /// Reads the record, with the time limit.
+    async fn read<T>(&self, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
+        self.inner.history.watch().read(ask).await.map_err(|e| storage_problem(&e))
+    }
+
+    /// Carries something out to its end, whether the caller waits for it or not. A caller whom the database keeps
+    /// waiting is told so in time; what was begun still becomes true, or fails, when it is back.
     async fn carry_out<T, F>(&self, work: F) -> Result<T, Problem>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Problem>> + Send + 'static,
     {
         let task = self.inner.tasks.spawn(work);
-        task.await.unwrap_or_else(|error| {
+        let watch = self.inner.history.watch();
+        let ended = tokio::select! {
+            biased;
+            ended = task => ended,
+            () = watch.gave_up() => return Err(not_known(watch.limit())),
+        };
+        ended.unwrap_or_else(|error| {
             tracing::error!(%error, "a request's task ended abnormally");
             Err(Problem::new(Code::Internal, "An internal fault; the log has more under the request id."))
         })
@@ -358,12 +380,18 @@ impl Controller {
         }
     }
 
-    /// Whether the database answers and takes writes.
+    /// Whether the database answers and takes writes. Known within a second.
     ///
     /// # Errors
     /// `storage_unavailable` with the reason.
     pub async fn probe_storage(&self) -> Result<(), ControllerError> {
-        self.inner.store.probe().await.map_err(|e| storage_problem(&e))
+        self.inner.history.watch().probe().await.map_err(|e| storage_problem(&e))
+    }
+
+    /// Rows that were left out of answers because they can't be read, each counted once.
+    #[must_use]
+    pub fn quarantined_rows(&self) -> u64 {
+        self.inner.store.quarantined_rows()
     }
 
     /// Resolves when the root has given up (`true`) or ended in order (`false`).
@@ -400,12 +428,16 @@ impl Controller {
                 .history
                 .note(Fact::new(Change::Checkpoint { reply_id, content: text.content, thinking }, vec![]));
         }
-        inner.history.barrier().await;
+        // What a database that is away does not take now is lost with the process, as after a kill.
+        if tokio::time::timeout(inner.settings.storage_timeout, inner.history.barrier()).await.is_err() {
+            tracing::error!("the database is away; the texts since the last checkpoints are not stored");
+        }
         for entry in inner.roster.all() {
             entry.step(BotStep::Stop, None, |_, _| ());
         }
         inner.root.stop(Some("shutdown".into()));
         self.ended().await;
+        inner.history.watch().close().await;
         // Nobody will tell the end of what is left: whoever waits for it learns that.
         inner.hubs.drop_waiters();
         inner.tasks.close();

@@ -8,23 +8,28 @@
 //! group that has begun runs to its end even if the actor dies, so nothing is durable but unpublished.
 //! What still waited then is submitted again by its callers: facts may be repeated.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use serde::Serialize;
 
-use crate::ports::history_store::{Committed, Fact, StoreError};
+use crate::{
+    bot::work::Work,
+    ports::history_store::{Committed, StoreError},
+};
 
 mod access;
+mod backlog;
 mod ledger;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-pub(crate) use access::{History, Submitted, storage_problem};
+pub(crate) use access::{History, Submitted, not_known, storage_problem};
+use backlog::Counted;
+pub(crate) use backlog::{Backlog, Unsaved};
 pub(crate) use ledger::Ledger;
+pub(crate) use watch::{StorageWatch, silent};
 
 /// Facts in one transaction.
 const MAX_GROUP: usize = 256;
@@ -32,37 +37,11 @@ const MAX_GROUP: usize = 256;
 /// What a caller gets: what became of its fact.
 pub(crate) type CommitResult = Result<Committed, StoreError>;
 
-/// Facts submitted and not decided yet, the mailbox included: what the tree shows as the mailbox of history.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Backlog(Arc<AtomicU32>);
-
-impl Backlog {
-    pub fn len(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn one_more(&self) -> Waits {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Waits(self.clone())
-    }
-}
-
-/// Counts while it lives, wherever that ends.
-#[derive(Debug)]
-struct Waits(Backlog);
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A fact and who waits for it.
 #[derive(Debug)]
 pub(crate) struct Append {
-    fact: Arc<Fact>,
+    fact: Arc<Counted>,
     reply: Option<RpcReplyPort<CommitResult>>,
-    _waits: Waits,
 }
 
 impl Append {
@@ -165,16 +144,24 @@ impl Actor for HistoryActor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<Self::Msg>,
+        me: ActorRef<Self::Msg>,
         ledger: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // The group of a predecessor that was killed runs to its end first.
-        ledger.settled().await;
+        // The group of a predecessor that was killed runs to its end first; the database may take its time.
+        let committing = ledger.is_busy();
+        if committing {
+            let (before, ended) = (ledger.clone(), GroupEnded(me.clone()));
+            let wait = async move {
+                before.settled().await;
+                drop(ended);
+            };
+            Work::begin(me.get_cell(), Box::pin(wait)).await?;
+        }
         Ok(HistoryState {
             ledger,
             waiting: vec![],
             barriers: vec![],
-            committing: false,
+            committing,
             observation: HistoryObservation::default(),
         })
     }
@@ -193,6 +180,16 @@ impl Actor for HistoryActor {
                 let _ = reply.send(state.observe());
             }
         }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Self::Msg>,
+        _: SupervisionEvent,
+        _: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        // The wait for the predecessor's group is over; it said so itself.
         Ok(())
     }
 }

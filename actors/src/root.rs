@@ -19,7 +19,7 @@ use crate::{
         event::{EventBody, NewEvent, Topic},
         time::Timestamp,
     },
-    history::{Backlog, History, HistoryActor, HistoryMessage, Ledger},
+    history::{Backlog, History, HistoryActor, HistoryMessage, Ledger, StorageWatch},
     inference::{GateActor, GateArgs, Inference},
     ports::{
         history_store::{Change, Fact},
@@ -103,8 +103,9 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
     let seed = settings.seed;
     let tasks = TaskTracker::new();
     let backlog = Backlog::default();
-    let history = History::new(slots.history.clone(), backlog.clone());
-    let ledger = Ledger::new(store.clone(), hubs.clone());
+    let watch = StorageWatch::new(store.clone(), settings.storage_timeout);
+    let history = History::new(slots.history.clone(), backlog.clone(), watch.clone());
+    let ledger = Ledger::new(store.clone(), hubs.clone(), watch);
     let root_rules = RestartRules::new(settings.root_restarts, settings.root_within);
     let view = SupervisorView::new("root", Strategy::RestForOne, root_rules, seed);
     let gates = SupervisorView::new("inference", Strategy::OneForOne, root_rules, seed.wrapping_add(1));
@@ -117,6 +118,8 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         rules: settings.bot_rules,
         clock,
         seed: seed.wrapping_add(2),
+        watch: history.watch().clone(),
+        first: Arc::new(AtomicBool::new(true)),
     };
     let gate_children: Vec<ChildSpec> = inference
         .gates()

@@ -5,17 +5,24 @@
 //! Invariants: a bot is on the roster only after its creation is durable; an id is given out once; at most
 //! `max_running` bots count as running, reservations included.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::Serialize;
 
 use crate::{
     domain::{
-        bot::BotState,
+        bot::{BotRecord, BotState, StoredStatus},
         ids::BotId,
         problem::{Code, Problem},
     },
+    history::StorageWatch,
     ports::state_store::StateStore,
     supervision::{Clock, RestartRules},
 };
@@ -33,6 +40,8 @@ pub(crate) enum StateMessage {
     Admit { entry: Arc<BotEntry>, reply: RpcReplyPort<()> },
     /// The reserved bot was not stored; or the one that wanted to run does, or does not.
     Release(BotId),
+    /// The reserved id turned out to be that of a bot that can't be read: it is not given out again.
+    Unusable(BotId),
     /// A stopped bot wants to run again.
     MayStart { id: BotId, reply: RpcReplyPort<Result<(), Problem>> },
     /// The bot is deleted.
@@ -61,12 +70,36 @@ pub(crate) struct StateArgs {
     pub rules: RestartRules,
     pub clock: Clock,
     pub seed: u64,
+    /// How the store is read while it may be away.
+    pub watch: StorageWatch,
+    /// True until the roster was read once.
+    pub first: Arc<AtomicBool>,
+}
+
+impl StateArgs {
+    /// Puts on the roster what storage knows; what is known of each survivor stays.
+    fn restore(&self, stored: Vec<(BotRecord, StoredStatus)>) {
+        for (n, (record, mut status)) in stored.into_iter().enumerate() {
+            match self.roster.get(&record.id) {
+                Some(entry) => entry.replace_record(record),
+                None => {
+                    if !matches!(status.state, BotState::Terminated | BotState::Quarantined) {
+                        status.state = BotState::Crashed;
+                    }
+                    let seed = self.seed.wrapping_add(n as u64);
+                    let entry = BotEntry::new(record, &status, self.rules, self.clock, seed);
+                    self.roster.insert(Arc::new(entry));
+                }
+            }
+        }
+    }
 }
 
 /// State of [`StateActor`].
 pub(crate) struct StateState {
     args: StateArgs,
     reserved: HashSet<BotId>,
+    unusable: HashSet<BotId>,
     next_number: u64,
 }
 
@@ -84,7 +117,7 @@ impl StateState {
     }
 
     fn taken(&self, id: &BotId) -> bool {
-        self.reserved.contains(id) || self.args.roster.contains(id)
+        self.reserved.contains(id) || self.unusable.contains(id) || self.args.roster.contains(id)
     }
 
     fn reserve(&mut self, id: Option<BotId>) -> Result<BotId, Problem> {
@@ -153,21 +186,17 @@ impl Actor for StateActor {
         _: ActorRef<Self::Msg>,
         args: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        // After a crash the storage decides who exists; what is known of each survivor stays.
-        for (n, (record, mut status)) in args.store.roster().await?.into_iter().enumerate() {
-            match args.roster.get(&record.id) {
-                Some(entry) => entry.replace_record(record),
-                None => {
-                    if !matches!(status.state, BotState::Terminated | BotState::Quarantined) {
-                        status.state = BotState::Crashed;
-                    }
-                    let seed = args.seed.wrapping_add(n as u64);
-                    let entry = BotEntry::new(record, &status, args.rules, args.clock, seed);
-                    args.roster.insert(Arc::new(entry));
-                }
+        // After a crash the storage decides who exists; where it is away, the roster in memory is as good.
+        if args.first.load(Ordering::Acquire) {
+            args.restore(args.watch.read(args.store.roster()).await?);
+        } else {
+            match args.watch.glance(args.store.roster()).await {
+                Ok(stored) => args.restore(stored),
+                Err(error) => tracing::warn!(%error, "the roster stays as it is in memory"),
             }
         }
-        Ok(StateState { args, reserved: HashSet::new(), next_number: 1 })
+        args.first.store(false, Ordering::Release);
+        Ok(StateState { args, reserved: HashSet::new(), unusable: HashSet::new(), next_number: 1 })
     }
 
     async fn handle(
@@ -186,6 +215,10 @@ impl Actor for StateActor {
             }
             StateMessage::Release(id) => {
                 state.reserved.remove(&id);
+            }
+            StateMessage::Unusable(id) => {
+                state.reserved.remove(&id);
+                state.unusable.insert(id);
             }
             StateMessage::MayStart { id, reply } => {
                 let _ = reply.send(state.may_start(&id));

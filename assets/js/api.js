@@ -76,6 +76,15 @@ export const newConversation = (bot, body = {}) => post(`/api/chat/${id(bot)}/co
 export const patchConversation = (bot, conversation, body) => request('PATCH', `/api/chat/${id(bot)}/conversations/${id(conversation)}`, { body });
 export const deleteConversation = (bot, conversation) => request('DELETE', `/api/chat/${id(bot)}/conversations/${id(conversation)}`);
 
+/** What the database says of itself: `{status, detail, since}`. Down is an answer like any other. */
+export async function storage() {
+  const report = await get('/health/db').catch((problem) => {
+    if (problem.status !== 503) throw problem;
+    return { checks: { db: { status: 'down' } } };
+  });
+  return report.checks.db;
+}
+
 /** Stores a message and returns `{turn, message}` at once; the answer comes over the socket. */
 export const send = (body, key) => post('/api/chat/send', body, { query: { wait: 'false' }, headers: { 'idempotency-key': key } });
 export const getTurn = (turn) => get(`/api/turn/${id(turn)}`);

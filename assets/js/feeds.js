@@ -6,6 +6,7 @@ import { Socket } from './socket.js';
 import { store } from './store.js';
 
 const POLL_MS = 3000;
+const STORAGE_MS = 5000;
 const socket = new Socket(`${location.origin.replace(/^http/, 'ws')}/ws`);
 const polls = new Set();
 let pollTimer = 0;
@@ -63,6 +64,14 @@ export function followBots() {
     },
     refused: refresh,
   });
+}
+
+/** Whether the database answers, for the banner. Nobody can tell by an event, because events are stored first. */
+export function followStorage() {
+  const read = async () => store.dispatch({ type: 'storage', down: (await api.storage()).status === 'down', at: Date.now() });
+  const refresh = throttled(read, STORAGE_MS);
+  setInterval(refresh, STORAGE_MS);
+  refresh();
 }
 
 /** Model servers: only their state, for the banner. */

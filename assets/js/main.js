@@ -3,7 +3,7 @@
 import { register } from './actions.js';
 import { botActions } from './bot-actions.js';
 import { mountShell } from './components/shell.js';
-import { connect, followBots, followServers } from './feeds.js';
+import { connect, followBots, followServers, followStorage } from './feeds.js';
 import './keys.js';
 import { go, route, start } from './router.js';
 
@@ -15,5 +15,6 @@ register(botActions);
 const main = mountShell(document.getElementById('root'), go);
 followBots();
 followServers();
+followStorage();
 connect();
 start(main);

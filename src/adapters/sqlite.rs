@@ -13,6 +13,7 @@ mod archive;
 mod error;
 mod events;
 mod pages;
+mod quarantine;
 mod reader;
 mod rows;
 mod schema;
@@ -194,6 +195,9 @@ impl HistoryStore for SqliteStore {
     async fn probe(&self) -> Result<(), StoreError> {
         self.reader.ping().await?;
         self.writer.probe().await
+    }
+    fn quarantined_rows(&self) -> u64 {
+        self.reader.quarantined_rows()
     }
 }
 

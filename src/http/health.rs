@@ -10,7 +10,7 @@ use std::{
 };
 
 use deia_actors::{
-    controller::{Controller, ControllerError, Observation},
+    controller::{Controller, Observation},
     domain::{
         model::{Server, ServerState},
         task::Task,
@@ -51,6 +51,9 @@ struct Check {
     /// What each background task did and when it runs next, where the check is about them.
     #[serde(skip_serializing_if = "Option::is_none")]
     tasks: Option<Vec<Task>>,
+    /// Rows that were left out because they can't be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantined_rows: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,27 +87,38 @@ impl Since {
 }
 
 impl Health {
-    async fn probe(
-        &self,
-        name: &'static str,
-        ask: impl Future<Output = Result<(), ControllerError>>,
-    ) -> (String, Check) {
+    fn check(&self, name: &'static str, status: Status, detail: Option<String>) -> Check {
+        let since = self.since.seen(name, status);
+        Check { status, latency_ms: None, since, detail, tasks: None, quarantined_rows: None }
+    }
+
+    /// The database: down within a second after it went away; degraded while rows of it can't be read.
+    async fn db(&self) -> (String, Check) {
         let began = Instant::now();
-        let (status, detail) = match timeout(PROBE_TIME, ask).await {
+        let asked = self.tree.probe_storage().await;
+        let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
+        let rows = self.tree.quarantined_rows();
+        let (status, detail) = match asked {
+            Ok(()) if rows == 0 => (Status::Ok, None),
+            Ok(()) => {
+                let words = format!("{rows} rows can't be read and are left out; the log names them");
+                (Status::Degraded, Some(words))
+            }
+            Err(problem) => (Status::Down, Some(problem.detail)),
+        };
+        let check = self.check("db", status, detail);
+        ("db".into(), Check { latency_ms, quarantined_rows: Some(rows), ..check })
+    }
+
+    async fn actors(&self) -> (String, Check) {
+        let began = Instant::now();
+        let (status, detail) = match timeout(PROBE_TIME, self.tree.ready()).await {
             Ok(Ok(())) => (Status::Ok, None),
             Ok(Err(problem)) => (Status::Down, Some(problem.detail)),
             Err(_) => (Status::Down, Some(format!("no answer within {} s", PROBE_TIME.as_secs()))),
         };
         let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
-        (name.into(), Check { status, latency_ms, since: self.since.seen(name, status), detail, tasks: None })
-    }
-
-    async fn db(&self) -> (String, Check) {
-        self.probe("db", self.tree.probe_storage()).await
-    }
-
-    async fn actors(&self) -> (String, Check) {
-        self.probe("tree", self.tree.ready()).await
+        ("tree".into(), Check { latency_ms, ..self.check("tree", status, detail) })
     }
 
     /// What is needed to take messages.
@@ -112,12 +126,8 @@ impl Health {
         let (db, actors) = tokio::join!(self.db(), self.actors());
         let mut checks = BTreeMap::from([db, actors]);
         if self.stopping.is_cancelled() {
-            let since = self.since.seen("process", Status::Down);
-            let detail = Some("the service is shutting down".into());
-            checks.insert(
-                "process".into(),
-                Check { status: Status::Down, latency_ms: None, since, detail, tasks: None },
-            );
+            let check = self.check("process", Status::Down, Some("the service is shutting down".into()));
+            checks.insert("process".into(), check);
         }
         checks
     }
@@ -147,8 +157,7 @@ impl Health {
         let words = details(&seen).map(|(name, detail)| {
             let status = if detail.is_some() { Status::Ok } else { Status::Degraded };
             let detail = detail.or_else(|| Some("does not answer; it is being restarted".into()));
-            let since = self.since.seen(name, status);
-            (name.into(), Check { status, latency_ms, since, detail, tasks: None })
+            (name.into(), Check { latency_ms, ..self.check(name, status, detail) })
         });
         let mut checks = BTreeMap::from(words);
         checks.insert("retention".into(), self.retention());
@@ -164,8 +173,7 @@ impl Health {
         let rows: u64 = tasks.iter().map(|t| t.rows).sum();
         let detail =
             if broken.is_empty() { format!("{rows} old rows in the last run") } else { broken.join("; ") };
-        let since = self.since.seen("retention", status);
-        Check { status, latency_ms: None, since, detail: Some(detail), tasks: Some(tasks) }
+        Check { tasks: Some(tasks), ..self.check("retention", status, Some(detail)) }
     }
 
     fn ollama(&self) -> Report {
@@ -218,7 +226,14 @@ fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
             ServerState::Draining => (Status::Degraded, Some("takes no new work".into())),
             ServerState::Down => (Status::Down, Some(format!("{} does not answer", server.url))),
         };
-        Check { status, latency_ms: server.latency_ms, since: server.since, detail, tasks: None }
+        Check {
+            status,
+            latency_ms: server.latency_ms,
+            since: server.since,
+            detail,
+            tasks: None,
+            quarantined_rows: None,
+        }
     };
     servers.iter().map(|server| (server.name.clone(), check(server))).collect()
 }

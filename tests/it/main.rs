@@ -18,6 +18,7 @@ mod http_events;
 mod http_requests;
 mod idempotency;
 mod ollama_real;
+mod outage;
 mod process;
 mod process_death;
 mod search;

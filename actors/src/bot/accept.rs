@@ -260,11 +260,12 @@ impl BotActorState {
                 overrides: Overrides::of(send),
                 idempotency: incoming.idempotency.clone(),
             };
-            context.history.submit(Fact::new(change, events))
+            context.history.offer(Fact::new(change, events))
         });
         let live = context.hubs.begin_reply(turn.id, reply.id, turn.conversation_id);
         let waits = (!begins && prepared.place != Place::Now).then(oneshot::channel);
         let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
+        let unsaved = context.history.backlog().unsaved();
         let job = TurnJob {
             context,
             bot: me.clone(),
@@ -281,6 +282,7 @@ impl BotActorState {
             path: prepared.path,
             begun: prepared.begun,
             asked: None,
+            unsaved,
         };
         self.keep(me, job, go).await
     }

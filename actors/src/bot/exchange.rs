@@ -38,7 +38,7 @@ pub(crate) fn submit(history: &History, exchange: Exchange) -> Exchanged {
     };
     let events = vec![received(&message), received(&reply)];
     let change = Change::AppendMessages { messages: vec![message.clone(), reply.clone()], idempotency };
-    let submitted = history.submit(Fact::new(change, events));
+    let submitted = history.offer(Fact::new(change, events));
     Exchanged { message, reply, submitted }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{accept::Overrides, turn::TurnContext, turn_events};
+use super::{accept::Overrides, turn::TurnContext, turn_end::without_text, turn_events};
 use crate::{
     controller::requests::AcceptedTurn,
     domain::{
@@ -16,7 +16,7 @@ use crate::{
         turn::{Turn, TurnState, TurnStep},
     },
     history::storage_problem,
-    ports::history_store::{Change, Fact},
+    ports::history_store::{Change, Fact, StoreError},
 };
 
 /// A waiting turn found in storage.
@@ -96,7 +96,7 @@ async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundT
     // What they submitted is decided before the record is read.
     context.history.barrier().await;
     let id = context.entry.id();
-    let open = context.store.open_turns(Some(&id)).await.map_err(|e| storage_problem(&e))?;
+    let open = context.read(context.store.open_turns(Some(&id))).await.map_err(|e| storage_problem(&e))?;
     let now = Timestamp::now();
     let (ended, waiting): (Vec<_>, Vec<_>) =
         open.into_iter().map(|found| (verdict(&found.0, cause, now), found)).partition(|(v, _)| v.is_some());
@@ -122,9 +122,9 @@ async fn complete(
     context: &TurnContext,
     (turn, message, reply): (Turn, Message, Message),
 ) -> Result<FoundTurn, Problem> {
-    let asked = context.store.turn_overrides(turn.id).await.map_err(|e| storage_problem(&e))?;
+    let asked = readable(context.read(context.store.turn_overrides(turn.id)).await)?;
     let overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
-    let home = context.store.conversation(turn.conversation_id).await.map_err(|e| storage_problem(&e))?;
+    let home = readable(context.read(context.store.conversation(turn.conversation_id)).await)?;
     let leaf = home.and_then(|c| c.leaf_message_id);
     Ok(FoundTurn { turn, message, reply, overrides, leaf })
 }
@@ -132,7 +132,7 @@ async fn complete(
 /// Open turns that nobody runs, because the answers to their commits got lost. They begin anew: nothing of them was shown.
 pub(crate) async fn strays(context: &TurnContext) -> Result<Vec<FoundTurn>, Problem> {
     let bot = context.entry.id();
-    let open = context.store.open_turns(Some(&bot)).await.map_err(|e| storage_problem(&e))?;
+    let open = context.read(context.store.open_turns(Some(&bot))).await.map_err(|e| storage_problem(&e))?;
     let mut found = vec![];
     // What has a live reply is run, or its end is on its way.
     for (turn, message, reply) in open.into_iter().filter(|(turn, ..)| context.hubs.live(turn.id).is_none()) {
@@ -140,6 +140,17 @@ pub(crate) async fn strays(context: &TurnContext) -> Result<Vec<FoundTurn>, Prob
         found.push(complete(context, (turn, message, reply)).await?);
     }
     Ok(found)
+}
+
+/// What is stored, or nothing where it can't be read: a spoilt row must not keep its bot from coming back.
+fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, Problem> {
+    match read {
+        Err(StoreError::Corrupt(reason)) => {
+            tracing::warn!(%reason, "a turn goes on without what can't be read of it");
+            Ok(None)
+        }
+        read => read.map_err(|e| storage_problem(&e)),
+    }
 }
 
 /// Ends a turn that nobody runs, with the text that readers saw.
@@ -164,20 +175,35 @@ async fn end(
         Some(_) => context.entry.count_error(),
         None => context.entry.stored_status(),
     };
-    let told = TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) };
-    let event = turn_events::ended(&turn, &reply);
-    let fact = Fact::new(Change::FinishTurn { turn, reply, status }, vec![event]);
-    if !context.history.append(fact).await?.applied {
-        // It was ended or deleted before; whoever waits is told all the same.
-        context.hubs.tell_end(told);
+    let store = async |turn: &Turn, reply: &Message| {
+        let event = turn_events::ended(turn, reply);
+        let change = Change::FinishTurn { turn: turn.clone(), reply: reply.clone(), status: status.clone() };
+        context.history.append(Fact::new(change, vec![event])).await
+    };
+    let mut stored = store(&turn, &reply).await;
+    if let Err(problem) = &stored
+        && problem.code == Code::StorageRefused
+    {
+        (turn, reply) = without_text(turn, reply, problem.clone());
+        stored = store(&turn, &reply).await;
     }
+    match stored {
+        Err(problem) if problem.code != Code::StorageRefused => return Err(problem),
+        Ok(done) if done.applied => return Ok(()),
+        Err(problem) => {
+            tracing::error!(turn.id = %turn.id, code = %problem.code, "the end of a turn was not stored")
+        }
+        // It was ended or deleted before; whoever waits is told all the same.
+        Ok(_) => {}
+    }
+    context.hubs.tell_end(TurnEnd { turn, reply: Some(reply) });
     Ok(())
 }
 
 /// Stops a waiting turn whose bot has no actor.
 pub(crate) async fn stop_waiting(context: &TurnContext, id: TurnId) -> Result<(), Problem> {
     let bot = context.entry.id();
-    let open = context.store.open_turns(Some(&bot)).await.map_err(|e| storage_problem(&e))?;
+    let open = context.read(context.store.open_turns(Some(&bot))).await.map_err(|e| storage_problem(&e))?;
     match open.into_iter().find(|(turn, ..)| turn.id == id) {
         Some((turn, _, reply)) => {
             context.entry.forget_waiting();
@@ -197,8 +223,10 @@ pub(crate) async fn found(
     let end = context.hubs.watch_end(turn);
     let bot = context.entry.id();
     let read = async {
-        let snapshot = context.store.turn_snapshot(turn).await.map_err(|e| storage_problem(&e))?;
-        let message = context.store.message(&bot, message).await.map_err(|e| storage_problem(&e))?;
+        let snapshot =
+            context.read(context.store.turn_snapshot(turn)).await.map_err(|e| storage_problem(&e))?;
+        let message =
+            context.read(context.store.message(&bot, message)).await.map_err(|e| storage_problem(&e))?;
         snapshot.zip(message).ok_or_else(|| {
             Problem::new(Code::MessageNotFound, "The history was cleared while the message was on its way.")
         })

@@ -54,11 +54,14 @@ impl BotActorState {
     ) -> Result<(), ActorProcessingErr> {
         let (context, cell, me) = (self.args.context.clone(), me.get_cell(), me.clone());
         let job = async move {
+            let mut told = false;
             let found = loop {
                 match recovery::recover(&context, cause).await {
                     Ok(found) => break found,
                     Err(problem) => {
-                        tracing::warn!(bot.id = %context.entry.id(), code = %problem.code, "recovery waits for the database");
+                        if !std::mem::replace(&mut told, true) {
+                            tracing::warn!(bot.id = %context.entry.id(), code = %problem.code, "recovery waits for the database");
+                        }
                         let _ = me.cast(BotMessage::RecoveryWaits(problem));
                         tokio::time::sleep(RECOVER_AGAIN).await;
                     }
@@ -168,6 +171,7 @@ impl BotActorState {
         let talk = self.talks.entry(turn.conversation_id).or_default();
         let waits = (talk.lane.place(usize::MAX) != Place::Now).then(oneshot::channel);
         let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
+        let unsaved = context.history.backlog().unsaved();
         let job = TurnJob {
             context,
             bot: me.clone(),
@@ -186,6 +190,7 @@ impl BotActorState {
             path: None,
             begun: None,
             asked: None,
+            unsaved,
         };
         self.keep(me, job, go).await?;
         // More may have been said behind it than turns.

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, OptionFuture},
+};
 use parking_lot::Mutex;
 use ractor::{ActorRef, RpcReplyPort};
 use rand::Rng;
@@ -30,15 +33,16 @@ use crate::{
     domain::{
         bot::{BotConfig, Options},
         event::TurnEnd,
+        ids::MessageId,
         message::Message,
         problem::{Code, Problem},
         turn::{Turn, TurnStep},
     },
-    history::{CommitResult, History, Submitted, storage_problem},
+    history::{CommitResult, History, Submitted, Unsaved, storage_problem},
     inference::{Inference, SlotPermit, model_problem},
     ports::{
-        chat_model::{ChatRequest, ChatStream, ModelError},
-        history_store::{Change, Fact, HistoryStore},
+        chat_model::{ChatRequest, ChatStream, ModelError, Piece},
+        history_store::{Change, Fact, HistoryStore, StoreError},
     },
     state::BotEntry,
 };
@@ -60,6 +64,40 @@ pub(crate) struct TurnContext {
     pub hubs: Arc<Hubs>,
     pub inference: Inference,
     pub store: Arc<dyn HistoryStore>,
+}
+
+impl TurnContext {
+    /// Reads the record, with the time limit.
+    pub async fn read<T>(&self, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.history.watch().read(ask).await
+    }
+
+    /// Reads the path that ends with `leaf`, however long the database is away: an acknowledged message is not given
+    /// up for that.
+    pub async fn load_path(&self, leaf: Option<MessageId>, keep_bytes: usize) -> Result<Path, Problem> {
+        let Some(leaf) = leaf else { return Ok(Path::default()) };
+        let mut pause = RETRY_PAUSE.0;
+        loop {
+            match self.read_path(leaf, keep_bytes).await {
+                Err(StoreError::Unavailable(_)) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_PAUSE.1);
+                }
+                read => return read.map_err(|e| storage_problem(&e)),
+            }
+        }
+    }
+
+    async fn read_path(&self, leaf: MessageId, keep_bytes: usize) -> Result<Path, StoreError> {
+        let store = &self.store;
+        let mut messages = self.read(store.path(leaf, keep_bytes)).await?;
+        let rest = match messages.last().filter(|oldest| oldest.parent_id.is_some()) {
+            Some(oldest) => self.read(store.path_rest(oldest.id)).await?,
+            None => (0, 0),
+        };
+        messages.reverse();
+        Ok(Path { entries: messages.iter().filter_map(ContextEntry::of).collect(), rest, leaf: Some(leaf) })
+    }
 }
 
 /// A turn in progress: where it stands, its message, its text.
@@ -100,6 +138,8 @@ pub(crate) struct TurnJob {
     pub begun: Option<(SlotPermit, Plan)>,
     /// The request to the model server that was begun while the acceptance was on its way to storage.
     pub asked: Option<Asked>,
+    /// How much of the text is stored nowhere else.
+    pub unsaved: Unsaved,
 }
 
 /// A request on its way to a model server.
@@ -160,7 +200,7 @@ impl TurnJob {
     async fn already_there(self, reply: RpcReplyPort<Result<Sent, Problem>>) {
         let id = self.shared.turn.lock().id;
         let end = self.context.hubs.watch_end(id);
-        let answer = match self.context.store.turn_snapshot(id).await {
+        let answer = match self.context.read(self.context.store.turn_snapshot(id)).await {
             Ok(Some(found)) => {
                 let turn = found.turn;
                 if turn.state.is_terminal() {
@@ -169,10 +209,7 @@ impl TurnJob {
                 let message = self.shared.message.clone();
                 Ok(Sent::Turn(AcceptedTurn { turn, message, replayed: false, end }))
             }
-            Ok(None) => Err(Problem::new(
-                Code::StorageUnavailable,
-                "The message before this one could not be stored, so this one was not either. Send it again.",
-            )),
+            Ok(None) => Err(behind_a_lost_one()),
             Err(error) => Err(storage_problem(&error)),
         };
         if answer.is_err() {
@@ -315,7 +352,7 @@ impl TurnJob {
                 let keep = context::worth_keeping(num_ctx);
                 // The answer before this one may still be on its way to storage.
                 self.context.history.barrier().await;
-                Arc::new(load_path(&*self.context.store, parent, keep).await?)
+                Arc::new(self.context.load_path(parent, keep).await?)
             }
         };
         let plan = context::plan(&self.config, &self.options, &path, &message, self.estimator)?;
@@ -364,19 +401,34 @@ impl TurnJob {
         plan: &Plan,
         asked: Instant,
     ) -> Result<End, ModelError> {
-        let (mut stored, mut due) = (0, tokio::time::Instant::now() + CHECKPOINT_EVERY);
+        let mut due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
+        // Bytes that are stored, the length at which more are sent, and the one checkpoint on its way: a slow database
+        // gets the next one after it.
+        let (mut stored, mut next, mut checkpoint) = (0, CHECKPOINT_BYTES, None);
         loop {
-            let grown = self.shared.live.len() > stored;
+            let length = self.shared.live.len();
+            if !self.unsaved.is_now(length - stored) {
+                return Ok(End::Failed(too_much_unsaved()));
+            }
+            let grown = checkpoint.is_none() && length > stored;
+            if grown && (length >= next || tokio::time::Instant::now() >= due) {
+                checkpoint = Some(self.checkpoint());
+                due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
+                continue;
+            }
             let burst = tokio::select! {
                 biased;
-                burst = stream.next() => burst,
-                () = tokio::time::sleep_until(due), if grown => {
-                    stored = self.checkpoint();
-                    due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
+                outcome = OptionFuture::from(checkpoint.as_mut()), if checkpoint.is_some() => {
+                    checkpoint = None;
+                    // What the database did not take is sent again when it is due, not with the next piece.
+                    (stored, next) = outcome.flatten().map_or((stored, usize::MAX), |bytes| (bytes, bytes + CHECKPOINT_BYTES));
                     continue;
                 }
+                burst = stream.next() => burst,
+                () = tokio::time::sleep_until(due), if grown => continue,
             };
-            let burst = burst.unwrap_or(Err(ModelError::Cut))?;
+            let mut burst = burst.unwrap_or(Err(ModelError::Cut))?;
+            burst.pieces.iter_mut().for_each(without_nul);
             if !burst.pieces.is_empty() {
                 if stored == 0 && self.shared.live.len() == 0 {
                     let mut turn = self.shared.turn.lock();
@@ -401,21 +453,17 @@ impl TurnJob {
                 }
                 return Ok(End::Completed(done));
             }
-            if self.shared.live.len() - stored >= CHECKPOINT_BYTES {
-                stored = self.checkpoint();
-                due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
-            }
         }
     }
 
-    /// Sends the text so far on its way to storage; bytes of it.
-    fn checkpoint(&self) -> usize {
+    /// Sends the text so far on its way to storage; answers with the bytes of it once they are stored.
+    fn checkpoint(&self) -> BoxFuture<'static, Option<usize>> {
         let text = self.shared.live.text();
         let bytes = text.content.len() + text.thinking.len();
         let thinking = (!text.thinking.is_empty()).then_some(text.thinking);
         let change = Change::Checkpoint { reply_id: self.reply.id, content: text.content, thinking };
-        self.context.history.note(Fact::new(change, vec![]));
-        bytes
+        let submitted = self.context.history.offer(Fact::new(change, vec![]));
+        async move { submitted.outcome().await.ok().map(|_| bytes) }.boxed()
     }
 
     fn problem(&self, error: &ModelError, server: &str) -> Problem {
@@ -427,18 +475,26 @@ impl TurnJob {
     }
 }
 
-/// Reads the path that ends with `leaf` from storage.
-pub(crate) async fn load_path(
-    store: &dyn HistoryStore,
-    leaf: Option<crate::domain::ids::MessageId>,
-    keep_bytes: usize,
-) -> Result<Path, Problem> {
-    let Some(leaf) = leaf else { return Ok(Path::default()) };
-    let mut messages = store.path(leaf, keep_bytes).await.map_err(|e| storage_problem(&e))?;
-    let rest = match messages.last().filter(|oldest| oldest.parent_id.is_some()) {
-        Some(oldest) => store.path_rest(oldest.id).await.map_err(|e| storage_problem(&e))?,
-        None => (0, 0),
-    };
-    messages.reverse();
-    Ok(Path { entries: messages.iter().filter_map(ContextEntry::of).collect(), rest, leaf: Some(leaf) })
+/// The problem of a message that hangs on one which the database did not take.
+pub(crate) fn behind_a_lost_one() -> Problem {
+    Problem::new(
+        Code::StorageUnavailable,
+        "The message before this one could not be stored, so this one was not either. Send it again.",
+    )
+}
+
+/// Some databases take no NUL in a text, and what readers see is what is stored.
+fn without_nul(piece: &mut Piece) {
+    if piece.text.contains('\0') {
+        piece.text = piece.text.replace('\0', "\u{FFFD}");
+    }
+}
+
+/// The database has been away for so long that the text of the running answers has no more room.
+fn too_much_unsaved() -> Problem {
+    Problem::new(
+        Code::StorageUnavailable,
+        "The database is away and the answers that wait to be stored have become too long. What came before is kept and \
+         stored when it is back.",
+    )
 }

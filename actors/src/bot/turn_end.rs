@@ -56,7 +56,7 @@ impl TurnJob {
         let mut turn = self.turn();
         let _ = self.bot.cast(BotMessage::TurnGone { turn: turn.id });
         self.shared.live.seal();
-        let stored = self.context.store.turn_snapshot(turn.id).await.ok().flatten();
+        let stored = self.context.read(self.context.store.turn_snapshot(turn.id)).await.ok().flatten();
         let end = stored.filter(|s| s.turn.state.is_terminal()).map_or_else(
             || {
                 turn.state = TurnState::Interrupted;
@@ -147,7 +147,7 @@ impl TurnJob {
 }
 
 /// The end of a turn whose answer the database refuses.
-fn without_text(mut turn: Turn, mut reply: Message, problem: Problem) -> (Turn, Message) {
+pub(super) fn without_text(mut turn: Turn, mut reply: Message, problem: Problem) -> (Turn, Message) {
     turn.state = TurnState::Failed;
     turn.error = Some(problem);
     reply.state = MessageState::Partial;

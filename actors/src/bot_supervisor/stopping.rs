@@ -7,7 +7,7 @@ use ractor::{ActorProcessingErr, ActorRef, RpcReplyPort};
 use super::{BotSupervisorMessage, BotSupervisorState, Child, Phase};
 use crate::{
     bot::{
-        BotMessage,
+        BotMessage, RECOVER_AGAIN,
         recovery::{self, Cause},
         turn::TurnContext,
     },
@@ -16,6 +16,7 @@ use crate::{
         bot::{BotState, BotStep},
         event::{BotChange, EventBody},
         ids::BotId,
+        problem::Code,
     },
     state::BotEntry,
     supervision::ActorSlot,
@@ -129,8 +130,22 @@ impl BotSupervisorState {
     }
 }
 
+/// As [`settle`], however long the database is away.
+pub(super) async fn settle_at_last(context: &TurnContext, cause: Cause) {
+    let mut told = false;
+    while let Err(problem) = recovery::settle(context, cause).await {
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(bot.id = %context.entry.id(), code = %problem.code, "open turns end when the database is back");
+        }
+        if problem.code != Code::StorageUnavailable {
+            return;
+        }
+        tokio::time::sleep(RECOVER_AGAIN).await;
+    }
+}
+
 /// Ends what a bot without an actor left open; what the database does not take now ends with its next start.
-pub(super) async fn settle(context: &TurnContext, cause: Cause) {
+async fn settle(context: &TurnContext, cause: Cause) {
     if let Err(problem) = recovery::settle(context, cause).await {
         tracing::warn!(bot.id = %context.entry.id(), code = %problem.code, "open turns end with the bot's next start");
     }

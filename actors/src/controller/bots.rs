@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::*;
+use super::{merge::patched_object, *};
 use crate::domain::{
     bot::{AuditEntry, BotConfig, BotRecord, BotState, DEFAULT_NUM_CTX, StoredStatus, TokenTotals},
     event::{BotChange, EventBody, NewEvent, Topic},
@@ -20,39 +20,6 @@ const METADATA_MAX: usize = 16 * 1024;
 const MAX_NUM_CTX: u32 = 1 << 24;
 /// Bots in a page.
 const PAGE: (u32, u32) = (200, 1000);
-
-/// Applies a JSON merge patch (RFC 7396).
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    if let Value::Object(target) = target {
-        for (key, value) in patch {
-            if value.is_null() {
-                target.remove(key);
-            } else {
-                merge(target.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-    }
-}
-
-/// An object after a patch of it; null = nothing of it is left.
-fn patched_object(field: &str, before: Value, patch: &Value) -> Result<Map<String, Value>, Problem> {
-    let mut value = before;
-    if !patch.is_null() {
-        merge(&mut value, patch);
-    }
-    match value {
-        _ if patch.is_null() => Ok(Map::new()),
-        Value::Object(object) if patch.is_object() => Ok(object),
-        _ => Err(Problem::field(field, "must be an object, or null for the defaults")),
-    }
-}
 
 /// Reads a configuration; what is missing is the default.
 fn read_config(value: Value) -> Result<BotConfig, Problem> {
@@ -114,7 +81,18 @@ impl Controller {
         let config = read_config(Value::Object(request.config.unwrap_or_default()))?;
         let (config, warnings) = self.settle_model(config).await?;
         let me = self.clone();
-        let work = async move { me.launch_checked(request.bot_id, request.name, config, metadata).await };
+        let (id, name) = (request.bot_id, request.name);
+        let work = async move {
+            loop {
+                let launched =
+                    me.launch_checked(id.clone(), name.clone(), config.clone(), metadata.clone()).await;
+                match launched {
+                    // The next free id was that of a bot that can't be read; it is not given out again.
+                    Err(problem) if id.is_none() && problem.code == Code::BotExists => {}
+                    launched => return launched,
+                }
+            }
+        };
         let mut bot = self.carry_out(work).await?;
         bot.warnings = warnings;
         Ok(bot)
@@ -204,13 +182,29 @@ impl Controller {
             BotEntry::new(record.clone(), &status, inner.settings.bot_rules, inner.clock, rand::random());
         let change = BotChange { bot_id: id.clone(), state: BotState::Starting, from: None, reason: None };
         let event = NewEvent::new(bot_topics(&id), &EventBody::BotLaunched(change));
+        let home = main.id;
         let created = inner
             .history
             .append(Fact::new(Change::CreateBot { bot: record, main, status }, vec![event]))
             .await;
-        if let Err(problem) = created {
-            let _ = state.cast(StateMessage::Release(id));
-            return Err(problem);
+        let created = match created {
+            // Stored by an actor that died before it could say so, or there is such a bot that can't be read.
+            Ok(done) if !done.applied => self.read(inner.store.conversation(home)).await.map(|c| c.is_some()),
+            done => done.map(|_| true),
+        };
+        match created {
+            Ok(true) => {}
+            Ok(false) => {
+                let _ = state.cast(StateMessage::Unusable(id.clone()));
+                return Err(Problem::new(
+                    Code::BotExists,
+                    format!("A bot {id} is in the database and can't be read. Choose another id."),
+                ));
+            }
+            Err(problem) => {
+                let _ = state.cast(StateMessage::Release(id));
+                return Err(problem);
+            }
         }
         let entry = Arc::new(entry);
         let admitted = entry.clone();
@@ -250,8 +244,14 @@ impl Controller {
         Ok(BotPage { items, next })
     }
 
+    /// A bot from memory, marked where the record may know more.
+    pub(super) fn marked(&self, mut bot: Bot) -> Bot {
+        bot.status.stale = self.inner.history.watch().is_stale();
+        bot
+    }
+
     fn shown(&self, entry: &BotEntry) -> Bot {
-        let mut bot = entry.bot();
+        let mut bot = self.marked(entry.bot());
         let inference = &self.inner.inference;
         let reachable = inference.gates().iter().any(|g| g.is_up());
         let known = inference.has(&bot.config.model) || inference.known_context(&bot.config.model).is_some();
@@ -274,7 +274,8 @@ impl Controller {
     /// # Errors
     /// `bot_not_found`.
     pub fn status(&self, id: &BotId) -> Result<BotStatus, ControllerError> {
-        self.entry(id).map(|entry| entry.status())
+        let stale = self.inner.history.watch().is_stale();
+        self.entry(id).map(|entry| BotStatus { stale, ..entry.status() })
     }
 
     /// Starts a stopped or quarantined bot. Nothing to do for a running one.
@@ -488,28 +489,4 @@ pub(super) fn check_context(config: &BotConfig, maximum: Option<u32>, field: &st
             format!("num_ctx {asked} is above the maximum of {}: {maximum}.", config.model),
         )
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_merge_patch_follows_the_examples_of_rfc_7396() {
-        let cases = [
-            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
-            (json!({"a": "b"}), json!({"a": null}), json!({})),
-            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
-            (json!({"a": "foo"}), json!("bar"), json!("bar")),
-            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
-        ];
-        for (mut target, patch, expected) in cases {
-            merge(&mut target, &patch);
-            assert_eq!(target, expected, "{patch}");
-        }
-    }
 }

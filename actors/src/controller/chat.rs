@@ -43,7 +43,7 @@ pub(super) fn held(what: impl std::fmt::Display) -> Problem {
 
 impl Controller {
     pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<TurnSnapshot, Problem> {
-        let found = self.inner.store.turn_snapshot(id).await.map_err(|e| storage_problem(&e))?;
+        let found = self.read(self.inner.store.turn_snapshot(id)).await?;
         let mut found = found.ok_or_else(|| no_such_turn(id))?;
         if found.turn.queue.is_some()
             && let Some(place) = self.inner.inference.place(id)
@@ -66,22 +66,34 @@ impl Controller {
     /// # Errors
     /// `turn_not_found`, `storage_unavailable`.
     pub async fn stop_turn(&self, id: TurnId) -> Result<Turn, ControllerError> {
-        let found = self.turn(id).await?;
-        if found.state.is_terminal() {
-            return Ok(found);
-        }
+        // A turn that generates is known in memory: it is stopped also while the database is away.
+        let entry = match self.inner.roster.all().into_iter().find(|entry| entry.runs(id)) {
+            Some(entry) => Some(entry),
+            None => {
+                let found = self.turn(id).await?;
+                if found.state.is_terminal() {
+                    return Ok(found);
+                }
+                self.inner.roster.get(&found.bot_id)
+            }
+        };
         let mut end = self.inner.hubs.watch_end(id);
-        let entry = self.inner.roster.get(&found.bot_id);
         let stop = |reply| BotMessage::StopTurn { turn: id, reply };
         let told = match &entry {
             Some(entry) => entry.actor.call(stop, CALL).await.unwrap_or(false),
             None => false,
         };
-        if told
-            && let Ok(Ok(end)) = tokio::time::timeout(END, end.wait_for(Option::is_some)).await
-            && let Some(end) = end.clone()
-        {
-            return Ok(end.turn.clone());
+        let watch = self.inner.history.watch();
+        if told {
+            tokio::select! {
+                biased;
+                ended = tokio::time::timeout(END, end.wait_for(Option::is_some)) => {
+                    if let Ok(Ok(end)) = ended && let Some(end) = end.clone() {
+                        return Ok(end.turn.clone());
+                    }
+                }
+                () = watch.gave_up() => return Err(not_known(watch.limit())),
+            }
         }
         if let Some(entry) = entry.filter(|_| !told) {
             // No actor runs it: it waits for its bot to come back, and need not any more.
@@ -89,7 +101,11 @@ impl Controller {
             self.carry_out(async move { stop_waiting(&me.turn_context(entry), id).await }).await?;
         }
         // It ended by itself a moment ago, or its end is not stored yet.
-        self.inner.history.barrier().await;
+        tokio::select! {
+            biased;
+            () = self.inner.history.barrier() => {}
+            () = watch.gave_up() => return Err(not_known(watch.limit())),
+        }
         let turn = self.turn(id).await?;
         if turn.state.is_terminal() {
             self.inner.hubs.forget_end(id);
@@ -107,7 +123,7 @@ impl Controller {
             Some(id) => id,
             None => self.entry(bot)?.record().main_conversation_id,
         };
-        let found = self.inner.store.conversation(id).await.map_err(|e| storage_problem(&e))?;
+        let found = self.read(self.inner.store.conversation(id)).await?;
         found.filter(|c| c.bot_id == *bot).ok_or_else(|| no_such_conversation(id))
     }
 
@@ -128,8 +144,7 @@ impl Controller {
             _ => return Err(Problem::field("before", "only one of before, after and offset can be given")),
         };
         let conversation = self.conversation_of(bot, query.conversation_id).await?;
-        let page =
-            self.inner.store.page(conversation.id, cursor, limit).await.map_err(|e| storage_problem(&e))?;
+        let page = self.read(self.inner.store.page(conversation.id, cursor, limit)).await?;
         let Some(page) = page else {
             return Err(Problem::new(
                 Code::InvalidCursor,
@@ -156,11 +171,11 @@ impl Controller {
     pub async fn message(&self, bot: &BotId, id: MessageId) -> Result<MessageWithSiblings, ControllerError> {
         self.entry(bot)?;
         let store = &self.inner.store;
-        let found = store.message(bot, id).await.map_err(|e| storage_problem(&e))?;
+        let found = self.read(store.message(bot, id)).await?;
         let message = found
             .ok_or_else(|| Problem::new(Code::MessageNotFound, format!("{bot} has no message {id}.")))?;
-        let ids = store.children(message.conversation_id, message.parent_id).await;
-        Ok(MessageWithSiblings { ids: ids.map_err(|e| storage_problem(&e))?, message })
+        let ids = self.read(store.children(message.conversation_id, message.parent_id)).await?;
+        Ok(MessageWithSiblings { ids, message })
     }
 
     /// Deletes the messages of a conversation, or of all of a bot's; answers with their number. Audited. What runs or
@@ -185,7 +200,7 @@ impl Controller {
         let conversations: Vec<ConversationId> = conversations.into_iter().map(|c| c.id).collect();
         let (me, bot) = (self.clone(), bot.clone());
         self.carry_out(async move {
-            let open = me.inner.store.open_turns(Some(&bot)).await.map_err(|e| storage_problem(&e))?;
+            let open = me.read(me.inner.store.open_turns(Some(&bot))).await?;
             // The last ones first, so that none begins only to be stopped.
             for (turn, ..) in open.into_iter().rev() {
                 if conversations.contains(&turn.conversation_id) {
@@ -223,7 +238,7 @@ impl Controller {
     /// `bot_not_found`.
     pub async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, ControllerError> {
         self.entry(bot)?;
-        self.inner.store.conversations(bot).await.map_err(|e| storage_problem(&e))
+        self.read(self.inner.store.conversations(bot)).await
     }
 
     /// A new conversation; a fork, where it begins with a message of the bot.
@@ -255,13 +270,17 @@ impl Controller {
             created_at: Timestamp::now(),
             last_at: None,
         };
-        let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![]);
-        if !self.inner.history.append(fact).await?.applied {
-            // The bot or that message was deleted meanwhile.
-            self.entry(bot)?;
-            return Err(Problem::new(Code::MessageNotFound, "The message was deleted in this moment."));
-        }
-        Ok(conversation)
+        let (me, bot) = (self.clone(), bot.clone());
+        self.carry_out(async move {
+            let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![]);
+            if !me.inner.history.append(fact).await?.applied {
+                // The bot or that message was deleted meanwhile.
+                me.entry(&bot)?;
+                return Err(Problem::new(Code::MessageNotFound, "The message was deleted in this moment."));
+            }
+            Ok(conversation)
+        })
+        .await
     }
 
     /// Refuses where a conversation was put under hold just now.
@@ -294,6 +313,16 @@ impl Controller {
         patch: PatchConversation,
     ) -> Result<Conversation, ControllerError> {
         self.open()?;
+        let (me, bot) = (self.clone(), bot.clone());
+        self.carry_out(async move { me.carry_out_patch(&bot, id, patch).await }).await
+    }
+
+    async fn carry_out_patch(
+        &self,
+        bot: &BotId,
+        id: ConversationId,
+        patch: PatchConversation,
+    ) -> Result<Conversation, Problem> {
         let entry = self.entry(bot)?;
         let mut conversation = self.conversation_of(bot, Some(id)).await?;
         if let Some(title) = patch.title.clone() {
@@ -346,6 +375,11 @@ impl Controller {
     /// `storage_unavailable`.
     pub async fn delete_conversation(&self, bot: &BotId, id: ConversationId) -> Result<(), ControllerError> {
         self.open()?;
+        let (me, bot) = (self.clone(), bot.clone());
+        self.carry_out(async move { me.carry_out_deletion(&bot, id).await }).await
+    }
+
+    async fn carry_out_deletion(&self, bot: &BotId, id: ConversationId) -> Result<(), Problem> {
         let entry = self.entry(bot)?;
         let conversation = self.conversation_of(bot, Some(id)).await?;
         if conversation.main {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{send::Ids, *};
 use crate::{
-    bot::{BotMessage, Exchange, submit_exchange, takes_messages},
+    bot::{BotMessage, Exchange, behind_a_lost_one, submit_exchange, takes_messages},
     commands::Command,
     domain::{
         idempotency::Idempotency,
@@ -61,7 +61,7 @@ impl Controller {
     /// The turn of the last message on the path that a model was asked.
     async fn last_turn(&self, bot: &BotId, conversation: ConversationId) -> Result<Turn, Problem> {
         let newest = Cursor::Newest { offset: 0 };
-        let page = self.inner.store.page(conversation, newest, 200).await.map_err(|e| storage_problem(&e))?;
+        let page = self.read(self.inner.store.page(conversation, newest, 200)).await?;
         let turns = page.into_iter().flat_map(|p| p.items).filter_map(|m| m.turn_id);
         match turns.last() {
             Some(turn) => self.turn(turn).await,
@@ -151,10 +151,19 @@ impl Controller {
             }
             None => submit_exchange(&self.inner.history, exchange),
         };
-        if let Err(error) = exchanged.submitted.outcome().await {
+        let store = &self.inner.store;
+        let stored = match exchanged.submitted.outcome().await {
+            // Stored by an actor that died before it could say so, or behind a message that is not.
+            Ok(done) if !done.applied => {
+                let found = self.read(store.message(&asked.bot_id, exchanged.message.id)).await;
+                found.and_then(|found| found.map(drop).ok_or_else(behind_a_lost_one))
+            }
+            done => done.map(drop).map_err(|e| storage_problem(&e)),
+        };
+        if let Err(problem) = stored {
             let forget = BotMessage::Forget { conversation };
             let _ = entry.actor.cast(forget);
-            return Err(storage_problem(&error));
+            return Err(problem);
         }
         Ok((exchanged.message, exchanged.reply))
     }

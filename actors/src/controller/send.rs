@@ -126,6 +126,9 @@ impl Controller {
         crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
         let admitted = || {
             entry.admission.clone().try_acquire_owned().map_err(|_| {
+                if let Some(waited) = self.inner.history.watch().stalled() {
+                    return storage_problem(&silent(waited));
+                }
                 Problem::new(
                     Code::BotBusy,
                     format!(

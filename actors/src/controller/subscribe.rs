@@ -46,7 +46,7 @@ impl Controller {
         }
         let hub = self.inner.hubs.hub(topic);
         if hub.head().is_none() {
-            let head = self.inner.store.head(topic).await.map_err(|e| storage_problem(&e))?;
+            let head = self.read(self.inner.store.head(topic)).await?;
             if head == 0 {
                 self.exists(topic).await?;
             }
@@ -100,7 +100,7 @@ impl Controller {
         match topic {
             Topic::Turn(id) => self.turn_snapshot(*id).await.map(drop),
             Topic::Conversation(id) => {
-                let found = self.inner.store.conversation(*id).await.map_err(|e| storage_problem(&e))?;
+                let found = self.read(self.inner.store.conversation(*id)).await?;
                 found.map(drop).ok_or_else(|| {
                     Problem::new(Code::ConversationNotFound, format!("There is no conversation {id}."))
                 })
@@ -120,7 +120,7 @@ impl Controller {
         let (store, topic) = (&self.inner.store, &**hub.topic());
         let (seq, snapshot) = match topic {
             Topic::Bots => {
-                let bots = self.inner.roster.all().iter().map(|e| e.bot()).collect();
+                let bots = self.inner.roster.all().iter().map(|e| self.marked(e.bot())).collect();
                 (head, Snapshot::Bots { bots })
             }
             Topic::Bot(id) => (head, Snapshot::Bot { bot: self.bot(id)? }),
@@ -130,8 +130,8 @@ impl Controller {
             }
             Topic::Tasks => (head, Snapshot::Tasks { tasks: self.tasks() }),
             Topic::Conversation(id) => {
-                let found = store.conversation_snapshot(*id, SNAPSHOT_MESSAGES).await;
-                let found = found.map_err(|e| storage_problem(&e))?.ok_or_else(|| {
+                let found = self.read(store.conversation_snapshot(*id, SNAPSHOT_MESSAGES)).await?;
+                let found = found.ok_or_else(|| {
                     Problem::new(Code::ConversationNotFound, format!("There is no conversation {id}."))
                 })?;
                 let (conversation, messages) = (found.conversation, found.messages);

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
 
-use super::{Append, Backlog, CommitResult, HistoryMessage};
+use super::{Append, Backlog, CommitResult, Counted, HistoryMessage, StorageWatch, silent};
 use crate::{
     domain::problem::{Code, Problem},
-    ports::history_store::{Committed, Fact, StoreError},
+    ports::history_store::{Change, Committed, Fact, StoreError},
     supervision::ActorSlot,
 };
 
@@ -22,22 +22,18 @@ const PERSIST_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duratio
 pub(crate) struct History {
     slot: ActorSlot<HistoryMessage>,
     backlog: Backlog,
+    watch: StorageWatch,
 }
 
 /// A submitted fact. Dropping it does not take the fact back.
 #[derive(Debug)]
 pub(crate) struct Submitted {
     history: History,
-    fact: Arc<Fact>,
+    fact: Arc<Counted>,
     first: Option<oneshot::Receiver<CommitResult>>,
 }
 
 impl Submitted {
-    /// The fact, to submit it again if the store refuses it for now.
-    pub fn fact(&self) -> Arc<Fact> {
-        self.fact.clone()
-    }
-
     /// What became of it. A fact that an actor took to its grave is submitted again.
     ///
     /// # Errors
@@ -62,67 +58,89 @@ impl Submitted {
 }
 
 impl History {
-    pub fn new(slot: ActorSlot<HistoryMessage>, backlog: Backlog) -> Self {
-        Self { slot, backlog }
+    pub fn new(slot: ActorSlot<HistoryMessage>, backlog: Backlog, watch: StorageWatch) -> Self {
+        Self { slot, backlog, watch }
+    }
+
+    /// What is known of the database.
+    pub fn watch(&self) -> &StorageWatch {
+        &self.watch
+    }
+
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
     }
 
     fn submit_to(
         &self,
         actor: &ActorRef<HistoryMessage>,
-        fact: &Arc<Fact>,
+        fact: &Arc<Counted>,
     ) -> Option<oneshot::Receiver<CommitResult>> {
         let (sender, receiver) = oneshot::channel();
-        let append = self.one(fact.clone(), Some(sender.into()));
+        let append = Append { fact: fact.clone(), reply: Some(RpcReplyPort::from(sender)) };
         actor.cast(HistoryMessage::Append(append)).is_ok().then_some(receiver)
     }
 
-    fn one(&self, fact: Arc<Fact>, reply: Option<RpcReplyPort<CommitResult>>) -> Append {
-        Append { fact, reply, _waits: self.backlog.one_more() }
-    }
-
     /// Submits at once, so that the order of submissions is that of the calls; await the outcome later.
+    /// For what must not be lost; its number is bounded by what it ends or tells.
     pub fn submit(&self, fact: Fact) -> Submitted {
-        self.resubmit(Arc::new(fact))
+        self.resubmit(self.backlog.count(fact))
     }
 
-    /// Submits a fact that the store refused before.
-    pub fn resubmit(&self, fact: Arc<Fact>) -> Submitted {
+    /// As [`Self::submit`], for something new: refused at once where the database does not take what waits already.
+    pub fn offer(&self, fact: Fact) -> Submitted {
+        let full = || StoreError::Unavailable("too much waits to be stored".into());
+        let stalled = self.watch.stalled().map(silent);
+        let Some(refusal) = stalled.or_else(|| self.backlog.is_full().then(full)) else {
+            return self.submit(fact);
+        };
+        let (sender, receiver) = oneshot::channel();
+        // The receiver is here.
+        let _ = sender.send(Err(refusal));
+        Submitted { history: self.clone(), fact: self.backlog.count(fact), first: Some(receiver) }
+    }
+
+    fn resubmit(&self, fact: Arc<Counted>) -> Submitted {
         let first = self.slot.get().and_then(|actor| self.submit_to(&actor, &fact));
         Submitted { history: self.clone(), fact, first }
     }
 
-    /// Submits and waits.
+    /// Offers and waits.
     ///
     /// # Errors
-    /// A problem of the façade where the store is away.
+    /// A problem of the façade where the store is away or refuses it.
     pub async fn append(&self, fact: Fact) -> Result<Committed, Problem> {
-        self.submit(fact).outcome().await.map_err(|e| storage_problem(&e))
+        self.offer(fact).outcome().await.map_err(|e| storage_problem(&e))
     }
 
     /// Waits until a fact is stored, however long the database is away.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: it never will be.
+    /// [`StoreError::Refused`]: it never will be. For a bot's status also `Unavailable`: too much waits to be stored.
     pub async fn persist(&self, submitted: Submitted) -> CommitResult {
         let mut submitted = submitted;
-        let fact = submitted.fact();
+        let fact = submitted.fact.clone();
+        let gives_up = matches!(fact.fact.change, Change::SaveStatus(_));
         let mut pause = PERSIST_PAUSE.0;
         loop {
             match submitted.outcome().await {
-                Err(StoreError::Unavailable(_) | StoreError::Corrupt(_)) => {
+                Err(error @ StoreError::Refused(_)) => return Err(error),
+                Err(error) if gives_up && self.backlog.is_full() => return Err(error),
+                Err(_) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PERSIST_PAUSE.1);
                     submitted = self.resubmit(fact.clone());
                 }
-                decided => return decided,
+                Ok(done) => return Ok(done),
             }
         }
     }
 
-    /// Submits something that may be lost, such as a checkpoint.
+    /// Submits something that may be lost, such as news of the tree.
     pub fn note(&self, fact: Fact) {
-        if let Some(actor) = self.slot.get() {
-            let _ = actor.cast(HistoryMessage::Append(self.one(Arc::new(fact), None)));
+        if let Some(actor) = self.slot.get().filter(|_| !self.backlog.is_full()) {
+            let append = Append { fact: self.backlog.count(fact), reply: None };
+            let _ = actor.cast(HistoryMessage::Append(append));
         }
     }
 
@@ -135,6 +153,18 @@ impl History {
             }
         }
     }
+}
+
+/// The problem of a caller who has waited long enough for something that may still be stored.
+pub(crate) fn not_known(waited: Duration) -> Problem {
+    Problem::new(
+        Code::StorageUnavailable,
+        format!(
+            "The database has not answered within {} s. It is not known whether this was stored: send it again with the same \
+             Idempotency-Key, or look once the database is back.",
+            waited.as_secs_f64()
+        ),
+    )
 }
 
 /// A store's error as the façade answers it.

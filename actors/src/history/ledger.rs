@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::Append;
+use super::{Append, StorageWatch};
 use crate::{
     broadcast::Hubs,
     domain::event::TurnEnd,
@@ -21,6 +21,7 @@ pub(crate) struct Ledger {
 struct LedgerShared {
     store: Arc<dyn HistoryStore>,
     hubs: Arc<Hubs>,
+    watch: StorageWatch,
     /// Held from the begin of a commit until its events are published: the order of one is that of the other.
     order: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -33,13 +34,18 @@ impl std::fmt::Debug for LedgerShared {
 }
 
 impl Ledger {
-    pub fn new(store: Arc<dyn HistoryStore>, hubs: Arc<Hubs>) -> Self {
+    pub fn new(store: Arc<dyn HistoryStore>, hubs: Arc<Hubs>, watch: StorageWatch) -> Self {
         let order = tokio::sync::Mutex::new(());
-        Self { shared: Arc::new(LedgerShared { store, hubs, order, tasks: TaskTracker::new() }) }
+        Self { shared: Arc::new(LedgerShared { store, hubs, watch, order, tasks: TaskTracker::new() }) }
+    }
+
+    /// Whether a group that has begun is not decided yet.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.shared.tasks.is_empty()
     }
 
     /// Waits until every group that has begun is decided.
-    pub async fn settled(&self) {
+    pub(super) async fn settled(&self) {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
         self.shared.tasks.reopen();
@@ -61,8 +67,12 @@ impl Ledger {
         // Parts that are not decided yet, the first one last.
         let mut parts = vec![group];
         while let Some(mut part) = parts.pop() {
-            let facts = part.iter().map(|a| (*a.fact).clone()).collect();
-            match self.shared.store.commit(facts).await {
+            let facts = part.iter().map(|a| a.fact.fact.clone()).collect();
+            let running = self.shared.watch.commit();
+            let result = self.shared.store.commit(facts).await;
+            drop(running);
+            self.shared.watch.wrote(&result);
+            match result {
                 Ok(committed) => self.publish(part, committed),
                 Err(StoreError::Refused(_) | StoreError::Corrupt(_)) if part.len() > 1 => {
                     parts.push(part.split_off(part.len() / 2));
@@ -70,7 +80,8 @@ impl Ledger {
                 }
                 Err(error @ StoreError::Unavailable(_)) => {
                     let rest: Vec<_> = parts.drain(..).rev().flatten().collect();
-                    tracing::warn!(%error, facts = part.len() + rest.len(), "commit failed");
+                    // That the database is away is told once, by the watch.
+                    tracing::debug!(%error, facts = part.len() + rest.len(), "commit failed");
                     part.into_iter().chain(rest).for_each(|append| append.answer(Err(error.clone())));
                 }
                 Err(error) => {
@@ -90,7 +101,7 @@ impl Ledger {
         for (append, mut done) in part.into_iter().zip(committed) {
             hubs.publish(std::mem::take(&mut done.events));
             if done.applied
-                && let Change::FinishTurn { turn, reply, .. } = &append.fact.change
+                && let Change::FinishTurn { turn, reply, .. } = &append.fact.fact.change
             {
                 hubs.tell_end(TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) });
             }

@@ -1,7 +1,7 @@
 //! HistoryActor on the store in memory.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 
@@ -12,13 +12,18 @@ use crate::{
         event::{EventBody, NewEvent, Topic},
         ids::{Epoch, EventId},
     },
-    ports::history_store::Change,
+    ports::history_store::{Change, Fact, HistoryStore},
     supervision::ActorSlot,
-    testkit::fakes::memory_store::MemoryStore,
+    testkit::fakes::memory_store::{MemoryStore, Outage},
 };
+
+/// As long as callers wait.
+const LIMIT: Duration = Duration::from_secs(5);
 
 struct Desk {
     store: MemoryStore,
+    ledger: Ledger,
+    slot: ActorSlot<HistoryMessage>,
     history: History,
 }
 
@@ -26,10 +31,11 @@ impl Desk {
     async fn new() -> Self {
         let store = MemoryStore::new();
         let slot = ActorSlot::new();
-        let ledger = Ledger::new(Arc::new(store.clone()), Arc::new(Hubs::new(Epoch::new())));
-        let (actor, _task) = Actor::spawn(None, HistoryActor, ledger).await.unwrap();
+        let watch = StorageWatch::new(Arc::new(store.clone()), LIMIT);
+        let ledger = Ledger::new(Arc::new(store.clone()), Arc::new(Hubs::new(Epoch::new())), watch.clone());
+        let (actor, _task) = Actor::spawn(None, HistoryActor, ledger.clone()).await.unwrap();
         slot.set(actor);
-        Self { store, history: History::new(slot, Backlog::default()) }
+        Self { store, ledger, history: History::new(slot.clone(), Backlog::default(), watch), slot }
     }
 
     /// Submits facts so that they all meet in one group.
@@ -69,7 +75,7 @@ proptest! {
     fn in_a_group_with_any_bad_facts_exactly_these_fail_and_the_others_keep_their_order(
         bad in proptest::collection::vec(any::<bool>(), 1..40),
     ) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let desk = Desk::new().await;
             let facts: Vec<Fact> = bad.iter().map(|_| told()).collect();
@@ -107,4 +113,113 @@ async fn a_group_that_the_store_is_away_for_fails_as_a_whole_in_one_try() {
     }
     assert_eq!(desk.stored(), []);
     assert!(desk.history.submit(told()).outcome().await.unwrap().applied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_silent_new_facts_are_refused_at_once_and_kept_ones_are_stored_when_it_is_back() {
+    let desk = Desk::new().await;
+    desk.store.go_away(Outage::Silent);
+    let first = desk.history.offer(told());
+    desk.history.watch().gave_up().await;
+    let refused = desk.history.offer(told());
+    let asked = tokio::time::Instant::now();
+    assert!(matches!(refused.outcome().await, Err(StoreError::Unavailable(_))));
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    let kept = desk.history.submit(told());
+    assert_eq!(desk.history.backlog().len(), 2);
+    desk.store.come_back();
+    assert!(first.outcome().await.unwrap().applied);
+    assert!(kept.outcome().await.unwrap().applied);
+    assert_eq!(desk.stored().len(), 2);
+    assert_eq!(desk.history.backlog().len(), 0);
+    assert!(desk.history.offer(told()).outcome().await.unwrap().applied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_a_bounded_number_of_facts_waits() {
+    let desk = Desk::new().await;
+    desk.store.pause();
+    let waiting: Vec<_> = (0..backlog::MAX_FACTS).map(|_| desk.history.offer(told())).collect();
+    let refused = desk.history.offer(told()).outcome().await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    desk.history.note(told());
+    let end = desk.history.submit(told());
+    desk.store.resume();
+    for one in waiting {
+        assert!(one.outcome().await.unwrap().applied);
+    }
+    assert!(end.outcome().await.unwrap().applied, "what has begun is kept");
+    let stored = desk.stored().len();
+    assert_eq!(stored, usize::try_from(backlog::MAX_FACTS).unwrap() + 1, "news are dropped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_actor_that_dies_in_an_outage_has_a_successor_at_once_and_nothing_is_stored_twice() {
+    let desk = Desk::new().await;
+    desk.store.go_away(Outage::Silent);
+    let before = desk.history.submit(told());
+    tokio::task::yield_now().await;
+    desk.slot.get().unwrap().kill();
+    let (next, _task) = Actor::spawn(None, HistoryActor, desk.ledger.clone()).await.unwrap();
+    desk.slot.set(next);
+    let behind = desk.history.submit(told());
+    let history = desk.history.clone();
+    let barrier = tokio::spawn(async move { history.barrier().await });
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(!barrier.is_finished(), "the group of the one before is not decided");
+    desk.store.come_back();
+    barrier.await.unwrap();
+    // The successor's answer to the repeated fact says that it was there.
+    before.outcome().await.unwrap();
+    assert!(behind.outcome().await.unwrap().applied);
+    assert_eq!(desk.stored().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_database_is_known_to_be_away_within_a_second_and_found_again_by_itself() {
+    let desk = Desk::new().await;
+    let watch = desk.history.watch();
+    watch.probe().await.unwrap();
+    assert!(!watch.is_stale());
+    desk.store.go_away(Outage::Silent);
+    let asked = tokio::time::Instant::now();
+    assert!(matches!(watch.probe().await, Err(StoreError::Unavailable(_))));
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(watch.is_stale());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(watch.is_stale());
+    let asked = tokio::time::Instant::now();
+    assert!(watch.probe().await.is_err());
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    desk.store.come_back();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!watch.is_away(), "nobody asked");
+    watch.probe().await.unwrap();
+    watch.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_shows_something_from_memory_finds_out_that_the_database_went_away() {
+    let desk = Desk::new().await;
+    let watch = desk.history.watch();
+    for outage in [Outage::Refusing, Outage::Silent, Outage::Slow(Duration::from_secs(3))] {
+        desk.store.go_away(outage);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        watch.is_stale();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(watch.is_stale(), "{outage:?}");
+        desk.store.come_back();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(!watch.is_away(), "{outage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_not_answered_ends_in_time() {
+    let desk = Desk::new().await;
+    desk.store.go_away(Outage::Silent);
+    let asked = tokio::time::Instant::now();
+    let read = desk.history.watch().read(desk.store.head(&Topic::Bots)).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))));
+    assert_eq!(asked.elapsed(), LIMIT);
 }

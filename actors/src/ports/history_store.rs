@@ -96,7 +96,8 @@ pub enum Change {
         /// The key of the request, stored with what it did; a key that is not expired stands against the change.
         idempotency: Option<Idempotency>,
     },
-    /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last.
+    /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last. Applies only if the
+    /// parent of the first one, if it has one, is stored.
     AppendMessages {
         /// The messages, of one conversation. With a key: the command first, its answer last.
         messages: Vec<Message>,
@@ -288,6 +289,11 @@ pub struct TurnSnapshot {
 /// * An idempotency key MUST be stored in the transaction of its change, per user and bot. While one is stored that is not
 ///   expired (24 hours before the new one's time, [`SentBefore::is_expired`]), a change with the same key MUST NOT
 ///   apply; an expired one is replaced. A key outlives what its change stored.
+/// * A row that this version can't read (an unknown word, broken JSON, a wrong type, a newer version's) MUST be left out
+///   of what is read and reported: logged once, without its content, and counted once in
+///   [`HistoryStore::quarantined_rows`]. Everything else works: lists have the other rows, a path goes on above
+///   such a message. Where such a row was asked for by its id the answer is `Corrupt`. An event is never left out, because
+///   its number would be a gap: without readable data it comes as [`REDACTED`].
 /// * A message path MUST follow `parent_id` from the leaf, also into another conversation (a fork).
 #[async_trait]
 pub trait HistoryStore: Send + Sync + 'static {
@@ -434,4 +440,7 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// # Errors
     /// See [`StoreError`].
     async fn probe(&self) -> Result<(), StoreError>;
+
+    /// Rows that can't be read (see the obligations), as far as they were met since the store was opened.
+    fn quarantined_rows(&self) -> u64;
 }

@@ -212,6 +212,11 @@ impl BotEntry {
         vital.waiting = vital.waiting.saturating_sub(1);
     }
 
+    /// Whether this turn generates.
+    pub fn runs(&self, turn: TurnId) -> bool {
+        self.vital.lock().active.contains(&turn)
+    }
+
     /// True while turns run or wait.
     pub fn has_turns(&self) -> bool {
         let vital = self.vital.lock();

@@ -1,3 +1,4 @@
 //! Ports in memory.
 
+pub mod hand_model;
 pub mod memory_store;

@@ -80,12 +80,13 @@ function connection({ connection: c, polling }) {
 }
 
 /** One banner a page, the worst wins. */
-function banner({ connection: c, servers, polling }) {
+function banner({ connection: c, servers, polling, storageDown }) {
   if (c.name === 'reconnecting' && Date.now() - c.since > 1500) {
     const wait = Math.max(0, (c.retryAt - Date.now()) / 1000);
     return { tone: 'warn', ic: 'wifioff', what: `Connection lost ${ago(c.since)}.`, then: polling ? 'Bots keep working. This page reads every 3 s meanwhile.' : `Bots keep working and nothing is lost. Next try in ${int(Math.ceil(wait))} s.`, button: 'app.retry' };
   }
   if (c.name === 'closed') return { tone: 'bad', ic: 'wifioff', what: 'The server closed the connection for good.', then: `${c.reason}. Load the page again to go on.` };
+  if (storageDown !== null) return { tone: 'bad', ic: 's-crashed', what: 'The database is not available.', then: `Answers continue and are stored when it is back. New messages are not taken. First seen ${ago(storageDown)}.` };
   if (servers.length && servers.every((s) => s.state === 'down')) {
     const since = servers.map((s) => s.since).filter(Boolean).sort().at(-1);
     const retry = servers.map((s) => s.breaker?.retry_at).filter(Boolean).map((t) => (new Date(t) - Date.now()) / 1000).filter((s) => s > 0).sort((a, b) => a - b)[0];

@@ -11,6 +11,7 @@ export const initial = {
   facts: {},         // bot id → what its last crash or restart said
   pulse: [],         // the last ten minutes: {at, kind}
   servers: [],
+  storageDown: null, // since when the database does not answer, as this page saw it
   models: { loaded: false, items: [], error: null },
   tree: null,
   treeAt: 0,
@@ -81,6 +82,10 @@ export function reduce(state, action) {
 
     case 'models': return { ...state, models: { loaded: true, items: action.items, error: null } };
     case 'models_failed': return { ...state, models: { ...state.models, error: action.error } };
+    case 'storage': {
+      const storageDown = action.down ? state.storageDown ?? action.at : null;
+      return storageDown === state.storageDown ? state : { ...state, storageDown };
+    }
     case 'servers': return { ...state, servers: action.items };
     case 'server': return { ...state, servers: state.servers.map((s) => (s.name === action.server.name ? { ...s, ...action.server } : s)) };
 

@@ -16,11 +16,13 @@ use uuid::Uuid;
 
 use super::{
     error,
+    quarantine::Quarantine,
     rows::{self, message_columns, turn_columns},
 };
 
 /// The index on conversation, parent and id has this order; only first messages, without a parent, are apart.
 pub(super) async fn messages_after(
+    quarantine: &Quarantine,
     at: &mut SqliteConnection,
     conversation: ConversationId,
     after: Option<Place>,
@@ -38,7 +40,7 @@ pub(super) async fn messages_after(
         .bind(conversation.0)
         .bind(after.map_or(Uuid::nil(), |place| place.id.0))
         .bind(limit);
-        page.fill(first.fetch(&mut *at)).await?;
+        page.fill(quarantine, first.fetch(&mut *at)).await?;
     }
     let parent = after.and_then(|place| place.parent_id.map(|parent| (parent.0, place.id.0)));
     let (parent, id) = parent.unwrap_or((Uuid::nil(), Uuid::nil()));
@@ -53,7 +55,7 @@ pub(super) async fn messages_after(
         .bind(parent)
         .bind(id)
         .bind(limit);
-        page.fill(next.fetch(&mut *at)).await?;
+        page.fill(quarantine, next.fetch(&mut *at)).await?;
     }
     Ok(page.messages)
 }
@@ -73,14 +75,16 @@ impl Page {
 
     async fn fill(
         &mut self,
+        quarantine: &Quarantine,
         mut rows: BoxStream<'_, Result<SqliteRow, sqlx::Error>>,
     ) -> Result<(), StoreError> {
         while !self.is_full()
             && let Some(row) = rows.try_next().await.map_err(error::of_reader)?
         {
-            let message = rows::message(&row)?;
-            self.bytes = self.bytes.saturating_add(message.weight());
-            self.messages.push(message);
+            if let Some(message) = quarantine.sift("chat_messages", (&row, 0), rows::message(&row))? {
+                self.bytes = self.bytes.saturating_add(message.weight());
+                self.messages.push(message);
+            }
         }
         Ok(())
     }
@@ -93,6 +97,7 @@ fn list(ids: impl Iterator<Item = Uuid>) -> String {
 }
 
 pub(super) async fn messages_with(
+    quarantine: &Quarantine,
     at: &mut SqliteConnection,
     ids: &[MessageId],
 ) -> Result<Vec<Message>, StoreError> {
@@ -106,11 +111,12 @@ pub(super) async fn messages_with(
     .await
     .map_err(error::of_reader)?
     .iter()
-    .map(rows::message)
+    .filter_map(|row| quarantine.sift("chat_messages", (row, 0), rows::message(row)).transpose())
     .collect()
 }
 
 pub(super) async fn turns_with(
+    quarantine: &Quarantine,
     at: &mut SqliteConnection,
     ids: &[TurnId],
 ) -> Result<Vec<ArchivedTurn>, StoreError> {
@@ -124,6 +130,6 @@ pub(super) async fn turns_with(
     .await
     .map_err(error::of_reader)?
     .iter()
-    .map(rows::archived_turn)
+    .filter_map(|row| quarantine.sift("turns", (row, 0), rows::archived_turn(row)).transpose())
     .collect()
 }

@@ -12,7 +12,8 @@ use sqlx::{Sqlite, SqliteConnection, query::QueryScalar, sqlite::SqliteArguments
 
 use super::{
     error::{self, unexpected},
-    rows::{self, event_columns},
+    quarantine::Quarantine,
+    rows::event_columns,
 };
 
 fn number(number: i64) -> Result<u64, StoreError> {
@@ -115,6 +116,7 @@ pub(super) async fn surplus(
 
 /// Events behind a position.
 pub(super) async fn after(
+    quarantine: &Quarantine,
     at: &mut SqliteConnection,
     position: u64,
     limit: u32,
@@ -131,13 +133,14 @@ pub(super) async fn after(
     .await
     .map_err(error::of_reader)?
     .iter()
-    .map(rows::event)
+    .map(|row| quarantine.event(row))
     .collect()
 }
 
 /// The events of a topic, as [`HistoryStore::topic_events`](deia_actors::ports::history_store::HistoryStore::topic_events)
 /// asks for them. `at` is of one moment.
 pub(super) async fn of_topic(
+    quarantine: &Quarantine,
     at: &mut SqliteConnection,
     topic: &Topic,
     span: Span,
@@ -193,7 +196,7 @@ pub(super) async fn of_topic(
     while bytes <= max_bytes
         && let Some(row) = rows.try_next().await.map_err(error::of_reader)?
     {
-        let event = rows::event(&row)?;
+        let event = quarantine.event(&row)?;
         bytes = bytes.saturating_add(event.data.len());
         events.push(event);
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     error,
+    quarantine::Quarantine,
     rows::{self, message_columns},
 };
 
@@ -34,56 +35,96 @@ pub(super) async fn leaf(
 /// A page of the path that ends with `leaf`.
 pub(super) async fn page(
     at: &mut SqliteConnection,
+    quarantine: &Quarantine,
     leaf: Option<MessageId>,
     cursor: Cursor,
     limit: u32,
 ) -> Result<Option<MessagePage>, StoreError> {
-    let (limit, wanted) = (usize::try_from(limit).unwrap_or(usize::MAX), i64::from(limit));
+    let wanted = i64::from(limit);
     let Some(leaf) = leaf else {
         let empty = MessagePage { items: vec![], has_more: false };
         return Ok(matches!(cursor, Cursor::Newest { .. }).then_some(empty));
     };
     let (mut items, has_more) = match cursor {
-        Cursor::Newest { offset } => {
-            let skip = i64::from(offset);
-            older(slice(at, leaf, skip, skip + wanted + 1).await?, limit)
-        }
+        Cursor::Newest { offset } => older(at, quarantine, leaf, i64::from(offset), wanted).await?,
         Cursor::Before(id) => {
             if depth(at, leaf, id).await?.is_none() {
                 return Ok(None);
             }
             match parent(at, id).await? {
-                Some(parent) => older(slice(at, parent, 0, wanted + 1).await?, limit),
+                Some(parent) => older(at, quarantine, parent, 0, wanted).await?,
                 None => (vec![], false),
             }
         }
         Cursor::After(id) => {
             let Some(depth) = depth(at, leaf, id).await? else { return Ok(None) };
-            let from = (depth - wanted).max(0);
-            (slice(at, leaf, from, depth).await?, from > 0)
+            newer(at, quarantine, leaf, depth, wanted).await?
         }
     };
     items.reverse();
     Ok(Some(MessagePage { items, has_more }))
 }
 
-/// Cuts the one message that was read to see whether there are more.
-fn older(mut items: Vec<Message>, limit: usize) -> (Vec<Message>, bool) {
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    (items, has_more)
+/// So many messages from `skip` on that can be read, newest first, and whether there are more. What can't be read takes
+/// no place: else a page of nothing would be the end.
+async fn older(
+    at: &mut SqliteConnection,
+    quarantine: &Quarantine,
+    leaf: MessageId,
+    skip: i64,
+    wanted: i64,
+) -> Result<(Vec<Message>, bool), StoreError> {
+    let (mut items, mut from) = (vec![], skip);
+    // One more than wanted says that there are more.
+    loop {
+        let missing = wanted + 1 - count(&items);
+        let (read, rows) = slice(at, quarantine, leaf, from, from + missing).await?;
+        items.extend(read);
+        from += missing;
+        if rows < missing || count(&items) > wanted {
+            break;
+        }
+    }
+    let has_more = count(&items) > wanted;
+    items.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+    Ok((items, has_more))
+}
+
+/// So many messages before `depth` (towards the leaf) that can be read, newest first, and whether there are more.
+async fn newer(
+    at: &mut SqliteConnection,
+    quarantine: &Quarantine,
+    leaf: MessageId,
+    depth: i64,
+    wanted: i64,
+) -> Result<(Vec<Message>, bool), StoreError> {
+    let (mut items, mut to) = (vec![], depth);
+    while count(&items) < wanted && to > 0 {
+        let from = (to - (wanted - count(&items))).max(0);
+        let (mut read, _) = slice(at, quarantine, leaf, from, to).await?;
+        read.append(&mut items);
+        (items, to) = (read, from);
+    }
+    Ok((items, to > 0))
+}
+
+fn count(items: &[Message]) -> i64 {
+    i64::try_from(items.len()).unwrap_or(i64::MAX)
 }
 
 /// The path that ends with `leaf`, newest first, until more than `max_bytes` of content were read.
 pub(super) async fn path(
     at: &mut SqliteConnection,
+    quarantine: &Quarantine,
     leaf: MessageId,
     max_bytes: usize,
 ) -> Result<Vec<Message>, StoreError> {
     let mut rows = walk(at, leaf, 0, -1);
     let (mut messages, mut bytes) = (vec![], 0usize);
     while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
-        let message = rows::message(&row)?;
+        let Some(message) = quarantine.sift("chat_messages", (&row, 0), rows::message(&row))? else {
+            continue;
+        };
         bytes = bytes.saturating_add(message.content.len());
         messages.push(message);
         if bytes > max_bytes {
@@ -129,18 +170,22 @@ pub(super) async fn newest_below(
     Ok(newest.map(MessageId))
 }
 
-/// Messages `from` (included) to `to` (excluded) of the path, counted from the leaf.
+/// Messages `from` (included) to `to` (excluded) of the path, counted from the leaf: those that can be read, and how
+/// many there are.
 async fn slice(
     at: &mut SqliteConnection,
+    quarantine: &Quarantine,
     leaf: MessageId,
     from: i64,
     to: i64,
-) -> Result<Vec<Message>, StoreError> {
-    walk(at, leaf, from, to)
-        .map_err(error::of_reader)
-        .and_then(async |row: SqliteRow| rows::message(&row))
-        .try_collect()
-        .await
+) -> Result<(Vec<Message>, i64), StoreError> {
+    let mut rows = walk(at, leaf, from, to);
+    let (mut messages, mut count) = (vec![], 0);
+    while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
+        count += 1;
+        messages.extend(quarantine.sift("chat_messages", (&row, 0), rows::message(&row))?);
+    }
+    Ok((messages, count))
 }
 
 /// Rows of the path from `from` on until `to`; a negative `to` is the first message. The recursion

@@ -31,8 +31,10 @@ use super::{
     archive,
     error::{self, unexpected},
     events, pages,
+    quarantine::Quarantine,
     rows::{self, bot_columns, conversation_columns, message_columns, turn_columns},
     search,
+    words::parse_json,
 };
 
 /// Connections that read; more do not help on SQLite.
@@ -41,6 +43,7 @@ const CONNECTIONS: u32 = 4;
 /// The reading half of the store.
 pub(super) struct Reader {
     pool: SqlitePool,
+    quarantine: Quarantine,
 }
 
 impl Reader {
@@ -59,7 +62,12 @@ impl Reader {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Self { pool }
+        Self { pool, quarantine: Quarantine::default() }
+    }
+
+    /// Rows met so far that can't be read.
+    pub(super) fn quarantined_rows(&self) -> u64 {
+        self.quarantine.rows()
     }
 
     /// Closes every connection, after the running reads.
@@ -104,7 +112,7 @@ impl Reader {
         position: u64,
         limit: u32,
     ) -> Result<Vec<CommittedEvent>, StoreError> {
-        events::after(&mut *self.single().await?, position, limit).await
+        events::after(&self.quarantine, &mut *self.single().await?, position, limit).await
     }
 
     pub(super) async fn topic_events(
@@ -115,7 +123,7 @@ impl Reader {
         max_bytes: usize,
     ) -> Result<Option<Vec<CommittedEvent>>, StoreError> {
         let mut moment = self.moment().await?;
-        events::of_topic(&mut moment, topic, span, limit, max_bytes).await
+        events::of_topic(&self.quarantine, &mut moment, topic, span, limit, max_bytes).await
     }
 
     pub(super) async fn surplus_events(&self, keep: u64, limit: u32) -> Result<Vec<i64>, StoreError> {
@@ -138,7 +146,7 @@ impl Reader {
     ) -> Result<Option<MessagePage>, StoreError> {
         let mut moment = self.moment().await?;
         let leaf = pages::leaf(&mut moment, conversation).await?;
-        pages::page(&mut moment, leaf, cursor, limit).await
+        pages::page(&mut moment, &self.quarantine, leaf, cursor, limit).await
     }
 
     pub(super) async fn messages_after(
@@ -149,15 +157,15 @@ impl Reader {
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
         let mut moment = self.moment().await?;
-        archive::messages_after(&mut moment, conversation, after, limit, max_bytes).await
+        archive::messages_after(&self.quarantine, &mut moment, conversation, after, limit, max_bytes).await
     }
 
     pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
-        archive::messages_with(&mut *self.single().await?, ids).await
+        archive::messages_with(&self.quarantine, &mut *self.single().await?, ids).await
     }
 
     pub(super) async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
-        archive::turns_with(&mut *self.single().await?, ids).await
+        archive::turns_with(&self.quarantine, &mut *self.single().await?, ids).await
     }
 
     pub(super) async fn search(
@@ -168,11 +176,12 @@ impl Reader {
         limit: u32,
         offset: u32,
     ) -> Result<Found, StoreError> {
-        search::search(&mut *self.single().await?, bot, conversation, query, limit, offset).await
+        search::search(&self.quarantine, &mut *self.single().await?, bot, conversation, query, limit, offset)
+            .await
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
-        pages::path(&mut *self.single().await?, leaf, max_bytes).await
+        pages::path(&mut *self.single().await?, &self.quarantine, leaf, max_bytes).await
     }
 
     pub(super) async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
@@ -180,7 +189,7 @@ impl Reader {
     }
 
     pub(super) async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
-        let found = message(&mut *self.single().await?, id).await?;
+        let found = self.one_message(&mut *self.single().await?, id).await?;
         Ok(found.filter(|m| m.bot_id == *bot))
     }
 
@@ -216,12 +225,14 @@ impl Reader {
         .await
         .map_err(error::of_reader)?
         .iter()
-        .map(rows::conversation)
+        .filter_map(|row| {
+            self.quarantine.sift("conversations", (row, 0), rows::conversation(row)).transpose()
+        })
         .collect()
     }
 
     pub(super) async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
-        conversation(&mut *self.single().await?, id).await
+        self.one_conversation(&mut *self.single().await?, id).await
     }
 
     pub(super) async fn conversation_snapshot(
@@ -230,10 +241,11 @@ impl Reader {
         limit: u32,
     ) -> Result<Option<ConversationSnapshot>, StoreError> {
         let mut moment = self.moment().await?;
-        let Some(conversation) = conversation(&mut moment, id).await? else { return Ok(None) };
+        let Some(conversation) = self.one_conversation(&mut moment, id).await? else { return Ok(None) };
         let seq = events::head(&mut moment, &Topic::Conversation(id)).await?;
         let newest = Cursor::Newest { offset: 0 };
-        let page = pages::page(&mut moment, conversation.leaf_message_id, newest, limit).await?;
+        let leaf = conversation.leaf_message_id;
+        let page = pages::page(&mut moment, &self.quarantine, leaf, newest, limit).await?;
         let messages = page.map(|p| p.items).unwrap_or_default();
         Ok(Some(ConversationSnapshot { conversation, messages, seq }))
     }
@@ -245,9 +257,13 @@ impl Reader {
             .fetch_optional(&mut *moment)
             .await
             .map_err(error::of_reader)?;
-        let Some(turn) = row.as_ref().map(rows::turn).transpose()? else { return Ok(None) };
+        let turn = row.as_ref().map(|row| self.quarantine.seen("turns", row, rows::turn(row)));
+        let Some(turn) = turn.transpose()? else { return Ok(None) };
         let seq = events::head(&mut moment, &Topic::Turn(id)).await?;
-        let reply = message(&mut moment, turn.reply_id).await?;
+        let reply = match self.one_message(&mut moment, turn.reply_id).await {
+            Err(StoreError::Corrupt(_)) => None,
+            read => read?,
+        };
         Ok(Some(TurnSnapshot { turn, reply, seq }))
     }
 
@@ -278,10 +294,14 @@ impl Reader {
             .await
             .map_err(error::of_reader)?;
         let Some(row) = row else { return Ok(None) };
-        let text: String = row.try_get(0).map_err(error::of_reader)?;
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|e| StoreError::Corrupt(format!("turns.overrides: {e}")))
+        let text = row.try_get::<&str, _>(0).map_err(error::of_reader);
+        match text.and_then(parse_json) {
+            Err(StoreError::Corrupt(reason)) => {
+                self.quarantine.report("turns", id.0.as_bytes().to_vec(), &reason);
+                Err(StoreError::Corrupt(reason))
+            }
+            read => read.map(Some),
+        }
     }
 
     pub(super) async fn open_turns(
@@ -310,12 +330,11 @@ impl Reader {
         let turns = open.fetch_all(&mut *moment).await.map_err(error::of_reader)?;
         let mut open = Vec::with_capacity(turns.len());
         for row in &turns {
-            let turn = rows::turn(row)?;
-            let asked = message(&mut moment, turn.message_id).await?;
-            let reply = message(&mut moment, turn.reply_id).await?;
-            let missing = || StoreError::Corrupt(format!("turn {} has lost a message", turn.id));
-            let (asked, reply) = (asked.ok_or_else(missing)?, reply.ok_or_else(missing)?);
-            open.push((turn, asked, reply));
+            let read = match rows::turn(row) {
+                Ok(turn) => self.with_messages(&mut moment, turn).await,
+                Err(error) => Err(error),
+            };
+            open.extend(self.quarantine.sift("turns", (row, 0), read)?);
         }
         Ok(open)
     }
@@ -331,29 +350,50 @@ impl Reader {
         .await
         .map_err(error::of_reader)?
         .iter()
-        .map(rows::bot)
+        .filter_map(|row| self.quarantine.sift("bots", (row, 0), rows::bot(row)).transpose())
         .collect()
     }
-}
 
-async fn message(at: &mut SqliteConnection, id: MessageId) -> Result<Option<Message>, StoreError> {
-    let row = sqlx::query(concat!("SELECT ", message_columns!(), " FROM chat_messages m WHERE m.id = $1"))
-        .bind(id.0)
-        .fetch_optional(at)
-        .await
-        .map_err(error::of_reader)?;
-    row.as_ref().map(rows::message).transpose()
-}
+    /// An open turn with its messages.
+    async fn with_messages(
+        &self,
+        at: &mut SqliteConnection,
+        turn: Turn,
+    ) -> Result<(Turn, Message, Message), StoreError> {
+        let asked = self.one_message(at, turn.message_id).await?;
+        let reply = self.one_message(at, turn.reply_id).await?;
+        let missing = || StoreError::Corrupt("an open turn has lost a message".into());
+        let (asked, reply) = (asked.ok_or_else(missing)?, reply.ok_or_else(missing)?);
+        Ok((turn, asked, reply))
+    }
 
-async fn conversation(
-    at: &mut SqliteConnection,
-    id: ConversationId,
-) -> Result<Option<Conversation>, StoreError> {
-    let row =
-        sqlx::query(concat!("SELECT ", conversation_columns!(), " FROM conversations c WHERE c.id = $1"))
-            .bind(id.0)
-            .fetch_optional(at)
-            .await
-            .map_err(error::of_reader)?;
-    row.as_ref().map(rows::conversation).transpose()
+    async fn one_message(
+        &self,
+        at: &mut SqliteConnection,
+        id: MessageId,
+    ) -> Result<Option<Message>, StoreError> {
+        let row =
+            sqlx::query(concat!("SELECT ", message_columns!(), " FROM chat_messages m WHERE m.id = $1"))
+                .bind(id.0)
+                .fetch_optional(at)
+                .await
+                .map_err(error::of_reader)?;
+        row.as_ref().map(|row| self.quarantine.seen("chat_messages", row, rows::message(row))).transpose()
+    }
+
+    async fn one_conversation(
+        &self,
+        at: &mut SqliteConnection,
+        id: ConversationId,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let row =
+            sqlx::query(concat!("SELECT ", conversation_columns!(), " FROM conversations c WHERE c.id = $1"))
+                .bind(id.0)
+                .fetch_optional(at)
+                .await
+                .map_err(error::of_reader)?;
+        row.as_ref()
+            .map(|row| self.quarantine.seen("conversations", row, rows::conversation(row)))
+            .transpose()
+    }
 }

@@ -11,6 +11,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     error,
+    quarantine::Quarantine,
     rows::{self, message_columns},
 };
 
@@ -34,6 +35,7 @@ fn expression(bot: &BotId, conversation: Option<ConversationId>, query: &Query) 
 }
 
 pub(super) async fn search(
+    quarantine: &Quarantine,
     at: &mut SqliteConnection,
     bot: &BotId,
     conversation: Option<ConversationId>,
@@ -58,6 +60,10 @@ pub(super) async fn search(
     .fetch_all(at)
     .await
     .map_err(error::of_reader)?;
-    let items = found.iter().take(wanted).map(rows::message).collect::<Result<_, _>>()?;
+    let items = found
+        .iter()
+        .take(wanted)
+        .filter_map(|row| quarantine.sift("chat_messages", (row, 0), rows::message(row)).transpose())
+        .collect::<Result<_, _>>()?;
     Ok(Found { items, has_more: found.len() > wanted })
 }

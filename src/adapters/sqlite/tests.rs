@@ -21,6 +21,8 @@ use tempfile::TempDir;
 
 use super::SqliteStore;
 
+mod poison;
+
 struct OnDisk {
     store: SqliteStore,
     folder: TempDir,

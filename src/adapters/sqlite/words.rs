@@ -10,7 +10,7 @@ use super::error::unexpected;
 
 /// Reads a word of a unit-only enumeration.
 pub(super) fn parse_word<T: for<'de> Deserialize<'de>>(word: &str) -> Result<T, StoreError> {
-    T::deserialize(word.into_deserializer()).map_err(|e: Error| unexpected("word", e))
+    T::deserialize(word.into_deserializer()).map_err(|_: Error| unexpected("word", "not one of this version"))
 }
 
 /// Writes JSON. Our types have text keys and no failing writers.
@@ -20,5 +20,7 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> String {
 
 /// Reads JSON.
 pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
-    serde_json::from_str(text).map_err(|e| unexpected("json", e))
+    // Its own words may quote what is stored.
+    serde_json::from_str(text)
+        .map_err(|e| unexpected("json", format_args!("{:?} error in column {}", e.classify(), e.column())))
 }

@@ -27,6 +27,14 @@ test('deleting and events of unknown bots are harmless', () => {
   assert.equal(reduce(next, at('bot_state_changed', { bot_id: 'nobody', state: 'ready' })), next);
 });
 
+test('an outage of the database is shown from its first sight until it is over', () => {
+  assert.equal(initial.storageDown, null);
+  const down = reduce(initial, { type: 'storage', down: true, at: 1000 });
+  assert.equal(down.storageDown, 1000);
+  assert.equal(reduce(down, { type: 'storage', down: true, at: 6000 }), down);
+  assert.equal(reduce(down, { type: 'storage', down: false, at: 9000 }).storageDown, null);
+});
+
 test('unknown actions return the same state', () => {
   assert.equal(reduce(loaded, { type: 'nothing' }), loaded);
 });

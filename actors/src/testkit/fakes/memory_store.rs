@@ -5,7 +5,7 @@ mod archive;
 mod record;
 mod search;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -43,6 +43,18 @@ struct Shared {
     faults: Mutex<Faults>,
     /// Commits that wait for [`MemoryStore::resume`].
     gate: watch::Sender<Gate>,
+    outage: watch::Sender<Option<Outage>>,
+}
+
+/// How the whole store is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    /// Every call answers `Unavailable` at once.
+    Refusing,
+    /// No call is answered until it is over.
+    Silent,
+    /// Every call takes so much longer.
+    Slow(Duration),
 }
 
 /// Whether a fact is one that the store refuses.
@@ -73,10 +85,11 @@ impl MemoryStore {
     pub fn new() -> Self {
         let gate = watch::Sender::new(Gate::default());
         let (record, faults) = (Mutex::default(), Mutex::default());
-        Self { shared: Arc::new(Shared { epoch: Epoch::new(), record, faults, gate }) }
+        let outage = watch::Sender::new(None);
+        Self { shared: Arc::new(Shared { epoch: Epoch::new(), record, faults, gate, outage }) }
     }
 
-    /// The next `n` commits and probes answer `Unavailable`; nothing of them is stored.
+    /// The next `n` commits answer `Unavailable`, and probes until then; nothing of them is stored.
     pub fn fail_next(&self, n: u32) {
         self.shared.faults.lock().fail = n;
     }
@@ -84,6 +97,32 @@ impl MemoryStore {
     /// The next `n` commits are stored, and still answer `Unavailable`.
     pub fn lose_next_answers(&self, n: u32) {
         self.shared.faults.lock().lose_answer = n;
+    }
+
+    /// From now on every call meets this, until [`Self::come_back`].
+    pub fn go_away(&self, outage: Outage) {
+        self.shared.outage.send_replace(Some(outage));
+    }
+
+    /// The outage is over.
+    pub fn come_back(&self) {
+        self.shared.outage.send_replace(None);
+    }
+
+    /// Passes where the store is there.
+    async fn reach(&self) -> Result<(), StoreError> {
+        let mut outage = self.shared.outage.subscribe();
+        let now = *outage.borrow_and_update();
+        match now {
+            None => {}
+            Some(Outage::Refusing) => return Err(StoreError::Unavailable("an outage".into())),
+            Some(Outage::Slow(by)) => tokio::time::sleep(by).await,
+            Some(Outage::Silent) => {
+                // The sender lives as long as self does.
+                outage.wait_for(|now| *now != Some(Outage::Silent)).await.ok();
+            }
+        }
+        Ok(())
     }
 
     /// From now on a group that holds such a fact is refused as a whole, as a broken constraint does.
@@ -165,6 +204,7 @@ impl Drop for Leaving<'_> {
 #[async_trait]
 impl HistoryStore for MemoryStore {
     async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError> {
+        self.reach().await?;
         self.pass_gate().await;
         self.unavailable_now()?;
         self.refused(&facts)?;
@@ -177,12 +217,15 @@ impl HistoryStore for MemoryStore {
         Ok(committed)
     }
     async fn epoch(&self) -> Result<Epoch, StoreError> {
+        self.reach().await?;
         Ok(self.shared.epoch)
     }
     async fn head(&self, topic: &Topic) -> Result<u64, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().head(topic))
     }
     async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError> {
+        self.reach().await?;
         let record = self.shared.record.lock();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Ok(record.events.iter().filter(|e| e.position > position).take(limit).cloned().collect())
@@ -202,9 +245,11 @@ impl HistoryStore for MemoryStore {
         cursor: Cursor,
         limit: u32,
     ) -> Result<Option<MessagePage>, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().page(conversation, cursor, limit))
     }
     async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
+        self.reach().await?;
         let mut bytes = 0;
         let mut path = self.shared.record.lock().path(Some(leaf));
         let kept = path.iter().position(|m| {
@@ -215,11 +260,13 @@ impl HistoryStore for MemoryStore {
         Ok(path)
     }
     async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
+        self.reach().await?;
         let path = self.shared.record.lock().path(Some(above));
         let rest = path.get(1..).unwrap_or_default();
         Ok((u32::try_from(rest.len()).unwrap_or(u32::MAX), rest.iter().map(|m| m.tokens).sum()))
     }
     async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().message(id).filter(|m| m.bot_id == *bot))
     }
     async fn children(
@@ -227,15 +274,18 @@ impl HistoryStore for MemoryStore {
         conversation: ConversationId,
         parent: Option<MessageId>,
     ) -> Result<Vec<MessageId>, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().children(conversation, parent))
     }
     async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
         Ok(self.shared.record.lock().newest_below(id))
     }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().conversations_of(bot))
     }
     async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().conversation(id))
     }
     async fn conversation_snapshot(
@@ -243,6 +293,7 @@ impl HistoryStore for MemoryStore {
         id: ConversationId,
         limit: u32,
     ) -> Result<Option<ConversationSnapshot>, StoreError> {
+        self.reach().await?;
         let record = self.shared.record.lock();
         let Some(conversation) = record.conversation(id) else { return Ok(None) };
         let page = record.page(id, Cursor::Newest { offset: 0 }, limit);
@@ -250,15 +301,18 @@ impl HistoryStore for MemoryStore {
         Ok(Some(ConversationSnapshot { conversation, messages, seq: record.head(&Topic::Conversation(id)) }))
     }
     async fn turn_snapshot(&self, id: TurnId) -> Result<Option<TurnSnapshot>, StoreError> {
+        self.reach().await?;
         let record = self.shared.record.lock();
         let Some(turn) = record.turns.get(&id).cloned() else { return Ok(None) };
         let reply = record.message(turn.reply_id);
         Ok(Some(TurnSnapshot { turn, reply, seq: record.head(&Topic::Turn(id)) }))
     }
     async fn turn_overrides(&self, id: TurnId) -> Result<Option<serde_json::Value>, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().overrides.get(&id).cloned())
     }
     async fn open_turns(&self, bot: Option<&BotId>) -> Result<Vec<(Turn, Message, Message)>, StoreError> {
+        self.reach().await?;
         Ok(self.shared.record.lock().open_turns(bot))
     }
     async fn sent_before(
@@ -270,13 +324,21 @@ impl HistoryStore for MemoryStore {
         Ok(self.shared.record.lock().sent_before(user, bot, key))
     }
     async fn probe(&self) -> Result<(), StoreError> {
-        self.unavailable_now()
+        self.reach().await?;
+        match self.shared.faults.lock().fail {
+            0 => Ok(()),
+            _ => Err(StoreError::Unavailable("injected fault".into())),
+        }
+    }
+    fn quarantined_rows(&self) -> u64 {
+        0
     }
 }
 
 #[async_trait]
 impl StateStore for MemoryStore {
     async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
+        self.reach().await?;
         let record = self.shared.record.lock();
         let mut bots: Vec<_> = record.bots.values().cloned().collect();
         bots.sort_by_key(|(bot, _)| bot.created_at);

@@ -113,9 +113,13 @@ pub(super) fn append_messages(
     messages: &[Message],
     last: &Message,
 ) -> rusqlite::Result<Applied> {
+    let Some(first) = messages.first() else { return Ok(Applied::NO) };
     let open = db
-        .prepare_cached("SELECT 1 FROM conversations WHERE id = ?1 AND retired_at IS NULL")?
-        .exists([last.conversation_id.0])?;
+        .prepare_cached(
+            "SELECT 1 FROM conversations WHERE id = ?1 AND retired_at IS NULL \
+                 AND (?2 IS NULL OR EXISTS (SELECT 1 FROM chat_messages WHERE id = ?2))",
+        )?
+        .exists(params![last.conversation_id.0, first.parent_id.map(|p| p.0)])?;
     if !open {
         return Ok(Applied::NO);
     }

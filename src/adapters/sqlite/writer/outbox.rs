@@ -46,7 +46,9 @@ impl Outbox {
         let limit = i64::try_from(RECENT).unwrap_or(i64::MAX);
         let mut order = connection
             .prepare("SELECT id FROM outbox_events ORDER BY position DESC LIMIT ?1")?
-            .query_map([limit], |row| row.get(0).map(EventId))?
+            // An id that can't be read is nobody's.
+            .query_map([limit], |row| Ok(row.get(0).ok().map(EventId)))?
+            .filter_map(Result::transpose)
             .collect::<rusqlite::Result<VecDeque<_>>>()?;
         order.make_contiguous().reverse();
         Ok(Self {

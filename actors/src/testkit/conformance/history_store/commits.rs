@@ -431,4 +431,7 @@ pub async fn a_turn_behind_a_message_that_is_not_there_is_not_stored<S: Subject>
     let (t, question, reply) = turn(&main, Some(MessageId::new()), "?");
     refuse(&subject, accept(&t, &question, &reply)).await;
     assert!(subject.store().turn_snapshot(t.id).await.unwrap().is_none());
+    let loose = message(&main, Some(MessageId::new()), Sender::User, "/help");
+    refuse(&subject, append(&loose)).await;
+    assert_eq!(subject.store().message(&main.bot_id, loose.id).await.unwrap(), None);
 }

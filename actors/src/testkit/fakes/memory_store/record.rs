@@ -163,6 +163,9 @@ impl Record {
                 if messages.iter().all(|m| self.messages.contains_key(&m.id)) {
                     return None;
                 }
+                if first.parent_id.is_some_and(|parent| !self.messages.contains_key(&parent)) {
+                    return None;
+                }
                 self.take_key(idempotency, None, &first, &last)?;
                 self.add(messages).then_some(0)
             }

@@ -1,0 +1,344 @@
+//! What the whole tree does while the database is away, and once it is back.
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Map, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    bot_supervisor::BotSupervisorMessage,
+    controller::{requests::*, *},
+    domain::{
+        bot::BotState,
+        event::{EventBody, Topic},
+        message::MessageState,
+        turn::TurnState,
+    },
+    ports::history_store::HistoryStore,
+    testkit::fakes::{
+        hand_model::{Answer, HAND_MODEL, HandModel},
+        memory_store::{MemoryStore, Outage},
+    },
+};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+struct House {
+    store: MemoryStore,
+    model: Arc<HandModel>,
+    tree: Controller,
+}
+
+impl House {
+    async fn new() -> Self {
+        let (store, model) = (MemoryStore::new(), Arc::new(HandModel::default()));
+        let server = ServerSpec {
+            name: "hand".into(),
+            url: "http://hand".into(),
+            slots: 8,
+            simulated: false,
+            model: model.clone(),
+        };
+        let settings = Settings { storage_timeout: LIMIT, seed: 7, ..Settings::default() };
+        let tree = Controller::builder(Arc::new(store.clone())).settings(settings).server(server);
+        Self { store, model, tree: tree.start().await.unwrap() }
+    }
+
+    async fn with_bot(id: &str) -> (Self, BotId) {
+        let house = Self::new().await;
+        let bot = house.launch(id).await.unwrap().id;
+        (house, bot)
+    }
+
+    async fn launch(&self, id: &str) -> Result<Bot, Problem> {
+        let config = Map::from_iter([("model".to_owned(), json!(HAND_MODEL))]);
+        let bot_id = Some(BotId::parse(id).unwrap());
+        self.tree.launch(LaunchBot { bot_id, config: Some(config), ..LaunchBot::default() }).await
+    }
+
+    async fn send(&self, bot: &BotId, text: &str) -> Result<AcceptedTurn, Problem> {
+        match self.tree.send(SendMessage::text(bot.clone(), text)).await? {
+            Sent::Turn(accepted) => Ok(accepted),
+            Sent::Command { .. } => unreachable!("no command"),
+        }
+    }
+
+    /// A turn that generates and has said something.
+    async fn speaking(&self, bot: &BotId, text: &str) -> (AcceptedTurn, Answer) {
+        let turn = self.send(bot, text).await.unwrap();
+        let answer = self.model.called().await;
+        assert!(answer.say("once ").await);
+        (turn, answer)
+    }
+
+    fn crash(&self, bot: &BotId) {
+        let (reply, _answer) = tokio::sync::oneshot::channel();
+        let (bot, reason) = (bot.clone(), "a defect".to_owned());
+        let kill = BotSupervisorMessage::Kill { bot, how: KillHow::Panic, reason, reply: reply.into() };
+        self.tree.inner.slots.bots.cast(kill).unwrap();
+    }
+
+    fn root_restarts_left(&self) -> u32 {
+        self.tree.inner.view.observe().intensity.left
+    }
+
+    /// Every stored turn has ended, each with one event that says so.
+    async fn all_ended_once(&self) {
+        until(async || self.store.open_turns(None).await.unwrap().is_empty()).await;
+        let ends: Vec<_> = self.store.events().iter().filter_map(|event| event.ends).collect();
+        let unique: std::collections::HashSet<_> = ends.iter().collect();
+        assert_eq!(unique.len(), ends.len(), "one end per turn");
+        let accepted = self.store.events().iter().filter(|e| &*e.name == "turn_accepted").count();
+        assert_eq!(ends.len(), accepted);
+    }
+
+    async fn reply_of(&self, turn: &AcceptedTurn) -> (Turn, Message) {
+        let found = self.store.turn_snapshot(turn.turn.id).await.unwrap().unwrap();
+        (found.turn, found.reply.unwrap())
+    }
+}
+
+/// Time is paused: waiting costs nothing.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !holds().await {
+        assert!(began.elapsed() < Duration::from_secs(60), "not within a minute");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_to_a_silent_database_is_answered_in_time_and_runs_once_when_it_is_back() {
+    let (house, bot) = House::with_bot("ada").await;
+    let before = house.send(&bot, "are you there").await.unwrap();
+    house.model.called().await.end().await;
+    before.ended().await.unwrap();
+    house.store.go_away(Outage::Silent);
+    let asked = Instant::now();
+    let problem = house.send(&bot, "hello").await.unwrap_err();
+    assert_eq!((problem.code, problem.retry_after_s), (Code::StorageUnavailable, Some(5)));
+    assert!(problem.detail.contains("not known"), "{}", problem.detail);
+    assert!(asked.elapsed() < LIMIT + Duration::from_millis(200), "{:?}", asked.elapsed());
+    // By now it is known that nothing gets through.
+    let asked = Instant::now();
+    let refused = house.send(&bot, "me too").await.unwrap_err();
+    assert_eq!(refused.code, Code::StorageUnavailable);
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    house.store.come_back();
+    // The acceptance became true although nobody waited for it any more, so the turn runs; the request that was begun
+    // beside it is the one that answers.
+    let answer = house.model.called().await;
+    assert!(answer.say("hello").await && answer.end().await);
+    house.all_ended_once().await;
+    assert!(house.model.is_quiet().await, "no second run");
+    let next = house.send(&bot, "again").await.unwrap();
+    assert_eq!(
+        next.message.parent_id,
+        house.store.events().iter().rev().find_map(|e| match e.body() {
+            Ok(EventBody::TurnCompleted(end)) => Some(end.turn.reply_id),
+            _ => None,
+        })
+    );
+    house.model.called().await.end().await;
+    house.all_ended_once().await;
+    assert!(house.store.events().iter().all(|e| !e.data.contains("me too")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_go_on_to_their_readers_through_an_outage_and_are_stored_once_after_it() {
+    for outage in [Outage::Refusing, Outage::Silent] {
+        let (house, bot) = House::with_bot("ada").await;
+        let (turn, answer) = house.speaking(&bot, "tell me").await;
+        let reader = house.tree.reader();
+        house.tree.subscribe(&reader, Topic::Turn(turn.turn.id), None).await.unwrap();
+        house.store.go_away(outage);
+        for _ in 0..40 {
+            sleep(Duration::from_secs(1)).await;
+            assert!(answer.say("and on ").await);
+        }
+        let history = house.tree.tree().children.into_iter().find(|n| n.name == "history").unwrap();
+        assert!(history.mailbox < 5, "{} facts wait: checkpoints pile up", history.mailbox);
+        let live = house.tree.inner.hubs.live(turn.turn.id).unwrap();
+        until(async || live.len() == "once ".len() + 40 * "and on ".len()).await;
+        answer.end().await;
+        sleep(Duration::from_secs(20)).await;
+        assert!(house.store.events().iter().all(|e| e.ends.is_none()));
+        house.store.come_back();
+        house.all_ended_once().await;
+        let (stored, reply) = house.reply_of(&turn).await;
+        assert_eq!((stored.state, reply.state), (TurnState::Completed, MessageState::Complete));
+        assert_eq!(&*reply.content, format!("once {}", "and on ".repeat(40)));
+        assert_eq!(house.root_restarts_left(), 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn crashes_in_an_outage_quarantine_nobody_and_every_end_is_stored_once_after_it() {
+    for outage in [Outage::Refusing, Outage::Silent] {
+        let (house, ada) = House::with_bot("ada").await;
+        let bob = house.launch("bob").await.unwrap().id;
+        let (first, _answer) = house.speaking(&ada, "one").await;
+        let waiting = house.send(&ada, "two").await.unwrap();
+        let (other, _other) = house.speaking(&bob, "three").await;
+        house.store.go_away(outage);
+        for _ in 0..3 {
+            sleep(Duration::from_secs(5)).await;
+            house.crash(&ada);
+        }
+        sleep(Duration::from_secs(30)).await;
+        assert_eq!(house.root_restarts_left(), 3, "an outage is not a crash");
+        let left = house.tree.status(&ada).unwrap();
+        assert_ne!(left.state, BotState::Quarantined);
+        assert_eq!((left.restart_count, left.stale), (3, true));
+        house.store.come_back();
+        // What waited goes on; what was cut off has ended.
+        house.model.called().await.end().await;
+        let (interrupted, reply) = house.reply_of(&first).await;
+        assert_eq!(interrupted.state, TurnState::Interrupted);
+        assert_eq!((&*reply.content, reply.state), ("once ", MessageState::Partial));
+        house.tree.stop_turn(other.turn.id).await.unwrap();
+        house.all_ended_once().await;
+        assert_eq!(house.reply_of(&waiting).await.0.state, TurnState::Completed);
+        until(async || !house.tree.status(&ada).unwrap().stale).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bot_that_is_quarantined_in_an_outage_has_its_turn_ended_after_it() {
+    let (house, ada) = House::with_bot("ada").await;
+    let (turn, _answer) = house.speaking(&ada, "one").await;
+    house.store.go_away(Outage::Refusing);
+    for _ in 0..6 {
+        until(async || house.tree.inner.roster.get(&ada).unwrap().actor.get().is_some()).await;
+        house.crash(&ada);
+        sleep(Duration::from_millis(100)).await;
+    }
+    until(async || house.tree.status(&ada).unwrap().state == BotState::Quarantined).await;
+    sleep(Duration::from_secs(30)).await;
+    house.store.come_back();
+    house.all_ended_once().await;
+    assert_eq!(house.reply_of(&turn).await.0.state, TurnState::Interrupted);
+    until(async || house.store.events().iter().any(|e| &*e.name == "bot_quarantined")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn actors_that_die_in_an_outage_are_back_at_once_and_cost_one_restart_each() {
+    for outage in [Outage::Refusing, Outage::Silent] {
+        let (house, ada) = House::with_bot("ada").await;
+        let (turn, _answer) = house.speaking(&ada, "one").await;
+        house.store.go_away(outage);
+        sleep(Duration::from_secs(1)).await;
+        for (killed, left) in [("history", 2), ("state", 1)] {
+            assert!(house.tree.kill_actor(killed));
+            sleep(Duration::from_secs(6)).await;
+            house.tree.ready().await.unwrap();
+            assert_eq!(house.root_restarts_left(), left, "{killed}");
+        }
+        assert_eq!(house.tree.bots(&ListBots::default()).unwrap().items.len(), 1);
+        house.store.come_back();
+        house.all_ended_once().await;
+        assert_eq!(house.reply_of(&turn).await.0.state, TurnState::Interrupted);
+        let next = house.send(&ada, "two").await.unwrap();
+        house.model.called().await.end().await;
+        assert!(next.ended().await.is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_from_memory_is_marked_and_what_is_not_there_is_refused() {
+    let (house, ada) = House::with_bot("ada").await;
+    assert!(!house.tree.bot(&ada).unwrap().status.stale);
+    house.store.go_away(Outage::Silent);
+    let asked = Instant::now();
+    let problem = house.tree.history(&ada, HistoryQuery::default()).await.unwrap_err();
+    assert_eq!(problem.code, Code::StorageUnavailable);
+    assert!(asked.elapsed() <= LIMIT, "{:?}", asked.elapsed());
+    assert!(house.tree.bot(&ada).unwrap().status.stale);
+    assert!(house.tree.bots(&ListBots::default()).unwrap().items.iter().all(|b| b.status.stale));
+    let asked = Instant::now();
+    assert_eq!(house.tree.probe_storage().await.unwrap_err().code, Code::StorageUnavailable);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    house.store.come_back();
+    until(async || !house.tree.bot(&ada).unwrap().status.stale).await;
+    house.tree.probe_storage().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_launch_that_the_database_kept_waiting_becomes_true_when_it_is_back() {
+    let house = House::new().await;
+    house.store.go_away(Outage::Silent);
+    let problem = house.launch("ada").await.unwrap_err();
+    assert_eq!(problem.code, Code::StorageUnavailable);
+    assert_eq!(house.launch("ada").await.unwrap_err().code, Code::BotExists, "its id is taken");
+    house.store.come_back();
+    let ada = BotId::parse("ada").unwrap();
+    until(async || house.tree.status(&ada).is_ok_and(|s| s.state.accepts_messages())).await;
+    house.send(&ada, "hello").await.unwrap();
+    house.model.called().await.end().await;
+    house.all_ended_once().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_answer_is_stopped_although_its_end_must_wait() {
+    let (house, ada) = House::with_bot("ada").await;
+    let (turn, answer) = house.speaking(&ada, "one").await;
+    house.store.go_away(Outage::Silent);
+    let tree = house.tree.clone();
+    let stopping = tokio::spawn(async move { tree.stop_turn(turn.turn.id).await });
+    let asked = Instant::now();
+    answer.closed().await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(stopping.await.unwrap().unwrap_err().code, Code::StorageUnavailable);
+    house.store.come_back();
+    house.all_ended_once().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_that_can_not_be_stored_has_a_bound_and_the_turn_beyond_it_fails() {
+    let (house, ada) = House::with_bot("ada").await;
+    let (turn, answer) = house.speaking(&ada, "a lot").await;
+    house.store.go_away(Outage::Refusing);
+    let piece = "x".repeat(1 << 20);
+    let mut said = 0;
+    while said < 70 && answer.say(&piece).await {
+        said += 1;
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!((64..68).contains(&said), "{said} MiB were taken");
+    answer.closed().await;
+    house.store.come_back();
+    house.all_ended_once().await;
+    let (stored, reply) = house.reply_of(&turn).await;
+    assert_eq!(stored.state, TurnState::Failed);
+    assert_eq!(stored.error.unwrap().code, Code::StorageUnavailable);
+    assert_eq!(reply.content.len(), "once ".len() + 64 * (1 << 20), "what readers saw is stored");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_service_ends_in_time_although_the_database_is_silent() {
+    let (house, ada) = House::with_bot("ada").await;
+    let (_turn, _answer) = house.speaking(&ada, "one").await;
+    house.store.go_away(Outage::Silent);
+    let asked = Instant::now();
+    house.tree.shutdown(Duration::from_secs(1)).await;
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_database_refuses_ends_failed_without_its_text() {
+    let (house, ada) = House::with_bot("ada").await;
+    let (turn, answer) = house.speaking(&ada, "one").await;
+    house.store.refuse(|fact| {
+        matches!(&fact.change, Change::FinishTurn { reply, .. } if reply.content.contains("forbidden"))
+    });
+    answer.say("forbidden").await;
+    answer.end().await;
+    house.all_ended_once().await;
+    let (stored, reply) = house.reply_of(&turn).await;
+    assert_eq!(stored.error.unwrap().code, Code::StorageRefused);
+    assert_eq!((&*reply.content, reply.state), ("", MessageState::Partial));
+    house.send(&ada, "two").await.unwrap();
+    house.model.called().await.end().await;
+    house.all_ended_once().await;
+}
