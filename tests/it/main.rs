@@ -17,6 +17,7 @@ mod http_requests;
 mod ollama_real;
 mod process;
 mod process_death;
+mod retention;
 mod shutdown;
 mod turns;
 mod upstream;

@@ -397,16 +397,6 @@ impl Controller {
         .await
     }
 
-    /// Refuses to purge a bot of whose conversations one is held.
-    async fn nothing_held(&self, id: &BotId) -> Result<(), Problem> {
-        match self.inner.store.has_held(id).await.map_err(|e| storage_problem(&e))? {
-            true => {
-                Err(super::chat::held(format!("A conversation of {id}, or of an earlier bot of this id,")))
-            }
-            false => Ok(()),
-        }
-    }
-
     async fn stop_and_delete(&self, entry: &BotEntry, id: BotId, purge: bool) -> Result<Bot, Problem> {
         if purge {
             self.nothing_held(&id).await?;
@@ -491,25 +481,4 @@ pub(super) fn check_context(config: &BotConfig, maximum: Option<u32>, field: &st
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_merge_patch_follows_the_examples_of_rfc_7396() {
-        let cases = [
-            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
-            (json!({"a": "b"}), json!({"a": null}), json!({})),
-            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
-            (json!({"a": "foo"}), json!("bar"), json!("bar")),
-            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
-        ];
-        for (mut target, patch, expected) in cases {
-            merge(&mut target, &patch);
-            assert_eq!(target, expected, "{patch}");
-        }
-    }
-}
+mod tests;

@@ -297,11 +297,15 @@ impl Record {
     /// Parents and leaves that are gone.
     fn mend(&mut self, bot: &BotId) {
         let ids: HashSet<_> = self.messages.keys().copied().collect();
+        self.mend_where(bot, |id| !ids.contains(&id));
+    }
+
+    fn mend_where(&mut self, bot: &BotId, gone: impl Fn(MessageId) -> bool) {
         for message in self.messages.values_mut().filter(|m| m.bot_id == *bot) {
-            message.parent_id = message.parent_id.filter(|p| ids.contains(p));
+            message.parent_id = message.parent_id.filter(|p| !gone(*p));
         }
         for conversation in self.conversations.values_mut().filter(|c| c.bot_id == *bot) {
-            if conversation.leaf_message_id.is_some_and(|leaf| !ids.contains(&leaf)) {
+            if conversation.leaf_message_id.is_some_and(&gone) {
                 let mut own = self.messages.values().filter(|m| m.conversation_id == conversation.id);
                 conversation.leaf_message_id = own.next_back().map(|m| m.id);
             }

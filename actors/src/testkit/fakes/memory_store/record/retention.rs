@@ -86,7 +86,7 @@ impl Record {
             self.count(home);
         }
         let bots: BTreeSet<_> = old.into_iter().map(|(_, _, _, bot, _)| bot).collect();
-        bots.iter().for_each(|bot| self.mend(bot));
+        bots.iter().for_each(|bot| self.mend_where(bot, |id| cut.contains(&id)));
         Pruned { bots: bots.into_iter().collect(), ..gone(all, limit) }
     }
 
