@@ -21,6 +21,7 @@ mod ollama_real;
 mod outage;
 mod process;
 mod process_death;
+mod retention;
 mod search;
 mod shutdown;
 mod turns;

@@ -398,16 +398,6 @@ impl Controller {
         .await
     }
 
-    /// Refuses to purge a bot of whose conversations one is held.
-    async fn nothing_held(&self, id: &BotId) -> Result<(), Problem> {
-        match self.inner.store.has_held(id).await.map_err(|e| storage_problem(&e))? {
-            true => {
-                Err(super::chat::held(format!("A conversation of {id}, or of an earlier bot of this id,")))
-            }
-            false => Ok(()),
-        }
-    }
-
     async fn stop_and_delete(&self, entry: &BotEntry, id: BotId, purge: bool) -> Result<Bot, Problem> {
         if purge {
             self.nothing_held(&id).await?;

@@ -34,7 +34,7 @@ fn busy() -> Problem {
     )
 }
 
-pub(super) fn held(what: impl std::fmt::Display) -> Problem {
+fn held(what: impl std::fmt::Display) -> Problem {
     Problem::new(
         Code::LegalHold,
         format!("{what} is under legal hold: nothing of it can be deleted until the hold is lifted."),
@@ -281,6 +281,14 @@ impl Controller {
             Ok(conversation)
         })
         .await
+    }
+
+    /// Refuses to purge a bot of whose conversations one is held.
+    pub(super) async fn nothing_held(&self, id: &BotId) -> Result<(), Problem> {
+        match self.inner.store.has_held(id).await.map_err(|e| storage_problem(&e))? {
+            true => Err(held(format!("A conversation of {id}, or of an earlier bot of this id,"))),
+            false => Ok(()),
+        }
     }
 
     /// Refuses where a conversation was put under hold just now.

@@ -39,6 +39,7 @@ pub(super) fn prune(db: &Connection, what: Prune, limit: u32) -> rusqlite::Resul
         // Found by a reader, then deleted by their positions.
         Prune::SurplusEvents { .. } => Ok(Pruned::default()),
         Prune::IdempotencyKeys { before } => {
+            // The table comes with migration 3.
             let known = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'idempotency_keys'";
             if !db.prepare_cached(known)?.exists([])? {
                 return Ok(Pruned::default());

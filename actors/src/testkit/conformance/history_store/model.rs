@@ -17,7 +17,9 @@ use crate::{
     },
     ports::{
         history_store::{Change, Committed, Cursor, Fact, HistoryStore},
+        retention::{Prune, RetentionStore},
         state_store::StateStore,
+        storage::Storage,
     },
     testkit::fakes::memory_store::MemoryStore,
 };
@@ -156,6 +158,11 @@ impl World {
                 let (done, answer) = ended(&t, &reply, "answered");
                 finish(&done, &answer)
             }
+            98 => {
+                let (home, held) = (self.home(), self.random.random_bool(0.4));
+                let change = Change::HoldConversation { conversation_id: home.id, bot_id: home.bot_id, held };
+                Fact::new(change, vec![])
+            }
             _ => {
                 let home = self.home();
                 let conversation_id = self.random.random_bool(0.7).then_some(home.id);
@@ -204,12 +211,21 @@ pub async fn a_random_life_matches_the_model<S: Subject>() {
             if world.random.random_bool(0.05) {
                 subject = subject.reopen().await;
             }
+            if world.random.random_bool(0.1)
+                && let Some(young) = world.pick(|w| &w.messages)
+            {
+                let (what, limit) =
+                    (Prune::Chat { before: young.created_at }, world.random.random_range(1..9));
+                let expected = model.prune(what, limit).await.unwrap();
+                let actual = subject.store().prune(what, limit).await.unwrap();
+                assert_eq!((actual.rows, actual.bots), (expected.rows, expected.bots), "seed {seed}");
+            }
         }
         compare(&world, subject.store(), &model, seed).await;
     }
 }
 
-async fn compare<S: HistoryStore + StateStore>(world: &World, store: &S, model: &MemoryStore, seed: u64) {
+async fn compare<S: Storage>(world: &World, store: &S, model: &MemoryStore, seed: u64) {
     assert_eq!(store.roster().await, model.roster().await, "seed {seed}");
     assert_eq!(store.open_turns(None).await, model.open_turns(None).await, "seed {seed}");
     for bot in &world.bots {
@@ -268,6 +284,16 @@ async fn compare<S: HistoryStore + StateStore>(world: &World, store: &S, model: 
             Topic::Turn(id) => model.turn_snapshot(*id).await.unwrap().is_none(),
             _ => false,
         };
+        assert!(gone || store.head(&topic).await.unwrap() == head, "seed {seed}, {topic}");
+    }
+    let surplus = Prune::SurplusEvents { keep: 7 };
+    for pruned in [store.prune(surplus, u32::MAX).await, model.prune(surplus, u32::MAX).await] {
+        assert!(pruned.unwrap().rows > 0, "seed {seed}");
+    }
+    let left = store.events_after(0, u32::MAX).await.unwrap();
+    assert_eq!(plain(left), plain(model.events()), "seed {seed}");
+    for (topic, head) in check_numbers(&events) {
+        let gone = matches!(topic, Topic::Turn(_));
         assert!(gone || store.head(&topic).await.unwrap() == head, "seed {seed}, {topic}");
     }
 }

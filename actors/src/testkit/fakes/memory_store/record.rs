@@ -341,15 +341,19 @@ impl Record {
     /// Parents and leaves that are gone; the conversations where there were any.
     fn mend(&mut self, bot: &BotId) -> BTreeSet<ConversationId> {
         let ids: HashSet<_> = self.messages.keys().copied().collect();
+        self.mend_where(bot, |id| !ids.contains(&id))
+    }
+
+    fn mend_where(&mut self, bot: &BotId, gone: impl Fn(MessageId) -> bool) -> BTreeSet<ConversationId> {
         let mut mended = BTreeSet::new();
         for message in self.messages.values_mut().filter(|m| m.bot_id == *bot) {
-            if message.parent_id.is_some_and(|parent| !ids.contains(&parent)) {
+            if message.parent_id.is_some_and(&gone) {
                 message.parent_id = None;
                 mended.insert(message.conversation_id);
             }
         }
         for conversation in self.conversations.values_mut().filter(|c| c.bot_id == *bot) {
-            if conversation.leaf_message_id.is_some_and(|leaf| !ids.contains(&leaf)) {
+            if conversation.leaf_message_id.is_some_and(&gone) {
                 let mut own = self.messages.values().filter(|m| m.conversation_id == conversation.id);
                 conversation.leaf_message_id = own.next_back().map(|m| m.id);
                 mended.insert(conversation.id);

@@ -87,7 +87,7 @@ impl Record {
         }
         let bots: BTreeSet<_> = old.into_iter().map(|(_, _, _, bot, _)| bot).collect();
         for bot in &bots {
-            self.mend(bot);
+            self.mend_where(bot, |id| cut.contains(&id));
         }
         Pruned { bots: bots.into_iter().collect(), ..gone(all, limit) }
     }
