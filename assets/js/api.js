@@ -87,6 +87,10 @@ export async function storage() {
 
 /** Stores a message and returns `{turn, message}` at once; the answer comes over the socket. */
 export const send = (body, key) => post('/api/chat/send', body, { query: { wait: 'false' }, headers: { 'idempotency-key': key } });
+/** One message with the ids of its siblings and the newest message of its branch. */
+export const message = (bot, msg) => get(`/api/chat/${id(bot)}/${id(msg)}`);
+/** One more answer to the same message: `{turn, message}`; the answer comes over the socket. */
+export const regenerate = (turn, key) => post(`/api/turn/${id(turn)}/regenerate`, undefined, { headers: { 'idempotency-key': key } });
 export const getTurn = (turn) => get(`/api/turn/${id(turn)}`);
 export const stopTurn = (turn) => post(`/api/turn/${id(turn)}/stop`);
 

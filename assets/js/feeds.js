@@ -1,7 +1,7 @@
 // Live data: topics of the socket into the store, with reading over HTTP every 3 s while there is no socket.
 
 import * as api from './api.js';
-import { offsets } from './model/chat.js';
+import { leafShown, offsets } from './model/chat.js';
 import { Socket } from './socket.js';
 import { store } from './store.js';
 
@@ -171,6 +171,10 @@ export function followConversation(botId, id) {
         store.dispatch({ type: 'chat_gap_handled', id });
         socket.resync(topic);
       }
+      if (event.event === 'conversation_changed') store.dispatch({ type: 'conversation', conversation: event.data.conversation });
+      // Another branch is shown, or messages are gone that this conversation goes on from: what it shows is read anew.
+      const turned = event.event === 'conversation_changed' && event.data.conversation.leaf_message_id !== leafShown(chat());
+      if (turned || event.event === 'history_cleared') socket.resync(topic);
       if (event.event === 'message_received') api.conversations(botId).then((items) => store.dispatch({ type: 'conversations', botId, items }), () => {});
     },
     refused: () => { read().catch(() => { /* shown as loading; polling tries again */ }); },

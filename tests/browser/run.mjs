@@ -265,6 +265,56 @@ await check('conversations: a new one, renamed, deleted with a guard', async () 
   assert.ok(!left.some((c) => c.id === conversation));
 });
 
+await check('versions: regenerate, edit, and the arrows between them; a fork goes its own way', async () => {
+  await visit(page, `/chat/${id}`);
+  await page.keyboard.press('Control+Shift+O');
+  const conversation = await until('the new conversation', () => new URL(page.url()).searchParams.get('c'));
+  const texts = () => messages.locator('.bub').allInnerTexts();
+  const last = (name) => lastReply().getByRole('button', { name });
+  const said = messages.locator('article.me-m').last();
+  await until('the conversation is empty', async () => (await messages.locator('article').count()) === 0);
+  await say('Hello there');
+  await answered();
+  await last('Regenerate').click();
+  await lastReply().getByText('2 of 2').waitFor();
+  await until('the second answer', async () => (await lastReply().locator('.m-t').count()) > 0 && !(await lastReply().locator('.live-l').count()));
+  assert.equal(await messages.locator('article.bot-m').count(), 1);
+  assert.equal(await last('Later version').getAttribute('aria-disabled'), 'true');
+  await last('Earlier version').focus();
+  await page.keyboard.press('Enter');
+  await lastReply().getByText('1 of 2').waitFor();
+  await until('the focus stays on the arrow', () => page.evaluate(() => document.activeElement?.dataset.action === 'chat.older'));
+  const path = async () => (await api('GET', `/api/chat/${id}?conversation_id=${conversation}`)).body.items;
+  assert.equal((await path()).at(-1).siblings.index, 1, 'the choice is stored');
+
+  await said.focus();
+  await page.keyboard.press('e');
+  await page.getByText('Editing your message.').waitFor();
+  assert.equal(await page.locator('#msg').inputValue(), 'Hello there');
+  await page.keyboard.press('Escape');
+  await page.getByText('Editing your message.').waitFor({ state: 'hidden' });
+  assert.equal(await page.locator('#msg').inputValue(), '');
+  await page.locator('#msg').press('ArrowUp');
+  await page.getByText('Editing your message.').waitFor();
+  await say('Hello, better');
+  await said.getByText('2 of 2').waitFor();
+  await until('the answer to the edit', async () => (await lastReply().locator('.m-t').count()) > 0);
+  assert.deepEqual(await texts(), ['Hello, better']);
+  await said.getByRole('button', { name: 'Earlier version' }).click();
+  await until('the first version', async () => (await texts()).join() === 'Hello there');
+  await lastReply().getByText('2 of 2').waitFor(); // where that branch was last continued
+
+  await lastReply().getByRole('button', { name: 'Fork from here' }).click();
+  await until('the fork', () => new URL(page.url()).searchParams.get('c') !== conversation);
+  await messages.locator('.bub', { hasText: 'Hello there' }).waitFor();
+  assert.equal(await last('Regenerate').count(), 0, 'that answer is of the other conversation');
+  await say('in the fork');
+  await answered();
+  assert.deepEqual(await texts(), ['Hello there', 'in the fork']);
+  assert.equal((await path()).length, 2, 'the origin stays as it is');
+  await page.locator('.cv.on', { hasText: 'Fork of' }).waitFor();
+});
+
 await check('a bot killed in mid-answer: interrupted, partial kept, restart in tree and history', async () => {
   await api('PATCH', `/api/bot/${id}`, { config: { model: slow } });
   await visit(page, `/chat/${id}`);

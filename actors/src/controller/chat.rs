@@ -273,8 +273,10 @@ impl Controller {
         let (me, bot) = (self.clone(), bot.clone());
         self.carry_out(async move {
             let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![]);
-            if !me.inner.history.append(fact).await?.applied {
-                // The bot or that message was deleted meanwhile.
+            let made = me.inner.history.append(fact).await?.applied
+                // A repetition, after a crash of the actor, does not apply either.
+                || me.conversation_of(&bot, Some(conversation.id)).await.is_ok();
+            if !made {
                 me.entry(&bot)?;
                 return Err(Problem::new(Code::MessageNotFound, "The message was deleted in this moment."));
             }
@@ -360,17 +362,21 @@ impl Controller {
             let changed = EventBody::ConversationChanged { conversation: conversation.clone() };
             let change = Change::UpdateConversation(conversation.clone());
             let fact = Fact::new(change, vec![NewEvent::new(topics, &changed)]);
-            if self.inner.history.append(fact).await?.applied {
+            let applied = self.inner.history.append(fact).await?.applied;
+            let now = self.conversation_of(bot, Some(id)).await?;
+            // A repetition, after a crash of the actor, does not apply: what it asked for is there.
+            let there = (&now.title, now.archived) == (&conversation.title, conversation.archived)
+                && leaf.is_none_or(|leaf| now.leaf_message_id == Some(leaf));
+            if applied || there {
                 if leaf.is_some() {
                     let _ = entry.actor.cast(BotMessage::Forget { conversation: id });
                 }
-                return self.conversation_of(bot, Some(id)).await;
+                return Ok(now);
             }
             if let Some(leaf) = leaf {
                 self.message(bot, leaf).await?;
                 break;
             }
-            let now = self.conversation_of(bot, Some(id)).await?;
             conversation = Conversation { title: conversation.title, archived: conversation.archived, ..now };
         }
         Err(busy())

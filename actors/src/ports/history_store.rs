@@ -81,8 +81,8 @@ pub enum Change {
         held: bool,
     },
     /// A turn with the user's message and the empty pending reply. Moves the leaf of the conversation
-    /// to the reply, its `last_at` and count. A message that is stored already (the answer is made
-    /// anew) stays as it is.
+    /// to the reply, its `last_at` and count. A message of another turn is answered once more: it must be
+    /// stored, and stays as it is.
     AcceptTurn {
         /// The turn, `accepted`, `queued` or `generating`.
         turn: Turn,

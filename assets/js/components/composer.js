@@ -17,10 +17,11 @@ export class Composer {
   #slash = { open: false, active: 0, hits: [] };
   #conversation = null;
   #facts = {};
+  #edit = null; // {parent, before}: what is written will stand beside an earlier message; the draft before that
 
   constructor(host, { send }) {
     this.send = send;
-    host.append(html`<div class="comp-w"><div class="slash-w"></div><div class="lost-w"></div><form class="comp"><label for="msg" class="vh">Message</label><textarea id="msg" rows="2"></textarea><div class="comp-f"></div></form><p class="comp-n">Enter sends, Shift Enter makes a new line</p></div>`);
+    host.append(html`<div class="comp-w"><div class="slash-w"></div><div class="lost-w"></div><div class="edit-w"></div><form class="comp"><label for="msg" class="vh">Message</label><textarea id="msg" rows="2"></textarea><div class="comp-f"></div></form><p class="comp-n">Enter sends, Shift Enter makes a new line</p></div>`);
     this.el = element(host.lastElementChild);
     this.field = this.el.querySelector('textarea');
     this.field.addEventListener('input', () => this.#typed());
@@ -39,6 +40,7 @@ export class Composer {
   open(conversationId) {
     if (this.#conversation === conversationId) return;
     this.#conversation = conversationId;
+    this.#edit = null;
     this.field.value = recall(`draft.${conversationId}`, '');
     this.#slash.open = false;
     this.#fit();
@@ -52,6 +54,7 @@ export class Composer {
     const c = facts.context;
     const percent = c?.num_ctx ? (c.used / c.num_ctx) * 100 : 0;
     this.field.placeholder = !facts.can ? facts.why : facts.offline ? 'Write a message. It is stored now and answered later' : facts.running ? 'Write the next message, it is queued behind this answer' : 'Write a message, / for commands';
+    patch(this.el.querySelector('.edit-w'), this.#edit ? html`<div class="end edit">${icon('edit')}<span><b>Editing your message.</b> The earlier version and its answers stay beside it.</span><span class="right row"><button type="button" class="btn sm" data-action="chat.editEnd">${icon('x')}<span>Cancel</span>${kbd('Escape')}</button></span></div>` : '');
     patch(this.el.querySelector('.lost-w'), lost ? html`<div class="end t-bad lost" role="alert">${icon('s-crashed', 't-bad')}<span><b>${lost.unsure ? 'Perhaps not sent.' : 'Not sent.'}</b> ${lost.reason}</span><span class="right row"><button type="button" class="btn sm" data-action="chat.resend">${icon('restart')}<span>Retry</span></button></span></div>` : '');
     patch(this.el.querySelector('.comp-f'), html`<span class="comp-m mono t3 ell no-phone">${icon('models')}<span>${facts.model ?? ''}</span></span><span class="grow"></span>
       ${c?.num_ctx ? html`<button type="button" class="ctxm" data-action="chat.side" aria-label="${`Context ${short(c.used)} of ${short(c.num_ctx)} tokens${c.trimmed_messages ? `, ${c.trimmed_messages} messages trimmed` : ''}. About this turn`}"><span class="num">${short(c.used)} / ${short(c.num_ctx)}</span><span aria-hidden="true">${meter(percent, { tone: percent >= 80 || c.trimmed_messages ? 'warn' : 'ink', label: 'Context used', cls: 'thin' })}</span></button>` : ''}
@@ -59,23 +62,42 @@ export class Composer {
       <button type="submit" class="btn primary" aria-disabled="${facts.can ? null : 'true'}" title="${facts.can ? null : facts.why}">${icon('up1')}<span>${facts.offline ? 'Store and queue' : facts.running ? 'Queue' : 'Send'}</span>${kbd('Enter')}</button>`);
   }
 
+  /** Puts an earlier message into the field, to be sent beside it. */
+  edit(message) {
+    this.#edit = { parent: message.parent_id, before: this.#edit?.before ?? this.field.value };
+    this.#write(message.content);
+    this.field.focus();
+    this.field.setSelectionRange(this.field.value.length, this.field.value.length);
+  }
+
+  /** Leaves the message as it is; what was written before comes back. */
+  editEnd() {
+    const before = this.#edit?.before ?? '';
+    this.#edit = null;
+    this.#write(before);
+    this.field.focus();
+  }
+
   /** Sends what stands in the field, or the lost message again under its old key. */
   async submit() {
     const text = this.field.value.trim();
     if (!text || !this.#facts.can) return;
     const lost = this.#lost();
-    const again = lost?.text === text ? lost : null;
+    const again = !this.#edit && lost?.text === text ? lost : null;
     const key = again?.key ?? crypto.randomUUID();
     const conversation = this.#conversation;
-    this.#write('');
+    const more = again?.more ?? (this.#edit ? { parent_id: this.#edit.parent } : {});
+    const rest = this.#edit?.before ?? '';
+    this.#edit = null;
+    this.#write(rest);
     forget(`lost.${conversation}`);
     try {
-      await this.send(conversation, text, key);
+      await this.send(conversation, text, key, more);
     } catch (error) {
       // Until it is known better, an attempt whose end nobody saw may have got through.
-      remember(`lost.${conversation}`, { key, text, unsure: again?.unsure || mayBeStored(error), reason: error.message });
+      remember(`lost.${conversation}`, { key, text, more, unsure: again?.unsure || mayBeStored(error), reason: error.message });
       remember(`draft.${conversation}`, text);
-      if (this.#conversation === conversation && !this.field.value) this.#write(text);
+      if (this.#conversation === conversation && this.field.value === rest) this.#write(text);
     }
   }
 
@@ -121,6 +143,10 @@ export class Composer {
       this.#drawSlash();
     } else if (e.key === 'Enter' && !e.shiftKey) {
       this.submit();
+    } else if (e.key === 'Escape' && this.#edit) {
+      run('chat.editEnd');
+    } else if (e.key === 'ArrowUp' && !this.field.value) {
+      run('chat.edit', '');
     } else if (e.key === 'Escape' && this.#facts.running) {
       run('chat.stop', this.#facts.running.id);
     } else return;

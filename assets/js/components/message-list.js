@@ -3,7 +3,7 @@
 
 import { calmEta, int } from '../format.js';
 import { html, list, patch } from '../html.js';
-import { isOver } from '../model/chat.js';
+import { isOver, isOwn } from '../model/chat.js';
 import { cutLine, messageView } from './message.js';
 import { StreamView, finished } from './prose.js';
 import { icon } from './icon.js';
@@ -68,7 +68,7 @@ export class MessageList {
     list(this.list, items, {
       key: (i) => i.key,
       version: (i) => this.#version(i, ctx, last),
-      render: (i) => (i.key === 'cut' ? cutLine(i.cut) : i.key === 'gap' ? html`<div class="cut"><span>Reloaded after a gap</span></div>` : messageView(i.key, i.message, i.turn, { ...ctx, last, shownEta: this.#eta(i.turn) })),
+      render: (i) => (i.key === 'cut' ? cutLine(i.cut) : i.key === 'gap' ? html`<div class="cut"><span>Reloaded after a gap</span></div>` : messageView(i.key, i.message, i.turn, { ...ctx, last, own: isOwn(chat, i.message), shownEta: this.#eta(i.turn) })),
     });
     this.#fill(chat, ctx);
     this.#top = chat.order[0] ?? null;
@@ -124,7 +124,7 @@ export class MessageList {
     const over = !turn || isOver(turn) || turn.state === 'ended';
     const clock = over ? '' : Math.floor(ctx.now / 500);
     return JSON.stringify([message.state, message.id, message.created_at, message.content?.length, Boolean(message.html), turn?.state, turn?.stopping, turn?.queue, turn?.full?.timings, turn?.full?.error?.detail, turn?.thoughtMs,
-      over ? 0 : Boolean(turn.content.text), over ? 0 : turn.thinking.text.length, clock, !over && ctx.lost, !over && ctx.offline, ctx.name, key === last, Math.floor(new Date(message.created_at ?? 0) / 1)]);
+      over ? 0 : Boolean(turn.content.text), over ? 0 : turn.thinking.text.length, clock, !over && ctx.lost, !over && ctx.offline, ctx.name, key === last, ctx.busy, message.siblings, Math.floor(new Date(message.created_at ?? 0) / 1)]);
   }
 
   /** Puts the text into the places that the templates left for it. */

@@ -8,15 +8,18 @@ import { actionButton, chip } from './controls.js';
 import { icon } from './icon.js';
 
 const time = (at) => (at ? html`<time class="num t3" datetime="${at}" title="${at}">${when(at)}</time>` : '');
-const copy = (key) => actionButton('chat.copy', { arg: key, only: true, sm: true, kind: 'ghost' });
 const simulated = (model) => /^(simulated$|sim:)/.test(model ?? '');
 const kept = (text) => {
   const n = characters(text);
   return n ? `The ${count(n, 'character')} above ${n === 1 ? 'is' : 'are'} kept.` : 'Nothing was written yet.';
 };
 
-const user = (key, m, sending) => html`<article class="m me-m ${sending ? 'sending' : ''}" data-key="${key}" tabindex="-1" aria-label="${`You, ${m.created_at ? when(m.created_at) : 'sending'}`}"><div class="bub">${m.content}</div>
-  <div class="m-f">${m.siblings?.count > 1 ? html`<span class="num">version ${int(m.siblings.index)} of ${int(m.siblings.count)}</span>` : ''}${sending ? html`<span class="t3">Sending</span>` : time(m.created_at)}${sending ? '' : copy(key)}</div></article>`;
+/** The versions of a message, with arrows to the ones beside it; nothing where it is the only one. */
+const versions = (key, m, own) => (own && m.siblings?.count > 1 ? html`<span class="vers" role="group" aria-label="Versions">${actionButton('chat.older', { arg: key, only: true, sm: true, kind: 'ghost' })}<span class="num">${int(m.siblings.index)} of ${int(m.siblings.count)}</span>${actionButton('chat.newer', { arg: key, only: true, sm: true, kind: 'ghost' })}</span>` : '');
+const tool = (id, key) => actionButton(id, { arg: key, only: true, sm: true, kind: 'ghost' });
+
+const user = (key, m, sending, own) => html`<article class="m me-m ${sending ? 'sending' : ''}" data-key="${key}" tabindex="-1" aria-label="${`You, ${m.created_at ? when(m.created_at) : 'sending'}`}"><div class="bub">${m.content}</div>
+  <div class="m-f">${sending ? html`<span class="t3">Sending</span>` : html`${versions(key, m, own)}${time(m.created_at)}${m.turn_id ? tool('chat.edit', key) : ''}${tool('chat.fork', key)}${tool('chat.copy', key)}`}</div></article>`;
 
 const system = (key, m) => html`<article class="m sys-m" data-key="${key}" tabindex="-1" aria-label="${`Answer of the command, ${when(m.created_at)}`}">${icon('term')}<div class="prose" data-own data-html="${key}"></div>${time(m.created_at)}</article>`;
 
@@ -36,7 +39,7 @@ const sentence = (s) => s[0].toUpperCase() + s.slice(1);
 
 /** How a turn ended, when it did not end well: what happened, what was kept, what to do. */
 function ending(turn, text, key, canRetry) {
-  const again = canRetry && action('chat.retry') ? actionButton('chat.retry', { sm: true }) : '';
+  const again = canRetry && action('chat.regenerate') ? actionButton('chat.regenerate', { arg: key, sm: true }) : '';
   const line = (tone, ic, what, then, more = '') => html`<div class="end t-${tone}">${icon(ic, tone === 'mute' ? '' : `t-${tone}`)}<span><b>${what}</b> ${then}</span><span class="right row">${more}${again}</span></div>`;
   const error = turn.full?.error;
   switch (turn.state) {
@@ -59,11 +62,11 @@ function thinking(key, m, turn) {
   return html`<details class="think"><summary>${icon('think')}<span>${words}</span>${icon('right', 'turn')}</summary><p class="think-t">${text}</p></details>`;
 }
 
-function footer(key, m, turn) {
+function footer(key, m, turn, ctx) {
   const usage = turn?.full?.usage?.completion_tokens ?? m.tokens;
   const total = turn?.full?.timings?.total_ms;
   const facts = [usage ? count(usage, 'token') : '', total ? duration(total) : ''].filter(Boolean).join(', ');
-  return html`<div class="m-t">${copy(key)}<span class="grow"></span><span class="num t3">${facts}</span></div>`;
+  return html`<div class="m-t">${tool('chat.copy', key)}${ctx.last === key && ctx.own ? tool('chat.regenerate', key) : ''}${m.id ? tool('chat.fork', key) : ''}${versions(key, m, ctx.own)}<span class="grow"></span><span class="num t3">${facts}</span></div>`;
 }
 
 function liveLine(turn, now) {
@@ -82,15 +85,15 @@ function bot(key, m, turn, ctx) {
     <header class="m-h"><b>${ctx.name}</b><span class="mono t3">${model}</span>${simulated(model) ? chip('simulated', 'warn') : ''}${time(m.created_at)}</header>
     ${thinking(key, m, turn)}
     ${over || generating ? html`<div class="prose" data-own data-html="${key}" data-key="${`${key}:${generating ? 'live' : 'done'}`}"></div>` : ''}
-    ${over && turn && turn.state !== 'completed' ? ending(turn, text, key, ctx.last === key) : ''}
+    ${over && turn && turn.state !== 'completed' ? ending(turn, text, key, ctx.last === key && ctx.own) : ''}
     ${lost ? html`<div class="end t-warn">${icon('wifioff', 't-warn')}<span><b>Paused here.</b> The bot is still writing. The rest appears at this spot, with no gap.</span></div>` : ''}
-    ${generating ? liveLine(turn, ctx.now) : over ? footer(key, m, turn) : turn && (turn.state === 'queued' || turn.state === 'accepted') ? waiting(turn, ctx) : html`<div class="live-l t3">Waits</div>`}
+    ${generating ? liveLine(turn, ctx.now) : over ? footer(key, m, turn, ctx) : turn && (turn.state === 'queued' || turn.state === 'accepted') ? waiting(turn, ctx) : html`<div class="live-l t3">Waits</div>`}
   </article>`;
 }
 
-/** `ctx`: {name, model, now, last, lost, offline, shownEta}. */
+/** `ctx`: {name, model, now, last, own, lost, offline, shownEta}; `own` is false for what a fork shows of its origin. */
 export function messageView(key, m, turn, ctx) {
-  if (m.sender === 'user') return user(key, m, m.sending);
+  if (m.sender === 'user') return user(key, m, m.sending, ctx.own);
   if (m.sender === 'bot') return bot(key, m, turn, ctx);
   return system(key, m);
 }

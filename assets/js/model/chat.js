@@ -115,7 +115,7 @@ function ended(chat, event) {
 
 /**
  * A new message continues the path at its parent. When the parent is not the last message shown, the path has turned
- * (the question is asked again, or edited): what stood behind the parent belongs to another path and leaves the view.
+ * (the question is asked again, edited, or answered once more): what stood behind the parent belongs to another path and leaves the view.
  */
 function turnPath(chat, message) {
   if (keyOf(message) in chat.messages || !chat.order.length) return chat;
@@ -125,6 +125,8 @@ function turnPath(chat, message) {
   };
   if (message.parent_id === null) return message.siblings?.count > 1 ? { ...cut([]), hasMore: false } : chat;
   const at = chat.order.findIndex((k) => chat.messages[k].id === message.parent_id || (k.startsWith('turn:') && chat.turns[k.slice(5)]?.messageId === message.parent_id));
+  // Below a message that is not loaded: what is shown has to be read anew.
+  if (at < 0 && chat.hasMore) return { ...chat, gap: true };
   if (at < 0 || at === chat.order.length - 1) return chat;
   return cut(chat.order.slice(0, at + 1));
 }
@@ -200,6 +202,15 @@ export function runningTurn(chat) {
   const open = (chat?.order ?? []).filter((k) => k.startsWith('turn:')).map((k) => chat.turns[k.slice(5)]).filter((t) => t && !isOver(t) && t.state !== 'ended');
   return open.find((t) => t.state === 'generating') ?? open[0] ?? null;
 }
+
+/** The id of the last message shown, null where there is none. */
+export function leafShown(chat) {
+  const key = chat?.order.at(-1);
+  return key ? chat.messages[key].id ?? chat.turns[key.slice(5)]?.messageId ?? null : null;
+}
+
+/** Whether a message was said in this conversation; a fork also shows what was said before it, elsewhere. */
+export const isOwn = (chat, message) => message.conversation_id === chat.id;
 
 /** Whether a message may be stored although sending it failed: nobody answered, or the service had a fault. */
 export const mayBeStored = (error) => !(error.status >= 400 && error.status < 500);

@@ -17,7 +17,7 @@ import { toast } from '../components/toast.js';
 import { followConversation } from '../feeds.js';
 import { int } from '../format.js';
 import { html, patch } from '../html.js';
-import { isOver, runningTurn } from '../model/chat.js';
+import { isOver, isOwn, keyOf, runningTurn } from '../model/chat.js';
 import { recall, remember } from '../prefs.js';
 import { go, here } from '../router.js';
 import { store, watch } from '../store.js';
@@ -36,6 +36,7 @@ export function mount(root) {
   const follows = new Map(); // conversation id → stop
   const listed = new Set();
   let spoken = 0;
+  let focusOn = null; // {key, action}: a button to focus once the message is shown
   let stop = null;
 
   root.append(html`<div class="tabs"></div><div class="chat"><nav class="cvs" aria-label="Conversations"></nav>
@@ -88,13 +89,13 @@ export function mount(root) {
     }
   }
 
-  async function send(id, content, key) {
+  async function send(id, content, key, more = {}) {
     const t = tab();
     const known = store.state.chats[id];
     store.dispatch({ type: 'chat_sending', id, draft: { key, content } });
     messages.follow();
     try {
-      const answer = await api.send({ bot_id: known?.botId ?? t.bot, conversation_id: id, content }, key);
+      const answer = await api.send({ bot_id: known?.botId ?? t.bot, conversation_id: id, content, ...more }, key);
       store.dispatch({ type: 'chat_acknowledged', id, key, answer });
     } catch (error) {
       store.dispatch({ type: 'chat_send_failed', id, key });
@@ -145,7 +146,12 @@ export function mount(root) {
     if (c?.unread && !document.hidden) store.dispatch({ type: 'chat_read', id: c.id, keepNotice: true });
     const turn = shownTurn(c);
     const offline = servers.length > 0 && servers.every((s) => s.state === 'down');
-    messages.draw(c, { name: bot.name || bot.id, model: bot.config?.model ?? '', lost: connection.name !== 'live', offline, now: Date.now() });
+    messages.draw(c, { name: bot.name || bot.id, model: bot.config?.model ?? '', lost: connection.name !== 'live', offline, busy: Boolean(runningTurn(c)), now: Date.now() });
+    const wanted = focusOn && root.querySelector(`article[data-key="${CSS.escape(focusOn.key)}"] [data-action="${focusOn.action}"]`);
+    if (wanted) {
+      focusOn = null;
+      wanted.focus();
+    }
     composer.open(c?.id ?? conversationId());
     const stopped = bot.state === 'terminated';
     const quarantined = bot.state === 'quarantined';
@@ -174,6 +180,36 @@ export function mount(root) {
     const turn = key.startsWith('turn:') && c.turns[key.slice(5)];
     return turn && !isOver(turn) && turn.state === 'generating' ? turn.content.text : c.messages[key]?.content ?? '';
   };
+  const focusedIf = (fits) => {
+    const key = focused();
+    const message = key && chat()?.messages[key];
+    return message && fits(key, message) ? key : undefined;
+  };
+  const siblings = (key) => chat()?.messages[key]?.siblings;
+  /** True where no answer is being written or waits here; the path must not turn under it. */
+  const quiet = () => (runningTurn(chat()) ? 'Wait for the end of the answer, or stop it' : true);
+  /** The message to edit: the one named, else the last one that a person said. */
+  const asked = (key) => {
+    const c = chat();
+    const last = c?.order.findLast((k) => c.messages[k].sender === 'user' && c.messages[k].turn_id);
+    return c?.messages[key || last];
+  };
+  /** Shows the branch of the version before or after a message, where it was last continued. */
+  async function choose(key, step) {
+    const { id, botId, messages: all } = chat();
+    const { siblings: { ids } } = await api.message(botId, all[key].id);
+    const beside = ids[ids.indexOf(all[key].id) + step];
+    if (!beside) return;
+    const other = await api.message(botId, beside);
+    // The event of this change makes every page read the conversation anew.
+    focusOn = { key: keyOf(other), action: step < 0 ? 'chat.older' : 'chat.newer' };
+    try {
+      await api.patchConversation(botId, id, { leaf_message_id: other.newest_below });
+    } catch (error) {
+      focusOn = null;
+      throw error;
+    }
+  }
   const pair = (arg) => {
     const [botId, id] = arg.split(' ');
     return { botId, id, conversation: store.state.conversations[botId]?.find((k) => k.id === id) };
@@ -203,11 +239,37 @@ export function mount(root) {
       },
     },
     'chat.resend': { label: 'Retry', run: () => composer.submit() },
-    'chat.retry': {
-      label: 'Answer again', icon: 'restart',
-      can: () => store.state.commands.some((x) => x.name === 'retry') || 'This server has no /retry',
-      run: () => send(conversationId(), '/retry', crypto.randomUUID()),
+    'chat.regenerate': {
+      label: 'Regenerate', icon: 'restart', key: 'R', group: 'Chat', help: 'Regenerate the answer', where: () => focusedIf((key, m) => key.startsWith('turn:') && isOwn(chat(), m)),
+      can: () => quiet(),
+      run: async (key) => {
+        messages.follow();
+        // The new answer comes with the events of the conversation.
+        await api.regenerate(key.slice(5), crypto.randomUUID());
+      },
     },
+    'chat.edit': {
+      label: 'Edit', icon: 'edit', key: 'E', group: 'Chat', help: 'Edit message', where: () => focusedIf((_, m) => m.sender === 'user' && m.turn_id),
+      can: (key) => (asked(key) ? quiet() : false),
+      run: (key) => composer.edit(asked(key)),
+    },
+    'chat.editEnd': { label: 'Cancel', run: () => composer.editEnd() },
+    'chat.fork': {
+      label: 'Fork from here', icon: 'fork', key: 'F', group: 'Chat', help: 'Fork from message', where: () => focusedIf((_, m) => m.id),
+      can: (key) => (chat()?.messages[key]?.state === 'pending' ? 'Wait for the end of the answer, or stop it' : true),
+      run: async (key) => {
+        const c = chat();
+        const conversation = store.state.conversations[c.botId]?.find((k) => k.id === c.id) ?? c.conversation;
+        const title = `Fork of ${titleOf(conversation)}`.slice(0, 100);
+        const made = await api.newConversation(c.botId, { title, from_message_id: c.messages[key].id });
+        store.dispatch({ type: 'conversation', conversation: made });
+        go(tabPath({ bot: made.bot_id, c: made.id }));
+        toast('This conversation goes on from that message. The other one stays as it is.');
+        composer.focus();
+      },
+    },
+    'chat.older': { label: 'Earlier version', icon: 'left', can: (key) => (siblings(key)?.index > 1 ? quiet() : 'This is the first version'), run: (key) => choose(key, -1) },
+    'chat.newer': { label: 'Later version', icon: 'right', can: (key) => (siblings(key)?.index < siblings(key)?.count ? quiet() : 'This is the last version'), run: (key) => choose(key, 1) },
     'chat.copy': { label: 'Copy', icon: 'copy', key: 'C', group: 'Chat', help: 'Copy message', where: focused, run: (key) => copyText(textOf(key)) },
     'chat.copyCode': { label: 'Copy', run: (_, from) => copyText(from.closest('figure').querySelector('pre').textContent) },
     'chat.crash': { label: 'See the crash', icon: 'tree', run: () => go(treePath(tab().bot)) },

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, emptyChat, mayBeStored, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, emptyChat, isOwn, leafShown, mayBeStored, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
 
 const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
 const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
@@ -137,4 +137,30 @@ test('only a refusal is sure that nothing is stored', () => {
   assert.equal(mayBeStored({ status: 429 }), false);
   for (const status of [0, 500, 503, 504]) assert.equal(mayBeStored({ status }), true);
   assert.equal(mayBeStored(new TypeError('lost')), true);
+});
+
+test('one more answer takes the place of the one shown and of what stood behind it', () => {
+  let chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('q', 'user', { turn_id: 'a' }), message('r', 'bot', { parent_id: 'q', turn_id: 'a' }), message('s', 'user', { parent_id: 'r', turn_id: 'b' })] });
+  const again = message('r2', 'bot', { parent_id: 'q', turn_id: 'c', state: 'pending', content: '', siblings: { index: 2, count: 2 } });
+  chat = applyEvent(chat, event('message_received', { message: again }));
+  assert.deepEqual(chat.order, ['q', 'turn:c']);
+  assert.equal(leafShown(chat), 'r2');
+  chat = applyEvent(chat, event('turn_accepted', { turn_id: 'c' }));
+  chat = applyEvent(chat, event('turn_completed', { turn: { id: 'c', state: 'completed', reply_id: 'r2' }, reply: { ...again, state: 'complete', content: 'two' } }));
+  assert.deepEqual(chat.order, ['q', 'turn:c']);
+  assert.equal(chat.messages['turn:c'].content, 'two');
+});
+
+test('a message below one that is not loaded asks for a fresh look', () => {
+  const page = { messages: [message('x', 'user', { turn_id: 'a' })] };
+  const edited = event('message_received', { message: message('y', 'user', { parent_id: 'long ago', turn_id: 'b' }) });
+  assert.equal(applyEvent(applySnapshot(emptyChat('B', 'C'), { ...page, hasMore: true }), edited).gap, true);
+  assert.equal(applyEvent(applySnapshot(emptyChat('B', 'C'), { ...page, hasMore: false }), edited).gap, false);
+});
+
+test('what a fork shows of its origin is not its own, and nothing shown has no end', () => {
+  const chat = emptyChat('B', 'C');
+  assert.equal(isOwn(chat, { conversation_id: 'C' }), true);
+  assert.equal(isOwn(chat, { conversation_id: 'D' }), false);
+  assert.equal(leafShown(chat), null);
 });

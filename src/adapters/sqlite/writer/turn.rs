@@ -37,6 +37,7 @@ pub(super) fn accept(
                  ?21, ?22, ?23 \
              WHERE EXISTS (SELECT 1 FROM conversations WHERE id = ?3 AND retired_at IS NULL) \
                  AND (?24 IS NULL OR EXISTS (SELECT 1 FROM chat_messages WHERE id = ?24)) \
+                 AND (?25 IS NULL OR EXISTS (SELECT 1 FROM chat_messages WHERE id = ?25)) \
              ON CONFLICT DO NOTHING",
         )?
         .execute(params![
@@ -63,7 +64,9 @@ pub(super) fn accept(
             t.created_at.0,
             t.ended_at.map(|at| at.0),
             overrides.map(json),
-            message.parent_id.map(|p| p.0)
+            message.parent_id.map(|p| p.0),
+            // One that is answered once more belongs to another turn, and is there.
+            (message.turn_id != Some(t.id)).then_some(message.id.0)
         ])?;
     if rows == 0 {
         return Ok(Applied::NO);

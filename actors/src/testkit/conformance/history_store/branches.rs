@@ -21,7 +21,10 @@ pub async fn an_answer_made_anew_stands_beside_the_first<S: Subject>() {
     let (second, _, two) = turn(&main, None, "not stored");
     let second = Turn { message_id: question.id, attempt_of: Some(first.id), ..second };
     let two = Message { parent_id: Some(question.id), ..two };
-    let changed = Message { content: "changed".into(), turn_id: Some(second.id), ..question.clone() };
+    let changed = Message { content: "changed".into(), ..question.clone() };
+    let deleted = Message { id: MessageId::new(), ..question.clone() };
+    refuse(&subject, accept(&second, &deleted, &two)).await;
+    assert_eq!(subject.store().message(&id, deleted.id).await.unwrap(), None, "it does not come back");
     commit_one(&subject, accept(&second, &changed, &two)).await;
 
     let store = subject.store();

@@ -145,7 +145,8 @@ impl Record {
             }
             Change::AcceptTurn { turn, message, reply, overrides, idempotency } => {
                 let orphaned = message.parent_id.is_some_and(|p| !self.messages.contains_key(&p));
-                if self.turns.contains_key(&turn.id) || orphaned {
+                let gone = message.turn_id != Some(turn.id) && !self.messages.contains_key(&message.id);
+                if self.turns.contains_key(&turn.id) || orphaned || gone {
                     return None;
                 }
                 self.open_conversation(turn.conversation_id)?;
