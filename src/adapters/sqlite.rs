@@ -58,6 +58,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pieces of surplus events that are looked for at once.
 const SURPLUS_PIECES: u32 = 20;
 
+/// Silence after which the writing thread takes messages into the index of the search.
+const IDLE: Duration = Duration::from_secs(2);
+
 /// The record in one SQLite file. Close it with [`SqliteStore::close`]; dropping it waits for the
 /// running commit.
 pub struct SqliteStore {
@@ -75,13 +78,13 @@ impl SqliteStore {
     /// process has it open; [`StoreError::Corrupt`] where it is not a database of this version or
     /// an older one.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::open_patiently(path, BUSY_TIMEOUT).await
+        Self::open_with(path, BUSY_TIMEOUT, IDLE).await
     }
 
-    async fn open_patiently(path: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
+    async fn open_with(path: &Path, busy_timeout: Duration, idle: Duration) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         schema::prepare(path).await?;
-        let writer = Writer::start(Target { path: path.to_owned(), busy_timeout })?;
+        let writer = Writer::start(Target { path: path.to_owned(), busy_timeout, idle })?;
         Ok(Self { writer, reader: Reader::new(path), lock })
     }
 

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(ask(Method::GET, "/api/bot/launch").await, (405, Some("POST".into())));
         assert_eq!(ask(Method::GET, "/nope").await, (404, None));
         // A route of a later version: no such message id, so nothing is there.
-        assert_eq!(ask(Method::POST, "/api/chat/A/export").await, (404, None));
+        assert_eq!(ask(Method::POST, "/api/chat/A/later").await, (404, None));
         let message = format!("/api/chat/A/{}", MessageId::new());
         assert_eq!(ask(Method::POST, &message).await, (405, Some("GET, HEAD".into())));
     }

@@ -48,7 +48,7 @@ impl Subject for OnDisk {
     async fn create() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("data/deia.db");
-        let store = SqliteStore::open_patiently(&file, Duration::from_millis(20)).await.unwrap();
+        let store = SqliteStore::open_with(&file, Duration::from_millis(20), super::IDLE).await.unwrap();
         Self { store, folder }
     }
     fn store(&self) -> &SqliteStore {
@@ -285,4 +285,25 @@ async fn a_long_conversation_is_paged_to_its_first_message() {
         assert_eq!(page.has_more, read.len() < ids.len());
     }
     assert_eq!(read, ids);
+}
+
+#[tokio::test]
+async fn what_was_said_is_indexed_in_peace_without_a_search() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("deia.db");
+    let store = SqliteStore::open_with(&file, super::BUSY_TIMEOUT, Duration::from_millis(1)).await.unwrap();
+    let (launch, main) = samples::launch(&BotId::numbered(1));
+    store.commit(vec![launch]).await.unwrap();
+    // More than one slice of the index.
+    let facts: Vec<_> = (0..600).map(|_| said(&main, 3).1).collect();
+    store.commit(facts).await.unwrap();
+    let reader = rusqlite::Connection::open(&file).unwrap();
+    let indexed = || reader.query_row("SELECT count(*) FROM search_messages", [], |row| row.get::<_, i64>(0));
+    let all = async {
+        while indexed().unwrap() < 600 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all).await.expect("the index is filled");
+    store.close().await;
 }

@@ -35,8 +35,6 @@ use self::session::Session;
 
 /// Groups that may wait for the thread; callers beyond wait in `commit`.
 const QUEUE: usize = 32;
-/// Silence after which the thread looks for something to index.
-const IDLE: Duration = Duration::from_secs(2);
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -64,6 +62,8 @@ pub(super) struct Target {
     pub(super) path: PathBuf,
     /// How long a lock of another process is waited for.
     pub(super) busy_timeout: Duration,
+    /// Silence after which the thread takes messages into the index.
+    pub(super) idle: Duration,
 }
 
 /// The thread as the store sees it.
@@ -172,7 +172,7 @@ fn next(queue: &Receiver<(Request, OwnedSemaphorePermit)>, behind: Option<Durati
 fn serve(target: &Target, session: Session, queue: Receiver<(Request, OwnedSemaphorePermit)>) {
     let mut session = Some(session);
     // How long to wait before indexing; none where there is nothing to index.
-    let mut behind = Some(IDLE);
+    let mut behind = Some(target.idle);
     loop {
         let next = next(&queue, behind);
         let outcome = catch_unwind(AssertUnwindSafe(|| match next {
@@ -183,7 +183,7 @@ fn serve(target: &Target, session: Session, queue: Receiver<(Request, OwnedSemap
             }
             Next::Answer(request) => {
                 if let Request::Commit(..) = request {
-                    behind = Some(IDLE);
+                    behind = Some(target.idle);
                 }
                 let open = match session.take() {
                     Some(open) => Ok(open),
