@@ -2,5 +2,6 @@
 
 pub mod migrations;
 pub mod ollama;
+pub mod postgres;
 pub mod sqlite;
 mod words;
