@@ -8,6 +8,8 @@
 //! commit(facts) → one after the other: look-up · decide and number · write and COMMIT → answer
 //! reads         → pool, one REPEATABLE READ transaction where it must be one moment
 //! ```
+//!
+//! The lock belongs to a session, so a pooler that changes sessions between transactions can't stand in between.
 
 mod connect;
 mod error;
@@ -19,6 +21,8 @@ mod schema;
 mod tests;
 mod text;
 mod writer;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use deia_actors::{
@@ -46,6 +50,8 @@ use super::migrations::MigrationState;
 pub struct PostgresStore {
     writer: Writer,
     reader: Reader,
+    /// How long a read may take, its wait for a connection included.
+    patience: Duration,
 }
 
 impl PostgresStore {
@@ -58,10 +64,17 @@ impl PostgresStore {
     pub async fn open(config: &PostgresConfig) -> Result<Self, StoreError> {
         schema::prepare(config).await?;
         let writer = Writer::start(config).await?;
-        Ok(Self { writer, reader: Reader::new(config)? })
+        let patience = config.acquire_timeout + config.statement_timeout;
+        Ok(Self { writer, reader: Reader::new(config)?, patience })
     }
 
-    /// Finishes what was given to it and closes its connections.
+    /// A read that nobody answers (the server is frozen, the network swallows it) ends like one that can't be made.
+    async fn read<T>(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |_| Err(StoreError::Unavailable(format!("no answer within {:?}", self.patience)));
+        tokio::time::timeout(self.patience, read).await.unwrap_or_else(late)
+    }
+
+    /// Waits for the running reads and the running commit and closes the connections.
     pub async fn close(&self) {
         self.reader.close().await;
         self.writer.close().await;
@@ -91,13 +104,13 @@ impl HistoryStore for PostgresStore {
         self.writer.commit(&facts).await
     }
     async fn epoch(&self) -> Result<Epoch, StoreError> {
-        self.reader.epoch().await
+        self.read(self.reader.epoch()).await
     }
     async fn head(&self, topic: &Topic) -> Result<u64, StoreError> {
-        self.reader.head(topic).await
+        self.read(self.reader.head(topic)).await
     }
     async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError> {
-        self.reader.events_after(position, limit).await
+        self.read(self.reader.events_after(position, limit)).await
     }
     async fn page(
         &self,
@@ -105,55 +118,56 @@ impl HistoryStore for PostgresStore {
         cursor: Cursor,
         limit: u32,
     ) -> Result<Option<MessagePage>, StoreError> {
-        self.reader.page(conversation, cursor, limit).await
+        self.read(self.reader.page(conversation, cursor, limit)).await
     }
     async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
-        self.reader.path(leaf, max_bytes).await
+        self.read(self.reader.path(leaf, max_bytes)).await
     }
     async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
-        self.reader.path_rest(above).await
+        self.read(self.reader.path_rest(above)).await
     }
     async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
-        self.reader.message(bot, id).await
+        self.read(self.reader.message(bot, id)).await
     }
     async fn children(
         &self,
         conversation: ConversationId,
         parent: Option<MessageId>,
     ) -> Result<Vec<MessageId>, StoreError> {
-        self.reader.children(conversation, parent).await
+        self.read(self.reader.children(conversation, parent)).await
     }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
-        self.reader.conversations(bot).await
+        self.read(self.reader.conversations(bot)).await
     }
     async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
-        self.reader.conversation(id).await
+        self.read(self.reader.conversation(id)).await
     }
     async fn conversation_snapshot(
         &self,
         id: ConversationId,
         limit: u32,
     ) -> Result<Option<ConversationSnapshot>, StoreError> {
-        self.reader.conversation_snapshot(id, limit).await
+        self.read(self.reader.conversation_snapshot(id, limit)).await
     }
     async fn turn_snapshot(&self, id: TurnId) -> Result<Option<TurnSnapshot>, StoreError> {
-        self.reader.turn_snapshot(id).await
+        self.read(self.reader.turn_snapshot(id)).await
     }
     async fn open_turns(&self, bot: Option<&BotId>) -> Result<Vec<(Turn, Message, Message)>, StoreError> {
-        self.reader.open_turns(bot).await
+        self.read(self.reader.open_turns(bot)).await
     }
     async fn turn_overrides(&self, id: TurnId) -> Result<Option<serde_json::Value>, StoreError> {
-        self.reader.turn_overrides(id).await
+        self.read(self.reader.turn_overrides(id)).await
     }
     async fn probe(&self) -> Result<(), StoreError> {
-        self.reader.ping().await?;
-        self.writer.probe().await
+        // In this order: a server that is away is noticed at once by the one and after a time limit by the other.
+        self.writer.probe().await?;
+        self.read(self.reader.ping()).await
     }
 }
 
 #[async_trait]
 impl StateStore for PostgresStore {
     async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
-        self.reader.roster().await
+        self.read(self.reader.roster()).await
     }
 }

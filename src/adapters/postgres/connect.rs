@@ -14,8 +14,6 @@ use super::error;
 const OLDEST: i32 = 120_000;
 /// A connection that nobody used for so long is closed, down to the lower bound of the pool.
 const IDLE: Duration = Duration::from_secs(30 * 60);
-/// A connection of the pool that rested for so long is asked for a sign of life before it is used.
-const RESTED: Duration = Duration::from_secs(1);
 
 /// Where and how to reach the database.
 #[derive(Clone)]
@@ -58,11 +56,12 @@ impl fmt::Debug for PostgresConfig {
     }
 }
 
-/// What every session is told. Plans are those of many small look-ups by key, whatever the statistics of a young or
-/// fast-growing table say; compiling one takes longer than running it.
+/// What every session is told. Plans are made once and are those of many small look-ups by key, whatever the statistics
+/// of a young or fast-growing table say; compiling one takes longer than running it.
 pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(&config.url)
         .map_err(|e| StoreError::Unavailable(format!("storage.url is not understood: {e}")))?;
+    check_parameters(&config.url)?;
     let named = options.get_application_name().is_some();
     let options = if named { options } else { options.application_name("deia") };
     let timeout = config.statement_timeout.as_millis().to_string();
@@ -71,10 +70,42 @@ pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, Store
             ("statement_timeout", timeout.as_str()),
             ("default_transaction_isolation", "read committed"),
             ("client_min_messages", "warning"),
+            ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
             ("jit", "off"),
         ])
         .disable_statement_logging())
+}
+
+/// The driver passes over a parameter that it does not know, and a misspelt `sslmode` would be none at all.
+fn check_parameters(url: &str) -> Result<(), StoreError> {
+    const KNOWN: [&str; 13] = [
+        "sslmode",
+        "sslrootcert",
+        "sslcert",
+        "sslkey",
+        "statement-cache-capacity",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "application_name",
+        "options",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if !KNOWN.contains(&&*key) && !key.starts_with("options[") {
+            let why = format!("storage.url has an unknown parameter {key}; there are {}", KNOWN.join(", "));
+            return Err(StoreError::Unavailable(why));
+        }
+        if matches!(&*key, "sslrootcert" | "sslcert" | "sslkey") {
+            std::fs::File::open(&*value)
+                .map_err(|e| StoreError::Unavailable(format!("storage.url: {key}={value}: {e}")))?;
+        }
+    }
+    Ok(())
 }
 
 /// The pool that reads. Its connections are made when they are needed.
@@ -85,15 +116,8 @@ pub(super) fn pool(config: &PostgresConfig) -> Result<PgPool, StoreError> {
         .acquire_timeout(config.acquire_timeout)
         .idle_timeout(IDLE)
         .max_lifetime(None)
-        .test_before_acquire(false)
-        .before_acquire(|connection, about| {
-            Box::pin(async move {
-                if about.idle_for >= RESTED {
-                    sqlx::Connection::ping(connection).await?;
-                }
-                Ok(true)
-            })
-        })
+        // A sign of life before each use: after a restart of the server no read fails for it.
+        .test_before_acquire(true)
         .connect_lazy_with(options(config)?))
 }
 

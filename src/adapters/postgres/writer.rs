@@ -143,23 +143,25 @@ impl Writer {
         Ok(outcome)
     }
 
+    /// Writes a row. Does not wait for a commit that takes too long.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        let mut slot = self.session.lock().await;
+        let waiting = tokio::time::timeout(self.target.connect_timeout(), self.session.lock());
+        let busy = |_| StoreError::Unavailable("a commit has been running for too long".into());
+        let mut slot = waiting.await.map_err(busy)?;
         self.closed()?;
-        let mut session = match slot.take() {
-            Some(session) => session,
-            None => Session::open(&self.target).await?,
-        };
-        match session.probe().await {
-            Ok(()) => {
-                *slot = Some(session);
-                Ok(())
-            }
-            Err(error) => {
-                if !error::is_lost(&error) {
+        let mut again = slot.is_some();
+        loop {
+            let mut session = match slot.take() {
+                Some(session) => session,
+                None => Session::open(&self.target).await?,
+            };
+            match session.probe().await {
+                Err(error) if error::is_lost(&error) && again => again = false,
+                Err(error) if error::is_lost(&error) => return Err(error::sort(error)),
+                answer => {
                     *slot = Some(session);
+                    return answer.map_err(error::sort);
                 }
-                Err(error::sort(error))
             }
         }
     }

@@ -11,7 +11,11 @@ use super::super::{connect, error};
 /// The advisory lock of the one process that writes: "deia" in ASCII, and a number for its purpose.
 const LOCK: (i32, i32) = (0x6465_6961, 1);
 /// How long the lock of a process that is just ending is waited for, and a lock of any other kind.
-const LOCK_TIMEOUT: &str = "2s";
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the writer's sessions are told beside the usual: the server finds out within half a minute that a machine is gone
+/// without a word, and passes the lock on.
+const SETTINGS: [(&str, &str); 3] =
+    [("tcp_keepalives_idle", "15"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "3")];
 
 /// Where and how the writer connects.
 #[derive(Clone)]
@@ -27,10 +31,16 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn new(config: &connect::PostgresConfig) -> Result<Self, StoreError> {
         let name = format!("deia writer {}", Uuid::now_v7());
-        let options =
-            connect::options(config)?.application_name(&name).options([("lock_timeout", LOCK_TIMEOUT)]);
+        let options = connect::options(config)?
+            .application_name(&name)
+            .options(SETTINGS)
+            .options([("lock_timeout", LOCK_TIMEOUT.as_millis())]);
         let patience = config.statement_timeout * 2 + Duration::from_secs(5);
         Ok(Self { options, name, connect_timeout: config.acquire_timeout, patience })
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
     }
 
     pub(super) fn patience(&self) -> Duration {
@@ -61,7 +71,8 @@ pub(super) enum Lock {
 
 /// Takes the lock. Ends what is left of an earlier connection of this writer.
 pub(super) async fn take(connection: &mut PgConnection, target: &Target) -> Result<Lock, StoreError> {
-    try_take(connection, target).await.map_err(error::sort)
+    let limit = target.connect_timeout + LOCK_TIMEOUT;
+    connect::within(limit, try_take(connection, target)).await.map_err(error::sort)
 }
 
 async fn try_take(connection: &mut PgConnection, target: &Target) -> sqlx::Result<Lock> {

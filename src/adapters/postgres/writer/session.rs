@@ -73,19 +73,12 @@ impl Session {
     /// Connects and takes the lock.
     pub(super) async fn open(target: &Target) -> Result<Self, StoreError> {
         let mut connection = target.connect().await?;
-        match connect::within(target.patience(), async { Ok(lock::take(&mut connection, target).await) })
-            .await
-        {
-            Ok(Ok(Lock::Ours)) => Self::start(connection, target).await.map_err(error::sort),
-            Ok(Ok(Lock::OfOurPast)) => Err(StoreError::Unavailable(
-                "the server has not ended the lost connection of this process yet".into(),
-            )),
-            Ok(Ok(Lock::OfAnother)) => Err(StoreError::Unavailable(
-                "the database is in use by another process: only one deia may run on a database".into(),
-            )),
-            Ok(Err(error)) => Err(error),
-            Err(error) => Err(error::sort(error)),
-        }
+        let why = match lock::take(&mut connection, target).await? {
+            Lock::Ours => return Self::start(connection, target).await.map_err(error::sort),
+            Lock::OfOurPast => "the server has not ended the lost connection of this process yet",
+            Lock::OfAnother => "it is in use by another process: only one deia may run on a database",
+        };
+        Err(StoreError::Unavailable(why.into()))
     }
 
     /// On a connection that holds the lock.
