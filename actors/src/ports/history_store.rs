@@ -150,6 +150,26 @@ pub enum Change {
     Import(ImportPart),
 }
 
+impl Change {
+    /// The bot that it is about, where it says so.
+    #[must_use]
+    pub fn bot_id(&self) -> Option<&BotId> {
+        match self {
+            Self::None | Self::DeleteConversation(_) | Self::Checkpoint { .. } => None,
+            Self::CreateBot { bot, .. } | Self::UpdateBot(bot) => Some(&bot.id),
+            Self::DeleteBot { bot_id, .. } | Self::ClearHistory { bot_id, .. } => Some(bot_id),
+            Self::SaveStatus(status) => Some(&status.bot_id),
+            Self::CreateConversation(c) | Self::UpdateConversation(c) => Some(&c.bot_id),
+            Self::AcceptTurn { turn, .. } | Self::StartTurn(turn) | Self::FinishTurn { turn, .. } => {
+                Some(&turn.bot_id)
+            }
+            Self::HoldConversation { bot_id, .. } => Some(bot_id),
+            Self::Import(part) => Some(&part.bot_id),
+            Self::AppendMessages { messages, .. } => messages.first().map(|m| &m.bot_id),
+        }
+    }
+}
+
 /// A change with what goes into the outbox and the audit log in the same transaction.
 #[derive(Debug, Clone)]
 pub struct Fact {
@@ -300,7 +320,8 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// Commits a group.
     ///
     /// # Errors
-    /// [`StoreError`]; then nothing of the group is stored.
+    /// [`StoreError`]; then nothing of the group is stored, for certain. Where the connection is lost so late that this
+    /// is not known, the store finds out before it answers, however long that takes.
     async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError>;
 
     /// The numbering of this database: made once, kept for ever.

@@ -11,9 +11,10 @@ use futures_util::TryStreamExt;
 use sqlx::{Sqlite, SqliteConnection, query::QueryScalar, sqlite::SqliteArguments};
 
 use super::{
-    error::{self, unexpected},
+    error,
     quarantine::Quarantine,
     rows::event_columns,
+    words::unexpected,
 };
 
 fn number(number: i64) -> Result<u64, StoreError> {

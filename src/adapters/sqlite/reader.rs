@@ -28,13 +28,11 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    archive,
-    error::{self, unexpected},
-    events, pages,
+    archive, error, events, pages,
     quarantine::Quarantine,
     rows::{self, bot_columns, conversation_columns, message_columns, turn_columns},
     search,
-    words::parse_json,
+    words::{parse_json, unexpected},
 };
 
 /// Connections that read; more do not help on SQLite.

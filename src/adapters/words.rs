@@ -1,4 +1,4 @@
-//! Enumerations and JSON as they stand in columns.
+//! Enumerations and JSON as they stand in columns, whatever the database.
 
 use deia_actors::ports::history_store::StoreError;
 use serde::{
@@ -6,7 +6,6 @@ use serde::{
     de::{DeserializeOwned, IntoDeserializer, value::Error},
 };
 
-use super::error::unexpected;
 
 /// Reads a word of a unit-only enumeration.
 pub(super) fn parse_word<T: for<'de> Deserialize<'de>>(word: &str) -> Result<T, StoreError> {
@@ -23,4 +22,9 @@ pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreErro
     // Its own words may quote what is stored.
     serde_json::from_str(text)
         .map_err(|e| unexpected("json", format_args!("{:?} error in column {}", e.classify(), e.column())))
+}
+
+/// A stored value that this version would not have written.
+pub(super) fn unexpected(what: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!("{what}: {error}"))
 }
