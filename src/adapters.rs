@@ -1,4 +1,7 @@
 //! The adapters: one for each technology behind a port of `deia-actors`. Only the composition root names them.
 
+pub mod migrations;
 pub mod ollama;
+pub mod postgres;
 pub mod sqlite;
+mod words;

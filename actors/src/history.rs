@@ -386,5 +386,9 @@ pub(crate) fn storage_problem(error: &StoreError) -> Problem {
             tracing::error!(%reason, "the database holds something unexpected");
             Problem::new(Code::Internal, "The database holds something unexpected; the log says what.")
         }
+        StoreError::Refused(reason) => {
+            tracing::error!(%reason, "the database refuses a change");
+            Problem::new(Code::Internal, "The database refuses this; the log says why. Nothing was stored.")
+        }
     }
 }

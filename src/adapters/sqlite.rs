@@ -16,7 +16,6 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
-mod words;
 mod writer;
 
 use std::{fs::File, path::Path, time::Duration};
@@ -43,6 +42,7 @@ use self::{
     reader::Reader,
     writer::{Target, Writer},
 };
+use super::{migrations::MigrationState, words};
 
 /// How long a lock of another program on the database (a backup, a shell) is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -72,6 +72,25 @@ impl SqliteStore {
         schema::prepare(path).await?;
         let writer = Writer::start(Target { path: path.to_owned(), busy_timeout })?;
         Ok(Self { writer, reader: Reader::new(path), lock })
+    }
+
+    /// Makes the database if there is none and brings it to this version, as [`Self::open`] does.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn migrate_up(path: &Path) -> Result<Vec<MigrationState>, StoreError> {
+        let lock = lock(path)?;
+        schema::prepare(path).await?;
+        lock.unlock().ok();
+        schema::status(path).await
+    }
+
+    /// Which migrations the database has; none where there is no database yet.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it can't be read.
+    pub async fn migration_status(path: &Path) -> Result<Vec<MigrationState>, StoreError> {
+        schema::status(path).await
     }
 
     /// Finishes what was given to it, closes the files and lets go of them.

@@ -23,6 +23,9 @@ pub enum StoreError {
     /// The stored data is not what this version wrote.
     #[error("the database holds something unexpected: {0}")]
     Corrupt(String),
+    /// The database will never take this: the content of the group breaks a rule of it.
+    #[error("the database refuses this: {0}")]
+    Refused(String),
 }
 
 /// One change of the record. Ids are given by the caller, so that doing it twice changes nothing.
@@ -112,6 +115,24 @@ pub enum Change {
         /// Which; none = all.
         conversation_id: Option<ConversationId>,
     },
+}
+
+impl Change {
+    /// The bot that it is about, where it says so.
+    #[must_use]
+    pub fn bot_id(&self) -> Option<&BotId> {
+        match self {
+            Self::None | Self::DeleteConversation(_) | Self::Checkpoint { .. } => None,
+            Self::CreateBot { bot, .. } | Self::UpdateBot(bot) => Some(&bot.id),
+            Self::DeleteBot { bot_id, .. } | Self::ClearHistory { bot_id, .. } => Some(bot_id),
+            Self::SaveStatus(status) => Some(&status.bot_id),
+            Self::CreateConversation(c) | Self::UpdateConversation(c) => Some(&c.bot_id),
+            Self::AcceptTurn { turn, .. } | Self::StartTurn(turn) | Self::FinishTurn { turn, .. } => {
+                Some(&turn.bot_id)
+            }
+            Self::AppendMessages(messages) => messages.first().map(|m| &m.bot_id),
+        }
+    }
 }
 
 /// A change with what goes into the outbox and the audit log in the same transaction.
@@ -228,7 +249,8 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// Commits a group.
     ///
     /// # Errors
-    /// [`StoreError`]; then nothing of the group is stored.
+    /// [`StoreError`]; then nothing of the group is stored, for certain. Where the connection is lost so late that this
+    /// is not known, the store finds out before it answers, however long that takes.
     async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError>;
 
     /// The numbering of this database: made once, kept for ever.

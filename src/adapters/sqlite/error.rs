@@ -49,8 +49,3 @@ pub(super) fn of_reader(error: sqlx::Error) -> StoreError {
         _ => StoreError::Unavailable(error.to_string()),
     }
 }
-
-/// A stored value that this version would not have written.
-pub(super) fn unexpected(what: &str, error: impl std::fmt::Display) -> StoreError {
-    StoreError::Corrupt(format!("{what}: {error}"))
-}

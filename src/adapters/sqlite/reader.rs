@@ -22,9 +22,9 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
-    error::{self, unexpected},
-    pages,
+    error, pages,
     rows::{self, bot_columns, conversation_columns, event_columns, message_columns, turn_columns},
+    words::unexpected,
 };
 
 /// Connections that read; more do not help on SQLite.

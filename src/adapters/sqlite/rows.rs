@@ -16,8 +16,8 @@ use sqlx::{Decode, Row, Sqlite, Type, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
-    error::{self, unexpected},
-    words::{parse_json, parse_word},
+    error,
+    words::{parse_json, parse_word, unexpected},
 };
 
 /// Columns of a message `m`, its place among the children of its parent in its conversation included.

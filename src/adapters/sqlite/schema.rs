@@ -1,53 +1,63 @@
-//! The numbered migrations and their application. Migrations are never edited once landed.
+//! The migrations of SQLite and their application.
 
-use std::{borrow::Cow, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use deia_actors::ports::history_store::StoreError;
 use sqlx::{
-    ConnectOptions, Connection, SqlSafeStr,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    ConnectOptions, Connection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use super::error;
+use super::{
+    super::migrations::{self, MigrationState, Numbered},
+    error,
+};
 
-/// Number, name and text of every migration, in order.
-const MIGRATIONS: &[(i64, &str, &str)] =
+/// Every migration, in order.
+const MIGRATIONS: &[Numbered] =
     &[(1, "foundations", include_str!("../../../migrations/sqlite/0001_foundations.sql"))];
 
 /// Creates the database if there is none and brings it to this version.
 pub(super) async fn prepare(path: &Path) -> Result<(), StoreError> {
-    let options = SqliteConnectOptions::new()
+    let mut connection = connect(options(path).create_if_missing(true)).await?;
+    // Not `run`: its future is not Send.
+    let applied = migrations::migrator(MIGRATIONS).run_direct(None, &mut connection, false).await;
+    // An error while closing says nothing that the migration did not say.
+    connection.close().await.ok();
+    applied.map_err(|e| migrations::refusal(MIGRATIONS, e, error::of_reader))
+}
+
+/// Which migrations a database has; none where there is no database yet.
+pub(super) async fn status(path: &Path) -> Result<Vec<MigrationState>, StoreError> {
+    if !path.exists() {
+        return Ok(migrations::states(MIGRATIONS, vec![]));
+    }
+    let mut connection = connect(options(path)).await?;
+    let applied = applied(&mut connection).await;
+    connection.close().await.ok();
+    Ok(migrations::states(MIGRATIONS, applied.map_err(error::of_reader)?))
+}
+
+async fn applied(connection: &mut SqliteConnection) -> sqlx::Result<Vec<(i64, String)>> {
+    let known = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
+    let known: i64 = sqlx::query_scalar(known).fetch_one(&mut *connection).await?;
+    if known == 0 {
+        return Ok(vec![]);
+    }
+    sqlx::query_as("SELECT version, description FROM _sqlx_migrations WHERE success ORDER BY version")
+        .fetch_all(connection)
+        .await
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
-        .disable_statement_logging();
-    let mut connection = options.connect().await.map_err(error::of_reader)?;
-    let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
-        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    // Not `run`: its future is not Send.
-    let migrator = Migrator::with_migrations(migrations.collect());
-    let applied = migrator.run_direct(None, &mut connection, false).await;
-    // An error while closing says nothing that the migration did not say.
-    connection.close().await.ok();
-    applied.map_err(refusal)
+        .disable_statement_logging()
 }
 
-/// Why a database can't be used by this version.
-fn refusal(error: MigrateError) -> StoreError {
-    let newest = MIGRATIONS.last().map_or(0, |m| m.0);
-    match error {
-        MigrateError::VersionMissing(version) if version > newest => StoreError::Corrupt(format!(
-            "it was written by a newer version of deia (schema {version}, this one knows {newest}); \
-             use that version or another data directory"
-        )),
-        MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => {
-            StoreError::Corrupt(format!("its migration {version} is not the one of this version"))
-        }
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error::of_reader(error),
-        other => StoreError::Corrupt(other.to_string()),
-    }
+async fn connect(options: SqliteConnectOptions) -> Result<SqliteConnection, StoreError> {
+    options.connect().await.map_err(error::of_reader)
 }

@@ -2,8 +2,12 @@
 //! last events, so that a repeated group is recognised.
 
 use deia_actors::{
-    domain::{event::NewEvent, ids::Epoch, time::Timestamp},
-    ports::history_store::{Change, Committed, Fact, StoreError},
+    domain::{
+        event::NewEvent,
+        ids::{BotId, Epoch},
+        time::Timestamp,
+    },
+    ports::history_store::{Committed, Fact, StoreError},
 };
 use rusqlite::{Connection, OpenFlags, params};
 
@@ -144,7 +148,7 @@ impl Session {
                 )?
                 .execute(params![
                     uuid::Uuid::now_v7(),
-                    bot_of(&fact.change),
+                    fact.change.bot_id().map(BotId::as_str),
                     entry.action,
                     entry.actor,
                     entry.target,
@@ -160,20 +164,4 @@ impl Session {
             .collect::<rusqlite::Result<_>>()?;
         Ok(Committed { applied, deleted, events })
     }
-}
-
-/// The bot that a change is about, if it is about one.
-fn bot_of(change: &Change) -> Option<&str> {
-    let id = match change {
-        Change::None | Change::DeleteConversation(_) | Change::Checkpoint { .. } => None,
-        Change::CreateBot { bot, .. } | Change::UpdateBot(bot) => Some(&bot.id),
-        Change::DeleteBot { bot_id, .. } | Change::ClearHistory { bot_id, .. } => Some(bot_id),
-        Change::SaveStatus(status) => Some(&status.bot_id),
-        Change::CreateConversation(c) | Change::UpdateConversation(c) => Some(&c.bot_id),
-        Change::AcceptTurn { turn, .. } | Change::StartTurn(turn) | Change::FinishTurn { turn, .. } => {
-            Some(&turn.bot_id)
-        }
-        Change::AppendMessages(messages) => messages.first().map(|m| &m.bot_id),
-    };
-    id.map(deia_actors::domain::ids::BotId::as_str)
 }

@@ -1,4 +1,4 @@
-//! Enumerations and JSON as they stand in columns.
+//! Enumerations and JSON as they stand in columns, whatever the database.
 
 use deia_actors::{
     domain::message::{MessageState, Sender},
@@ -8,8 +8,6 @@ use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, IntoDeserializer, value::Error},
 };
-
-use super::error::unexpected;
 
 /// The word of a sender.
 pub(super) fn sender(sender: Sender) -> &'static str {
@@ -43,4 +41,9 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> String {
 /// Reads JSON.
 pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|e| unexpected("json", e))
+}
+
+/// A stored value that this version would not have written.
+pub(super) fn unexpected(what: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt(format!("{what}: {error}"))
 }

@@ -1,0 +1,135 @@
+//! Connections: what the URL says, what every session is told, and what a server must be for its commits to count.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use deia_actors::ports::history_store::StoreError;
+use sqlx::{
+    ConnectOptions, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::error;
+
+/// The oldest server that has what is used here, in the form of `server_version_num`.
+const OLDEST: i32 = 120_000;
+/// A connection that nobody used for so long is closed, down to the lower bound of the pool.
+const IDLE: Duration = Duration::from_secs(30 * 60);
+/// A connection of the pool that rested for so long is asked for a sign of life before it is used.
+const RESTED: Duration = Duration::from_secs(1);
+
+/// Where and how to reach the database.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database?sslmode=verify-full&sslrootcert=FILE`.
+    pub url: String,
+    /// Connections that are kept for reading.
+    pub pool_min: u32,
+    /// Connections for reading at most; one more writes.
+    pub pool_max: u32,
+    /// How long a connection is waited for.
+    pub acquire_timeout: Duration,
+    /// How long the server works on one statement at most.
+    pub statement_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// The usual limits for this URL.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            pool_min: 10,
+            pool_max: 50,
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Without the URL, which may hold a password.
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresConfig")
+            .field("pool_min", &self.pool_min)
+            .field("pool_max", &self.pool_max)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What every session is told. Plans are those of many small look-ups by key, whatever the statistics of a young or
+/// fast-growing table say; compiling one takes longer than running it.
+pub(super) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, StoreError> {
+    let options = PgConnectOptions::from_str(&config.url)
+        .map_err(|e| StoreError::Unavailable(format!("storage.url is not understood: {e}")))?;
+    let named = options.get_application_name().is_some();
+    let options = if named { options } else { options.application_name("deia") };
+    let timeout = config.statement_timeout.as_millis().to_string();
+    Ok(options
+        .options([
+            ("statement_timeout", timeout.as_str()),
+            ("default_transaction_isolation", "read committed"),
+            ("client_min_messages", "warning"),
+            ("enable_seqscan", "off"),
+            ("jit", "off"),
+        ])
+        .disable_statement_logging())
+}
+
+/// The pool that reads. Its connections are made when they are needed.
+pub(super) fn pool(config: &PostgresConfig) -> Result<PgPool, StoreError> {
+    Ok(PgPoolOptions::new()
+        .min_connections(config.pool_min.min(config.pool_max))
+        .max_connections(config.pool_max.max(1))
+        .acquire_timeout(config.acquire_timeout)
+        .idle_timeout(IDLE)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move {
+                if about.idle_for >= RESTED {
+                    sqlx::Connection::ping(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options(config)?))
+}
+
+/// Waits for a connection, or for an answer, only so long.
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = sqlx::Result<T>>,
+) -> sqlx::Result<T> {
+    let late = || std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(sqlx::Error::Io(late())))
+}
+
+/// Refuses a server on which an acknowledged commit could get lost, or that can't hold our texts.
+pub(super) async fn check(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (version, encoding, durable, synced, standby): (i32, String, String, String, bool) = sqlx::query_as(
+        "SELECT current_setting('server_version_num')::int4, current_setting('server_encoding'), \
+             current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery()",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(error::sort)?;
+    let why = if version < OLDEST {
+        format!("PostgreSQL {} is too old: 12 is the oldest that works", version / 10_000)
+    } else if encoding != "UTF8" {
+        format!("its encoding is {encoding}; make a database with ENCODING 'UTF8'")
+    } else if durable == "off" {
+        "synchronous_commit is off for this role, database or server, so a crash of the server could lose acknowledged \
+         messages; set it to on (ALTER ROLE … SET synchronous_commit = on) or give deia another role"
+            .to_owned()
+    } else if synced == "off" {
+        "fsync is off, so a crash of the machine could lose or damage everything; set fsync = on in postgresql.conf"
+            .to_owned()
+    } else if standby {
+        "the server is a standby, which takes no writes; name the primary in storage.url".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(StoreError::Unavailable(why))
+}

@@ -1,0 +1,254 @@
+//! Rows as the words of the domain. Columns are read by position, in the order of the lists below.
+
+use std::borrow::Cow;
+
+use deia_actors::{
+    domain::{
+        bot::{BotRecord, StoredStatus, TokenTotals},
+        event::{CommittedEvent, Topic},
+        ids::{BotId, ConversationId, EventId, MessageId, TurnId},
+        message::{Conversation, Message, Siblings},
+        time::Timestamp,
+        turn::{ContextUse, Timings, Turn, Usage},
+    },
+    ports::history_store::StoreError,
+};
+use serde::de::DeserializeOwned;
+use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{
+    super::words::{parse_json, parse_word, unexpected},
+    error, text,
+};
+
+/// How many siblings a message `m` has, up to some of them. Not `IS NOT DISTINCT FROM`, which no index serves.
+macro_rules! siblings {
+    ($which:literal) => {
+        concat!(
+            "CASE WHEN m.parent_id IS NULL \
+                 THEN (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = m.conversation_id \
+                     AND s.parent_id IS NULL",
+            $which,
+            ") ELSE (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = m.conversation_id \
+                     AND s.parent_id = m.parent_id",
+            $which,
+            ") END"
+        )
+    };
+}
+/// Columns of a message `m`, its place among the children of its parent in its conversation included.
+macro_rules! message_columns {
+    () => {
+        concat!(
+            "m.id, m.bot_id, m.conversation_id, m.parent_id, m.turn_id, m.sender, m.content, m.thinking, \
+             m.tool_calls, m.images, m.tokens, m.state, m.created_at, m.metadata, ",
+            siblings!(" AND s.id <= m.id"),
+            ", ",
+            siblings!("")
+        )
+    };
+}
+/// Columns of a conversation `c`.
+macro_rules! conversation_columns {
+    () => {
+        "c.id, c.bot_id, c.title, c.main, c.leaf_message_id, c.message_count, c.archived, c.created_at, c.last_at"
+    };
+}
+/// Columns of a turn `t`.
+macro_rules! turn_columns {
+    () => {
+        "t.id, t.bot_id, t.conversation_id, t.message_id, t.reply_id, t.state, t.model, t.server, t.attempt_of, \
+         t.queue, t.prompt_tokens, t.completion_tokens, t.queued_ms, t.first_token_ms, t.total_ms, t.num_ctx, \
+         t.context_used, t.trimmed_messages, t.trimmed_tokens, t.error, t.created_at, t.ended_at"
+    };
+}
+/// Columns of an event `e` and the id of its bot `b`.
+macro_rules! event_columns {
+    () => {
+        "e.position, e.id, e.created_at, e.event, e.data, e.bots_seq, e.tree_seq, e.models_seq, b.id, e.bot_seq, \
+         e.conversation_id, e.conversation_seq, e.turn_id, e.turn_seq"
+    };
+}
+/// Columns of a bot `b` and its status `s`.
+macro_rules! bot_columns {
+    () => {
+        "b.id, b.name, b.config, b.config_version, b.main_conversation_id, b.metadata, b.created_at, b.updated_at, \
+         s.status, s.last_message, s.error_count, s.restart_count, s.prompt_tokens, s.completion_tokens, s.updated_at"
+    };
+}
+pub(super) use {bot_columns, conversation_columns, event_columns, message_columns, siblings, turn_columns};
+
+/// A row that is read from left to right.
+struct Cells<'r> {
+    row: &'r PgRow,
+    next: usize,
+}
+
+impl<'r> Cells<'r> {
+    fn take<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T, StoreError> {
+        let cell = self.row.try_get(self.next).map_err(error::sort)?;
+        self.next += 1;
+        Ok(cell)
+    }
+
+    fn number<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError>
+    where
+        T::Error: std::fmt::Display,
+    {
+        T::try_from(self.take::<i64>()?).map_err(|e| unexpected("number", e))
+    }
+
+    /// A text of a person or a model.
+    fn text(&mut self) -> Result<Cow<'r, str>, StoreError> {
+        self.take().map(text::unpack)
+    }
+
+    fn text_if_any(&mut self) -> Result<Option<Cow<'r, str>>, StoreError> {
+        Ok(self.take::<Option<&str>>()?.map(text::unpack))
+    }
+
+    fn bot_id(&mut self) -> Result<BotId, StoreError> {
+        BotId::parse(self.take()?).map_err(|e| unexpected("bot id", e))
+    }
+
+    fn word<T: DeserializeOwned>(&mut self) -> Result<T, StoreError> {
+        parse_word(self.take()?)
+    }
+
+    fn json<T: DeserializeOwned>(&mut self) -> Result<T, StoreError> {
+        parse_json(self.take()?)
+    }
+
+    fn json_if_any<T: DeserializeOwned>(&mut self) -> Result<Option<T>, StoreError> {
+        self.take::<Option<&str>>()?.map(parse_json).transpose()
+    }
+}
+
+/// Reads [`message_columns`].
+pub(super) fn message(row: &PgRow) -> Result<Message, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    Ok(Message {
+        id: MessageId(cells.take()?),
+        bot_id: cells.bot_id()?,
+        conversation_id: ConversationId(cells.take()?),
+        parent_id: cells.take::<Option<Uuid>>()?.map(MessageId),
+        turn_id: cells.take::<Option<Uuid>>()?.map(TurnId),
+        sender: cells.word()?,
+        content: cells.text()?.into(),
+        thinking: cells.text_if_any()?.map(Into::into),
+        tool_calls: cells.json_if_any()?,
+        images: cells.json_if_any()?,
+        tokens: cells.number()?,
+        state: cells.word()?,
+        created_at: Timestamp(cells.take()?),
+        metadata: cells.json()?,
+        siblings: Siblings { index: cells.number()?, count: cells.number()? },
+    })
+}
+
+/// Reads [`conversation_columns`].
+pub(super) fn conversation(row: &PgRow) -> Result<Conversation, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    Ok(Conversation {
+        id: ConversationId(cells.take()?),
+        bot_id: cells.bot_id()?,
+        title: cells.text_if_any()?.map(Cow::into_owned),
+        main: cells.take()?,
+        leaf_message_id: cells.take::<Option<Uuid>>()?.map(MessageId),
+        message_count: cells.number()?,
+        archived: cells.take()?,
+        created_at: Timestamp(cells.take()?),
+        last_at: cells.take::<Option<i64>>()?.map(Timestamp),
+    })
+}
+
+/// Reads [`turn_columns`].
+pub(super) fn turn(row: &PgRow) -> Result<Turn, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    Ok(Turn {
+        id: TurnId(cells.take()?),
+        bot_id: cells.bot_id()?,
+        conversation_id: ConversationId(cells.take()?),
+        message_id: MessageId(cells.take()?),
+        reply_id: MessageId(cells.take()?),
+        state: cells.word()?,
+        model: cells.text()?.into_owned(),
+        server: cells.text_if_any()?.map(Cow::into_owned),
+        attempt_of: cells.take::<Option<Uuid>>()?.map(TurnId),
+        queue: cells.json_if_any()?,
+        usage: Usage { prompt_tokens: cells.number()?, completion_tokens: cells.number()? },
+        timings: Timings { queued_ms: cells.take()?, first_token_ms: cells.take()?, total_ms: cells.take()? },
+        context: ContextUse {
+            num_ctx: cells.number()?,
+            used: cells.number()?,
+            trimmed_messages: cells.number()?,
+            trimmed_tokens: cells.number()?,
+        },
+        error: cells.json_if_any()?,
+        created_at: Timestamp(cells.take()?),
+        ended_at: cells.take::<Option<i64>>()?.map(Timestamp),
+    })
+}
+
+/// Reads [`event_columns`].
+pub(super) fn event(row: &PgRow) -> Result<CommittedEvent, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    let position = cells.number()?;
+    let id = EventId(cells.take()?);
+    let time = Timestamp(cells.take()?);
+    let name: &str = cells.take()?;
+    let data: &str = cells.take()?;
+    let mut seqs = Vec::with_capacity(3);
+    for topic in [Topic::Bots, Topic::Tree, Topic::Models] {
+        if let Some(seq) = cells.take::<Option<i64>>()? {
+            seqs.push((topic, seq));
+        }
+    }
+    let bot = cells.take::<Option<&str>>()?.map(BotId::parse).transpose();
+    let bot = bot.map_err(|e| unexpected("bot id", e))?.map(Topic::Bot);
+    if let (Some(topic), Some(seq)) = (bot, cells.take::<Option<i64>>()?) {
+        seqs.push((topic, seq));
+    }
+    let conversation = cells.take::<Option<Uuid>>()?.map(|id| Topic::Conversation(ConversationId(id)));
+    if let (Some(topic), Some(seq)) = (conversation, cells.take::<Option<i64>>()?) {
+        seqs.push((topic, seq));
+    }
+    let turn = cells.take::<Option<Uuid>>()?.map(TurnId);
+    if let (Some(turn), Some(seq)) = (turn, cells.take::<Option<i64>>()?) {
+        seqs.push((Topic::Turn(turn), seq));
+    }
+    let seqs = seqs
+        .into_iter()
+        .map(|(topic, seq)| u64::try_from(seq).map(|seq| (topic, seq)))
+        .collect::<Result<_, _>>()
+        .map_err(|e| unexpected("number", e))?;
+    let ends = turn
+        .filter(|_| matches!(name, "turn_completed" | "turn_stopped" | "turn_failed" | "turn_interrupted"));
+    Ok(CommittedEvent { position, id, time, name: name.into(), data: data.into(), seqs, ends })
+}
+
+/// Reads [`bot_columns`].
+pub(super) fn bot(row: &PgRow) -> Result<(BotRecord, StoredStatus), StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    let record = BotRecord {
+        id: cells.bot_id()?,
+        name: cells.text()?.into_owned(),
+        config: cells.json()?,
+        config_version: cells.number()?,
+        main_conversation_id: ConversationId(cells.take()?),
+        metadata: cells.json()?,
+        created_at: Timestamp(cells.take()?),
+        updated_at: Timestamp(cells.take()?),
+    };
+    let status = StoredStatus {
+        bot_id: record.id.clone(),
+        state: cells.word()?,
+        last_message: cells.take::<Option<i64>>()?.map(Timestamp),
+        error_count: cells.number()?,
+        restart_count: cells.number()?,
+        tokens: TokenTotals { prompt: cells.number()?, completion: cells.number()? },
+        updated_at: Timestamp(cells.take()?),
+    };
+    Ok((record, status))
+}

@@ -1,0 +1,174 @@
+//! What a run of facts has to know of the database before it is decided, read in one statement.
+
+use std::collections::HashMap;
+
+use deia_actors::domain::ids::BotId;
+use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
+use uuid::Uuid;
+
+/// What is asked. Asking twice for the same does no harm.
+#[derive(Default)]
+pub(super) struct LookUp {
+    /// Whether they are there, open, and the numbers of their last events.
+    pub(super) turns: Vec<Uuid>,
+    /// Whether they are there, and pending.
+    pub(super) messages: Vec<Uuid>,
+    /// Whether they are there, and not retired.
+    pub(super) conversations: Vec<Uuid>,
+    /// The time of the stored status.
+    pub(super) statuses: Vec<String>,
+    /// Keys, and the numbers of their last events.
+    pub(super) bot_heads: Vec<String>,
+    /// The numbers of their last events.
+    pub(super) conversation_heads: Vec<Uuid>,
+    /// The number of the last event of this topic.
+    pub(super) bots: bool,
+    /// The number of the last event of this topic.
+    pub(super) tree: bool,
+    /// The number of the last event of this topic.
+    pub(super) models: bool,
+}
+
+/// A turn that is stored.
+#[derive(Clone, Copy)]
+pub(super) struct FoundTurn {
+    pub(super) open: bool,
+    pub(super) head: i64,
+}
+
+/// A bot that has a key.
+#[derive(Clone, Copy)]
+pub(super) struct FoundBot {
+    pub(super) key: i64,
+    pub(super) head: i64,
+}
+
+/// What was found; what is missing is not stored.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) turns: HashMap<Uuid, FoundTurn>,
+    /// True for pending ones.
+    pub(super) messages: HashMap<Uuid, bool>,
+    /// True for those that take something new.
+    pub(super) conversations: HashMap<Uuid, bool>,
+    /// The times of the stored ones.
+    pub(super) statuses: HashMap<BotId, i64>,
+    pub(super) bot_heads: HashMap<BotId, FoundBot>,
+    pub(super) conversation_heads: HashMap<Uuid, i64>,
+    pub(super) bots: Option<i64>,
+    pub(super) tree: Option<i64>,
+    pub(super) models: Option<i64>,
+}
+
+impl LookUp {
+    /// Asks for key and head of a bot.
+    pub(super) fn bot(&mut self, id: &BotId) {
+        self.bot_heads.push(id.as_str().to_owned());
+    }
+
+    /// Asks the database; only for what is wanted, so that most look-ups are a small statement.
+    pub(super) async fn run(self, connection: &mut PgConnection) -> sqlx::Result<Found> {
+        let mut found = Found::default();
+        let mut statement = Union(QueryBuilder::new(""), false);
+        // Of an open turn the last event is among the newest of its conversation.
+        statement.part(
+            "SELECT 1::int2, t.id, NULL::text, (t.ended_at IS NULL)::int4::int8, \
+                 coalesce(t.event_seq, (SELECT e.turn_seq FROM outbox_events e \
+                     WHERE e.conversation_id = t.conversation_id AND e.turn_id = t.id \
+                     ORDER BY e.conversation_seq DESC LIMIT 1), 0) FROM turns t WHERE t.id = ANY(",
+            self.turns,
+            ")",
+        );
+        statement.part(
+            "SELECT 2::int2, m.id, NULL::text, (m.state = 'pending')::int4::int8, 0::int8 \
+             FROM chat_messages m WHERE m.id = ANY(",
+            self.messages,
+            ")",
+        );
+        statement.part(
+            "SELECT 3::int2, c.id, NULL::text, (c.retired_at IS NULL)::int4::int8, 0::int8 \
+             FROM conversations c WHERE c.id = ANY(",
+            self.conversations,
+            ")",
+        );
+        statement.part(
+            "SELECT 4::int2, NULL::uuid, s.bot_id::text, s.updated_at, 0::int8 \
+             FROM bot_status s WHERE s.bot_id = ANY(",
+            self.statuses,
+            ")",
+        );
+        statement.part(
+            "SELECT 5::int2, NULL::uuid, b.id::text, b.key, \
+                 coalesce((SELECT max(e.bot_seq) FROM outbox_events e WHERE e.bot_key = b.key), 0) \
+             FROM bots b WHERE b.id = ANY(",
+            self.bot_heads,
+            ")",
+        );
+        statement.part(
+            "SELECT 6::int2, c.id, NULL::text, 0::int8, coalesce((SELECT max(e.conversation_seq) \
+                 FROM outbox_events e WHERE e.conversation_id = c.id), 0) FROM unnest(",
+            self.conversation_heads,
+            ") c(id)",
+        );
+        for (wanted, kind, column) in
+            [(self.bots, 7, "bots_seq"), (self.tree, 8, "tree_seq"), (self.models, 9, "models_seq")]
+        {
+            if wanted {
+                statement.begin(format_args!(
+                    "SELECT {kind}::int2, NULL::uuid, NULL::text, 0::int8, coalesce(max({column}), 0) \
+                     FROM outbox_events"
+                ));
+            }
+        }
+        if statement.1 {
+            for row in statement.0.build().fetch_all(connection).await? {
+                found.take(&row)?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The parts of the statement, and whether there is one.
+struct Union(QueryBuilder<Postgres>, bool);
+
+impl Union {
+    fn begin(&mut self, sql: impl std::fmt::Display) {
+        if std::mem::replace(&mut self.1, true) {
+            self.0.push(" UNION ALL ");
+        }
+        self.0.push(sql);
+    }
+
+    fn part<T: Ord>(&mut self, before: &str, mut wanted: Vec<T>, after: &str)
+    where
+        Vec<T>: sqlx::Type<Postgres> + for<'q> sqlx::Encode<'q, Postgres>,
+    {
+        wanted.sort_unstable();
+        wanted.dedup();
+        if !wanted.is_empty() {
+            self.begin(before);
+            self.0.push_bind(wanted).push(after);
+        }
+    }
+}
+
+impl Found {
+    fn take(&mut self, row: &PgRow) -> sqlx::Result<()> {
+        let (a, b): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
+        let id = || row.try_get::<Uuid, _>(1);
+        let bot = || BotId::parse(row.try_get(2)?).map_err(|e| sqlx::Error::Decode(e.into()));
+        match row.try_get::<i16, _>(0)? {
+            1 => drop(self.turns.insert(id()?, FoundTurn { open: a == 1, head: b })),
+            2 => drop(self.messages.insert(id()?, a == 1)),
+            3 => drop(self.conversations.insert(id()?, a == 1)),
+            4 => drop(self.statuses.insert(bot()?, a)),
+            5 => drop(self.bot_heads.insert(bot()?, FoundBot { key: a, head: b })),
+            6 => drop(self.conversation_heads.insert(id()?, b)),
+            7 => self.bots = Some(b),
+            8 => self.tree = Some(b),
+            _ => self.models = Some(b),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! One writing connection: it holds the lock that makes this process the only writer, so nothing can be committed without
+//! it. With it goes what is remembered of the database.
+
+use std::time::Duration;
+
+use deia_actors::{
+    domain::{
+        event::{CommittedEvent, NewEvent},
+        ids::Epoch,
+        time::Timestamp,
+    },
+    ports::history_store::{Committed, Fact, StoreError},
+};
+use sqlx::{Connection, PgConnection};
+
+use super::{
+    super::{connect, error},
+    batch::Batch,
+    change::{self, Applied},
+    lock::{self, Lock, Target},
+    lookup::LookUp,
+    outbox::Outbox,
+    pending::Pending,
+    run,
+};
+
+/// Why a group is not stored.
+pub(super) enum Failure {
+    /// The server said so; the connection is as good as before.
+    Refused(sqlx::Error),
+    /// The connection was lost before the end of the transaction was asked for.
+    Lost(sqlx::Error),
+    /// The connection was lost after that: it may be stored.
+    Unknown(Pending),
+}
+
+/// A group on its way.
+struct Group {
+    committed: Vec<Committed>,
+    /// Fact and event of every row of the batch that has no position yet, in their order.
+    unplaced: Vec<(usize, usize)>,
+    /// Position of the last event.
+    position: Option<i64>,
+    /// The end of the transaction was asked for.
+    sent: bool,
+}
+
+impl Group {
+    fn refused(&mut self) {
+        self.committed.push(Committed { applied: false, deleted: 0, events: vec![] });
+    }
+
+    fn place(&mut self, positions: &[i64]) {
+        for ((fact, event), position) in self.unplaced.drain(..).zip(positions) {
+            if let Some(event) = self.committed.get_mut(fact).and_then(|c| c.events.get_mut(event)) {
+                event.position = u64::try_from(*position).unwrap_or(0);
+            }
+            self.position = Some(*position);
+        }
+    }
+}
+
+/// A writing connection that holds the lock. Dropping it rolls back what was not committed.
+pub(super) struct Session {
+    connection: PgConnection,
+    outbox: Outbox,
+    patience: Duration,
+    /// Number of the open transaction.
+    transaction: Option<i64>,
+}
+
+impl Session {
+    /// Connects and takes the lock.
+    pub(super) async fn open(target: &Target) -> Result<Self, StoreError> {
+        let mut connection = target.connect().await?;
+        match connect::within(target.patience(), async { Ok(lock::take(&mut connection, target).await) })
+            .await
+        {
+            Ok(Ok(Lock::Ours)) => Self::start(connection, target).await.map_err(error::sort),
+            Ok(Ok(Lock::OfOurPast)) => Err(StoreError::Unavailable(
+                "the server has not ended the lost connection of this process yet".into(),
+            )),
+            Ok(Ok(Lock::OfAnother)) => Err(StoreError::Unavailable(
+                "the database is in use by another process: only one deia may run on a database".into(),
+            )),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(error::sort(error)),
+        }
+    }
+
+    /// On a connection that holds the lock.
+    pub(super) async fn start(mut connection: PgConnection, target: &Target) -> sqlx::Result<Self> {
+        connect::within(target.patience(), async {
+            sqlx::query("INSERT INTO meta (name, value) VALUES ('epoch', $1) ON CONFLICT DO NOTHING")
+                .bind(Epoch::new().0.as_bytes().as_slice())
+                .execute(&mut connection)
+                .await?;
+            let outbox = Outbox::load(&mut connection).await?;
+            Ok(Self { connection, outbox, patience: target.patience(), transaction: None })
+        })
+        .await
+    }
+
+    /// Lets go of the lock.
+    pub(super) async fn close(self) {
+        // The server ends the session also where it can't be told to.
+        self.connection.close().await.ok();
+    }
+
+    /// Writes a row, durably.
+    pub(super) async fn probe(&mut self) -> sqlx::Result<()> {
+        let write = sqlx::query(
+            "INSERT INTO meta (name, value) VALUES ('probed_at', $1) \
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )
+        .bind(Timestamp::now().0.to_be_bytes().as_slice())
+        .execute(&mut self.connection);
+        connect::within(self.patience, write).await.map(drop)
+    }
+
+    /// Commits a group: all of it or nothing.
+    pub(super) async fn commit(&mut self, facts: &[Fact]) -> Result<Vec<Committed>, Failure> {
+        let mut group = Group {
+            committed: Vec::with_capacity(facts.len()),
+            unplaced: vec![],
+            position: None,
+            sent: false,
+        };
+        let after = self.outbox.position();
+        let patience = self.patience;
+        match connect::within(patience, self.store(facts, &mut group)).await {
+            Ok(()) => {
+                self.transaction = None;
+                self.outbox.committed(group.position);
+                Ok(group.committed)
+            }
+            Err(error) if group.sent && (error::is_lost(&error) || error.as_database_error().is_none()) => {
+                tracing::warn!(%error, "the connection was lost while a group was committed");
+                let transaction = self.transaction;
+                Err(Failure::Unknown(Pending { committed: group.committed, after, transaction }))
+            }
+            Err(error) if error::is_lost(&error) => Err(Failure::Lost(error)),
+            Err(error) => {
+                self.outbox.rolled_back();
+                if self.transaction.take().is_some()
+                    && let Err(error) =
+                        connect::within(patience, sqlx::raw_sql("ROLLBACK").execute(&mut self.connection))
+                            .await
+                {
+                    return Err(Failure::Lost(error));
+                }
+                Err(Failure::Refused(error))
+            }
+        }
+    }
+
+    /// A group of facts that a run holds is one look-up and one statement, which is its own transaction. Everything else
+    /// happens one by one inside an explicit one.
+    async fn store(&mut self, facts: &[Fact], group: &mut Group) -> sqlx::Result<()> {
+        let mut batch = Batch::default();
+        let mut rest = facts;
+        loop {
+            let (run, more) = rest.split_at(rest.iter().take_while(|f| run::holds(&f.change)).count());
+            self.run(run, &mut batch, group).await?;
+            let Some((fact, more)) = more.split_first() else { break };
+            self.step(fact, &mut batch, group).await?;
+            rest = more;
+        }
+        // Without an event there would be nothing to find it by if its outcome stayed unknown.
+        if self.transaction.is_none() && !batch.events.is_empty() {
+            group.sent = true;
+            return self.flush(&mut batch, group).await;
+        }
+        if !batch.is_empty() {
+            self.begin().await?;
+            self.flush(&mut batch, group).await?;
+        }
+        if self.transaction.is_some() {
+            group.sent = true;
+            sqlx::raw_sql("COMMIT").execute(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> sqlx::Result<()> {
+        if self.transaction.is_none() {
+            let number =
+                sqlx::raw_sql("BEGIN; SELECT txid_current()").fetch_one(&mut self.connection).await?;
+            self.transaction = Some(sqlx::Row::try_get(&number, 0)?);
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, batch: &mut Batch<'_>, group: &mut Group) -> sqlx::Result<()> {
+        let positions = std::mem::take(batch).write(&mut self.connection).await?;
+        group.place(&positions);
+        Ok(())
+    }
+
+    /// Decides facts of the hot path.
+    async fn run<'f>(
+        &mut self,
+        facts: &'f [Fact],
+        batch: &mut Batch<'f>,
+        group: &mut Group,
+    ) -> sqlx::Result<()> {
+        let mut look_up = LookUp::default();
+        for fact in facts {
+            run::want(&fact.change, &mut look_up);
+            self.outbox.want(&fact.events, &mut look_up);
+        }
+        let mut known = look_up.run(&mut self.connection).await?;
+        self.outbox.learn(&known);
+        for fact in facts {
+            if self.is_repeated(fact) || !run::decide(fact, &mut known, &mut self.outbox, batch) {
+                group.refused();
+            } else {
+                self.tell(fact, Applied::YES, batch, group).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies any other fact, after everything before it was written.
+    async fn step<'f>(
+        &mut self,
+        fact: &'f Fact,
+        batch: &mut Batch<'f>,
+        group: &mut Group,
+    ) -> sqlx::Result<()> {
+        if self.is_repeated(fact) {
+            group.refused();
+            return Ok(());
+        }
+        self.begin().await?;
+        if !batch.is_empty() {
+            self.flush(batch, group).await?;
+        }
+        let applied = change::apply(&mut self.connection, fact).await?;
+        if !applied.applied {
+            group.refused();
+            return Ok(());
+        }
+        self.tell(fact, applied, batch, group).await
+    }
+
+    fn is_repeated(&self, fact: &Fact) -> bool {
+        fact.events.first().is_some_and(|event| self.outbox.knows(event.id))
+    }
+
+    /// Adds audit and events of an applied fact.
+    async fn tell<'f>(
+        &mut self,
+        fact: &'f Fact,
+        applied: Applied,
+        batch: &mut Batch<'f>,
+        group: &mut Group,
+    ) -> sqlx::Result<()> {
+        if let Some(entry) = &fact.audit {
+            batch.note(fact.change.bot_id().map(|id| id.as_str()), entry);
+        }
+        let mut events: Vec<CommittedEvent> = vec![];
+        let own: [&[NewEvent]; 2] = [&applied.events, &fact.events];
+        for part in own {
+            self.outbox.prepare(&mut self.connection, part).await?;
+            for event in part {
+                let (row, committed) = self.outbox.number(event);
+                batch.events.push(row);
+                group.unplaced.push((group.committed.len(), events.len()));
+                events.push(committed);
+            }
+        }
+        group.committed.push(Committed { applied: true, deleted: applied.deleted, events });
+        Ok(())
+    }
+}
