@@ -1,7 +1,7 @@
 //! The command line: parses it, reads the configuration, calls the one function that does the work, names the exit code.
 //!
-//! Exit codes: 0 ended as asked · 1 failed · 2 wrong command line · 3 migrations are pending · 70 the root supervisor gave up · 78 the
-//! configuration can't be used.
+//! Exit codes: 0 ended as asked · 1 failed · 2 wrong command line · 3 migrations are pending · 70 the root supervisor
+//! gave up · 78 the configuration can't be used.
 
 use std::{
     io::{self, Write},

@@ -79,17 +79,18 @@ fn postgres_config(settings: &config::Storage, url: &PostgresUrl) -> PostgresCon
 /// Waits for a server that is still starting, as it is after a boot or in a compose file; what is wrong is told at once.
 async fn wait_for(settings: &config::Storage, config: &PostgresConfig) -> Result<(), AppError> {
     let until = Instant::now() + PATIENCE;
-    for attempt in 1_u32.. {
+    let mut attempt = 1_u32;
+    loop {
         match postgres::reach(config).await {
             Ok(_) => return Ok(()),
             Err(Obstacle::Away(why)) if Instant::now() + PAUSE < until => {
                 tracing::warn!(database = %settings.url, attempt, error = why, "the database is not there yet");
                 tokio::time::sleep(PAUSE).await;
+                attempt += 1;
             }
             Err(obstacle) => return Err(failure(settings, obstacle)),
         }
     }
-    Ok(())
 }
 
 /// Which migrations the database has, after it was brought to this version if that is wanted.

@@ -12,12 +12,12 @@ pub enum Obstacle {
     #[error("{0}")]
     Away(String),
     /// It will be the same the next time.
-    #[error("{why}. {advice}")]
+    #[error("{why}.{}{advice}", if advice.is_empty() { "" } else { " " })]
     Wrong {
-        /// What is wrong.
+        /// What is wrong, and sometimes what to do.
         why: String,
         /// What to do.
-        advice: String,
+        advice: &'static str,
     },
 }
 
@@ -36,17 +36,20 @@ pub async fn reach(config: &PostgresConfig) -> Result<Reached, Obstacle> {
     let options = connect::options(config).map_err(|e| wrong(e.to_string(), "Correct storage.url."))?;
     let mut connection =
         connect::within(config.acquire_timeout, options.connect()).await.map_err(obstacle)?;
-    let reached = look(&mut connection).await;
+    let Ok(reached) = tokio::time::timeout(config.acquire_timeout, look(&mut connection)).await else {
+        return Err(Obstacle::Away(format!("no answer within {:?}", config.acquire_timeout)));
+    };
     // An error while closing says nothing that the look did not say.
     connection.close().await.ok();
     reached
 }
 
 async fn look(connection: &mut PgConnection) -> Result<Reached, Obstacle> {
-    connect::check(connection).await.map_err(|error| match error {
-        // Its words say what to do.
-        StoreError::Unavailable(why) | StoreError::Corrupt(why) | StoreError::Refused(why) => wrong(why, ""),
-    })?;
+    if let Err(error) = connect::check(connection).await {
+        let (StoreError::Unavailable(why) | StoreError::Corrupt(why) | StoreError::Refused(why)) = error;
+        // Where the connection still works, the words say what to change; else it ended while we looked.
+        return Err(if connection.ping().await.is_ok() { wrong(why, "") } else { Obstacle::Away(why) });
+    }
     let (read_only, schema, may_create, connections): (String, Option<String>, Option<bool>, i32) =
         sqlx::query_as(
             "SELECT current_setting('transaction_read_only'), current_schema()::text, \
@@ -73,8 +76,8 @@ async fn look(connection: &mut PgConnection) -> Result<Reached, Obstacle> {
     }
 }
 
-fn wrong(why: impl Into<String>, advice: &str) -> Obstacle {
-    Obstacle::Wrong { why: why.into().trim_end_matches('.').to_owned(), advice: advice.to_owned() }
+fn wrong(why: impl Into<String>, advice: &'static str) -> Obstacle {
+    Obstacle::Wrong { why: why.into().trim_end_matches('.').to_owned(), advice }
 }
 
 /// Sorts the error of a first connection.
