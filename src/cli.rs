@@ -1,7 +1,7 @@
 //! The command line: parses it, reads the configuration, calls the one function that does the work, names the exit code.
 //!
-//! Exit codes: 0 ended as asked · 1 failed · 2 wrong command line · 70 the root supervisor gave up · 78 the
-//! configuration can't be used.
+//! Exit codes: 0 ended as asked · 1 failed · 2 wrong command line · 3 migrations are pending · 70 the root supervisor
+//! gave up · 78 the configuration can't be used.
 
 use std::{
     io::{self, Write},
@@ -28,6 +28,8 @@ use crate::{
 pub const EXIT_CONFIGURATION: u8 = 78;
 /// Exit code for a root supervisor that gave up (`EX_SOFTWARE`).
 pub const EXIT_GAVE_UP: u8 = 70;
+/// Exit code for a database to which migrations have not been applied yet.
+pub const EXIT_PENDING: u8 = 3;
 const EXIT_FAILED: u8 = 1;
 
 /// Runs many LLM chat bots on Ollama under an actor supervision tree.
@@ -54,6 +56,15 @@ enum Command {
     Sim(SimArgs),
     /// Try the configuration and everything that the service depends on, and say what to do
     Check(ConfigArgs),
+    /// Show which migrations the database has, or apply the missing ones
+    ///
+    /// `deia serve` applies them by itself when it starts. This is for those who want to see or do it before: a larger
+    /// database, a look at what an update will bring. Without a subcommand it shows the status and changes nothing.
+    #[command(
+        after_help = "Exit codes: 0 nothing is missing, 1 failed, or the database is of a newer version, \
+                            3 status: migrations are pending, 78 the configuration can't be used."
+    )]
+    Migrate(MigrateArgs),
     /// Write the history of a bot to a file or standard output; works on the database, while no deia runs on it
     Export(ExportArgs),
     /// Read back what `export` wrote as json; the bot must exist; works on the database, while no deia runs on it
@@ -102,6 +113,23 @@ struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+struct MigrateArgs {
+    #[command(subcommand)]
+    action: Option<MigrateAction>,
+    /// Configuration file [default: $DEIA_CONFIG, else ./config.toml if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+enum MigrateAction {
+    /// Apply what is missing, in order; of two processes that do so at once one waits
+    Up,
+    /// Show every migration and whether it is applied (the default)
+    Status,
+}
+
+#[derive(Debug, Args)]
 struct SimArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:11434")]
@@ -146,6 +174,7 @@ impl Cli {
             Some(Command::Check(args)) => check(args).await,
             Some(Command::Export(args)) => export(args).await,
             Some(Command::Import(args)) => import(args).await,
+            Some(Command::Migrate(args)) => migrate(args).await,
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -179,6 +208,11 @@ async fn export(args: ExportArgs) -> Result<(), Failure> {
 async fn import(args: ImportArgs) -> Result<(), Failure> {
     let config = Config::load(args.config.config.as_deref())?;
     Ok(app::import(&config, &args.file).await?)
+}
+
+async fn migrate(args: MigrateArgs) -> Result<(), Failure> {
+    let config = Config::load(args.config.as_deref())?;
+    Ok(app::migrate(&config, args.action == Some(MigrateAction::Up)).await?)
 }
 
 async fn simulate(args: SimArgs) -> Result<(), Failure> {
@@ -226,6 +260,22 @@ mod tests {
             .unwrap();
         let Some(Command::Sim(args)) = cli.command else { panic!("sim") };
         assert_eq!(args.models, ["a", "sim:echo"]);
+    }
+
+    #[test]
+    fn migrate_alone_shows_the_status() {
+        let parsed = |words: &[&str]| match Cli::try_parse_from(words).unwrap().command {
+            Some(Command::Migrate(args)) => (args.action, args.config),
+            other => panic!("{other:?}"),
+        };
+        let file = Some(PathBuf::from("a.toml"));
+        assert_eq!(parsed(&["deia", "migrate"]), (None, None));
+        assert_eq!(parsed(&["deia", "migrate", "status"]), (Some(MigrateAction::Status), None));
+        assert_eq!(
+            parsed(&["deia", "migrate", "up", "--config", "a.toml"]),
+            (Some(MigrateAction::Up), file.clone())
+        );
+        assert_eq!(parsed(&["deia", "migrate", "--config", "a.toml", "up"]), (Some(MigrateAction::Up), file));
     }
 
     #[test]

@@ -22,7 +22,11 @@ mod search;
 mod tests;
 mod writer;
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use deia_actors::{
@@ -46,6 +50,7 @@ use deia_actors::{
         state_store::StateStore,
     },
 };
+use tokio::time::Instant;
 
 use self::{
     reader::Reader,
@@ -60,6 +65,8 @@ const SURPLUS_PIECES: u32 = 20;
 
 /// Silence after which the writing thread takes messages into the index of the search.
 const IDLE: Duration = Duration::from_secs(2);
+/// How often the lock of another process is looked at.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The record in one SQLite file. Close it with [`SqliteStore::close`]; dropping it waits for the
 /// running commit.
@@ -82,7 +89,7 @@ impl SqliteStore {
     }
 
     async fn open_with(path: &Path, busy_timeout: Duration, idle: Duration) -> Result<Self, StoreError> {
-        let lock = lock(path)?;
+        let lock = lock(path, busy_timeout).await?;
         schema::prepare(path).await?;
         let writer = Writer::start(Target { path: path.to_owned(), busy_timeout, idle })?;
         Ok(Self { writer, reader: Reader::new(path), lock })
@@ -93,7 +100,7 @@ impl SqliteStore {
     /// # Errors
     /// As [`Self::open`].
     pub async fn migrate_up(path: &Path) -> Result<Vec<MigrationState>, StoreError> {
-        let lock = lock(path)?;
+        let lock = lock(path, BUSY_TIMEOUT).await?;
         schema::prepare(path).await?;
         lock.unlock().ok();
         schema::status(path).await
@@ -116,8 +123,9 @@ impl SqliteStore {
     }
 }
 
-/// Locks `<path>.lock`. The lock goes with the process, however it ends.
-fn lock(path: &Path) -> Result<File, StoreError> {
+/// Locks `<path>.lock`; waits a little for a process that only migrates or is about to end. The lock goes with the process,
+/// however it ends.
+async fn lock(path: &Path, patience: Duration) -> Result<File, StoreError> {
     let failed = |e: std::io::Error| StoreError::Unavailable(format!("{}: {e}", path.display()));
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
@@ -125,12 +133,17 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock = File::options().create(true).truncate(false).write(true).open(name).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(StoreError::Unavailable(format!("{} is in use by another process", path.display())))
+    let until = Instant::now() + patience;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => tokio::time::sleep(LOCK_AGAIN).await,
+            Err(TryLockError::WouldBlock) => {
+                let why = format!("{} is in use by another process", path.display());
+                return Err(StoreError::Unavailable(why));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 

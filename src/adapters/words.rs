@@ -6,7 +6,6 @@ use serde::{
     de::{DeserializeOwned, IntoDeserializer, value::Error},
 };
 
-
 /// Reads a word of a unit-only enumeration.
 pub(super) fn parse_word<T: for<'de> Deserialize<'de>>(word: &str) -> Result<T, StoreError> {
     T::deserialize(word.into_deserializer()).map_err(|_: Error| unexpected("word", "not one of this version"))

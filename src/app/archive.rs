@@ -17,7 +17,7 @@ use deia_actors::{
 use futures_util::StreamExt;
 use tokio::{fs::File, io::BufReader};
 
-use super::{AppError, open_store};
+use super::{AppError, storage::Database};
 use crate::config::Config;
 
 /// What `deia export` is asked for.
@@ -46,15 +46,17 @@ async fn on_store<T, F>(
 where
     F: Future<Output = Result<T, AppError>>,
 {
-    let store = match open_store(config).await {
-        Ok(store) => Arc::new(store),
-        Err(error @ AppError::Storage { source: StoreError::Unavailable(_), .. }) => {
-            return Err(AppError::Held(Box::new(error), route));
+    let database = match Database::open(&config.storage).await {
+        Ok(database) => database,
+        Err(AppError::Storage { database, source })
+            if matches!(source.downcast_ref(), Some(StoreError::Unavailable(_))) =>
+        {
+            return Err(AppError::Held(Box::new(AppError::Storage { database, source }), route));
         }
         Err(error) => return Err(error),
     };
-    let done = work(store.clone()).await;
-    store.close().await;
+    let done = work(database.storage()).await;
+    database.close().await;
     done
 }
 

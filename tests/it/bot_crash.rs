@@ -47,7 +47,7 @@ async fn crash_one_of_ten(how: &str, kth: usize) {
     let api = deia.api();
     let mut socket = deia.socket().await;
     for n in 0..BOTS {
-        let bot = api.launch(&format!("b{n}"), &format!("sim:tokens={TOKENS},gap_ms=3")).await;
+        let bot = api.launch(&format!("b{n}"), &format!("sim:tokens={TOKENS},gap_ms=10")).await;
         socket.subscribe(&format!("conversation:{}", bot["main_conversation_id"].as_str().unwrap())).await;
     }
     let victim = "b3";

@@ -168,7 +168,7 @@ async fn readers_that_come_at_any_time_see_the_same_text() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    let bot = api.launch("ada", "sim:utf8,tokens=200,gap_ms=2").await;
+    let bot = api.launch("ada", "sim:utf8,tokens=200,gap_ms=10").await;
     let topic = conversation(&bot);
     let mut early = deia.socket().await;
     let mut first = Texts::default();

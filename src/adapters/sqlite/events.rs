@@ -10,12 +10,7 @@ use deia_actors::{
 use futures_util::TryStreamExt;
 use sqlx::{Sqlite, SqliteConnection, query::QueryScalar, sqlite::SqliteArguments};
 
-use super::{
-    error,
-    quarantine::Quarantine,
-    rows::event_columns,
-    words::unexpected,
-};
+use super::{error, quarantine::Quarantine, rows::event_columns, words::unexpected};
 
 fn number(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|e| unexpected("number", e))
