@@ -202,17 +202,29 @@ impl ServerSentEvents {
         if status != StatusCode::OK || !is_stream {
             panic!("not a stream: {status} {:?}", response.text().await);
         }
+        Self::of(response)
+    }
+
+    /// The stream of an answer that is known to be one.
+    pub fn of(response: reqwest::Response) -> Self {
         Self { chunks: Box::new(response.bytes_stream()), rest: Vec::new(), ready: VecDeque::new() }
     }
 
     /// The next event; None at the end of the stream. Comments are skipped.
     pub async fn next(&mut self) -> Option<ServerSentEvent> {
+        self.try_next().await.expect("the stream is not cut")
+    }
+
+    /// As `next`, of a stream that may be cut.
+    pub async fn try_next(&mut self) -> reqwest::Result<Option<ServerSentEvent>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Some(event);
+                return Ok(Some(event));
             }
-            let chunk = soon("the next event of a stream", self.chunks.next()).await?;
-            self.rest.extend_from_slice(&chunk.expect("the stream is not cut"));
+            let Some(chunk) = soon("the next event of a stream", self.chunks.next()).await else {
+                return Ok(None);
+            };
+            self.rest.extend_from_slice(&chunk?);
             while let Some(end) = self.rest.windows(2).position(|pair| pair == b"\n\n") {
                 let block: Vec<u8> = self.rest.drain(..end + 2).collect();
                 self.ready.extend(parse(std::str::from_utf8(&block).expect("events are UTF-8")));

@@ -22,9 +22,14 @@ pub struct Socket {
 
 impl Socket {
     pub async fn connect(base: &str) -> Self {
+        Self::try_connect(base).await.expect("a socket")
+    }
+
+    /// As `connect`, to a service that may be away.
+    pub async fn try_connect(base: &str) -> Option<Self> {
         let url = format!("{}/ws", base.replacen("http", "ws", 1));
-        let (inner, _) = soon("the socket opens", connect_async(url)).await.expect("a socket");
-        Self { inner, kept: VecDeque::new(), close_code: None, refs: 0 }
+        let (inner, _) = soon("the socket opens", connect_async(url)).await.ok()?;
+        Some(Self { inner, kept: VecDeque::new(), close_code: None, refs: 0 })
     }
 
     /// Sends one frame.
@@ -51,15 +56,20 @@ impl Socket {
     }
 
     /// Sends a frame under a fresh `ref` and waits for what answers it.
-    pub async fn call(&mut self, mut frame: Value) -> Value {
+    pub async fn call(&mut self, frame: Value) -> Value {
+        self.try_call(frame).await.expect("an answer before the socket closes")
+    }
+
+    /// As `call`; None where the socket closes before the answer.
+    pub async fn try_call(&mut self, mut frame: Value) -> Option<Value> {
         self.refs += 1;
         let reference = json!(format!("r{}", self.refs));
         frame["ref"] = reference.clone();
-        self.send(frame).await;
+        self.inner.send(Message::text(frame.to_string())).await.ok()?;
         loop {
-            let answer = self.receive().await.expect("an answer before the socket closes");
+            let answer = self.receive().await?;
             if answer["ref"] == reference {
-                return answer;
+                return Some(answer);
             }
             self.kept.push_back(answer);
         }

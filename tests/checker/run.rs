@@ -1,0 +1,240 @@
+//! One history from its plan to its judgement.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use deia::sim::Sim;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    clients::{Client, Stage},
+    house::{House, Record},
+    judge::is_terminal,
+    log::{Conversation, Fact, Heard, History, Message, Outcome, Reader, Ticks, Turn},
+    plan::Plan,
+    readers,
+    shared::support::{Api, Socket, eventually},
+};
+
+/// Rows of the outbox that are read at once.
+const PAGE: u32 = 1000;
+/// How long a reader may take to get what there is.
+const READERS: Duration = Duration::from_secs(20);
+
+/// What a history consisted of.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Counts {
+    pub acknowledged: usize,
+    pub refused: usize,
+    pub unknown: usize,
+    pub faults: usize,
+    pub resumed: usize,
+    pub given_up: usize,
+    pub ends: BTreeMap<String, usize>,
+}
+
+impl Counts {
+    fn of(history: &History, faults: usize) -> Self {
+        let mut counts = Self { faults, ..Self::default() };
+        for sent in &history.sent {
+            match sent.outcome {
+                Outcome::Ok { .. } => counts.acknowledged += 1,
+                Outcome::Refused => counts.refused += 1,
+                Outcome::Unknown => counts.unknown += 1,
+            }
+        }
+        for heard in history.readers.iter().flat_map(|reader| &reader.heard) {
+            if let Heard::Subscribed { frame, .. } = heard {
+                counts.resumed += usize::from(frame["recovered"] == true);
+                counts.given_up += usize::from(frame["recovered"] == false);
+            }
+        }
+        for turn in history.conversations.iter().flat_map(|c| &c.turns) {
+            *counts.ends.entry(turn.state.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+        self.unknown += other.unknown;
+        self.faults += other.faults;
+        self.resumed += other.resumed;
+        self.given_up += other.given_up;
+        for (state, n) in other.ends {
+            *self.ends.entry(state).or_default() += n;
+        }
+    }
+}
+
+/// Lets a history happen; what happened, and of what it consisted.
+pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
+    let mut house = House::start(plan, sim).await;
+    let url = house.url();
+    let api = Api::new(&url);
+    let mut topics = vec!["bots".to_owned(), "tree".to_owned()];
+    for bot in &plan.bots {
+        let launched = api.launch(&bot.id, &bot.model).await;
+        topics.push(format!("bot:{}", bot.id));
+        topics.push(format!("conversation:{}", id(&launched["main_conversation_id"])));
+    }
+    let stage = Arc::new(Stage {
+        url,
+        bots: plan.bots.clone(),
+        ticks: Ticks::default(),
+        notes: Mutex::default(),
+        up: watch::Sender::new(true),
+        finished: watch::Sender::new(0),
+    });
+    let goal = watch::Sender::new(None);
+    let mut following = JoinSet::new();
+    let readers: Vec<_> = topics
+        .iter()
+        .map(|topic| {
+            let reader = Arc::new(Mutex::new(Reader { topic: topic.clone(), heard: vec![] }));
+            following.spawn(readers::follow(stage.clone(), reader.clone(), goal.subscribe()));
+            reader
+        })
+        .collect();
+    let mut clients = JoinSet::new();
+    for (number, steps) in plan.clients.iter().enumerate() {
+        clients.spawn(Client::new(number, stage.clone()).run(steps.clone()));
+    }
+    let faults = inject(plan, &mut house, &stage, &mut clients).await;
+    house.heal().await;
+    let (heads, conversations) = rest(&api, &stage, &topics).await;
+    goal.send_replace(Some(heads.clone()));
+    let arrived = tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
+    // Whoever did not arrive is judged by what it has.
+    drop((arrived, following));
+    let record = house.close().await;
+    let outbox = outbox(&record).await;
+    record.close().await;
+    let mut history = std::mem::take(&mut *stage.notes.lock());
+    history.readers = readers.iter().map(|reader| reader.lock().clone()).collect();
+    (history.heads, history.conversations, history.outbox) = (heads, conversations, outbox);
+    let counts = Counts::of(&history, faults);
+    (history, counts)
+}
+
+/// Lets the planned faults happen while the clients are busy; answers how many did when all clients are done.
+async fn inject(plan: &Plan, house: &mut House, stage: &Stage, clients: &mut JoinSet<()>) -> usize {
+    let mut finished = stage.finished.subscribe();
+    let mut happened = 0;
+    let total: usize = plan.clients.iter().map(Vec::len).sum();
+    for (after, micros, fault) in &plan.faults {
+        // The sender lives in the stage.
+        let _ = finished.wait_for(|finished| finished >= after).await;
+        // The moment is what is tried: anything from the end of one step to the middle of another.
+        tokio::time::sleep(Duration::from_micros(*micros)).await;
+        if *finished.borrow() >= total {
+            break;
+        }
+        house.suffer(*fault, stage).await;
+        happened += 1;
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.expect("a client does not panic");
+    }
+    happened
+}
+
+fn id(value: &Value) -> &str {
+    value.as_str().expect("an id")
+}
+
+/// Waits until every turn has ended, and reads what is there then.
+async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> (BTreeMap<String, u64>, Vec<Conversation>) {
+    for bot in &stage.bots {
+        eventually(&format!("{} is at rest", bot.id), async || {
+            let answer = api.get(format!("/api/bot/{}/status", bot.id)).await;
+            let (status, body) = (answer.status, answer.body);
+            (status == 200 && body["queue_depth"] == 0 && body["active_turns"] == Value::Array(vec![])).then_some(())
+        })
+        .await;
+    }
+    let mut conversations = vec![];
+    for bot in &stage.bots {
+        let bot_now = api.get(format!("/api/bot/{}", bot.id)).await.expect(200);
+        let id = id(&bot_now["main_conversation_id"]).to_owned();
+        // What was sent without an answer may begin only now.
+        let (messages, turns) = eventually(&format!("every turn of {} has ended", bot.id), async || {
+            let messages = messages(api, &bot.id).await;
+            let turns = turns(api, &messages).await;
+            let at_rest = messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
+            at_rest.then_some((messages, turns))
+        })
+        .await;
+        conversations.push(Conversation { bot: bot.id.clone(), id, says: bot.says.clone(), messages, turns });
+    }
+    let mut socket = Socket::connect(&stage.url).await;
+    let mut heads = BTreeMap::new();
+    for topic in topics {
+        let subscribed = socket.subscribe(topic).await;
+        heads.insert(topic.clone(), subscribed["seq"].as_u64().expect("a number"));
+    }
+    (heads, conversations)
+}
+
+/// The turns of these messages.
+async fn turns(api: &Api, messages: &[Message]) -> Vec<Turn> {
+    let mut turns: Vec<Turn> = vec![];
+    for turn in messages.iter().filter_map(|m| m.turn.as_ref()) {
+        if turns.iter().all(|known| known.id != *turn) {
+            let turn = api.turn(&Value::from(turn.clone())).await;
+            let [id, message, reply, state] =
+                ["id", "message_id", "reply_id", "state"].map(|field| id(&turn[field]).to_owned());
+            turns.push(Turn { id, message, reply, state });
+        }
+    }
+    turns
+}
+
+/// All messages of a bot's main conversation, oldest first.
+async fn messages(api: &Api, bot: &str) -> Vec<Message> {
+    let (mut all, mut before) = (vec![], String::new());
+    loop {
+        let page = api.get(format!("/api/chat/{bot}?limit=200{before}")).await.expect(200);
+        let text = |item: &Value, field: &str| item[field].as_str().map(str::to_owned);
+        let must = |item: &Value, field: &str| text(item, field).unwrap_or_else(|| panic!("{field} of {item}"));
+        let mut items: Vec<Message> = page["items"]
+            .as_array()
+            .expect("items")
+            .iter()
+            .map(|item| Message {
+                id: must(item, "id"),
+                parent: text(item, "parent_id"),
+                turn: text(item, "turn_id"),
+                sender: must(item, "sender"),
+                state: must(item, "state"),
+                content: must(item, "content"),
+            })
+            .collect();
+        items.append(&mut all);
+        all = items;
+        match page["before"].as_str() {
+            Some(id) => before = format!("&before={id}"),
+            None => return all,
+        }
+    }
+}
+
+/// The whole outbox, by topic.
+async fn outbox(record: &Record) -> BTreeMap<String, Vec<Fact>> {
+    let (mut outbox, mut position) = (BTreeMap::<String, Vec<Fact>>::new(), 0);
+    loop {
+        let events = record.store.events_after(position, PAGE).await.expect("the outbox is read");
+        let Some(last) = events.last() else { return outbox };
+        position = last.position;
+        for event in events {
+            let data: Value = serde_json::from_str(&event.data).expect("the data of an event is JSON");
+            let ends = data["turn"]["id"].as_str().map(str::to_owned);
+            for (topic, seq) in &event.seqs {
+                let fact = Fact { seq: *seq, event: event.name.to_string(), ends: ends.clone() };
+                outbox.entry(topic.to_string()).or_default().push(fact);
+            }
+        }
+    }
+}
