@@ -92,7 +92,14 @@ impl Client {
         if let Outcome::Ok { turn, .. } = &outcome {
             self.turn = Some(turn.clone());
         }
-        self.stage.notes.lock().sent.push(Sent { client: self.number, bot, content, invoked, finished, outcome });
+        self.stage.notes.lock().sent.push(Sent {
+            client: self.number,
+            bot,
+            content,
+            invoked,
+            finished,
+            outcome,
+        });
         if let Some((events, stream)) = stream {
             self.follow(events, stream).await;
         }

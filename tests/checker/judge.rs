@@ -9,7 +9,8 @@ mod events;
 
 /// Everything that is wrong with a history.
 pub fn judge(history: &History) -> Vec<String> {
-    let mut wrong = vec![];
+    let mut wrong: Vec<String> =
+        history.unrest.iter().map(|what| format!("did not come to rest: {what}")).collect();
     for conversation in &history.conversations {
         messages(history, conversation, &mut wrong);
         order(history, conversation, &mut wrong);
@@ -47,7 +48,10 @@ fn messages(history: &History, conversation: &Conversation, wrong: &mut Vec<Stri
         match (&sent.outcome, found.as_slice()) {
             (Outcome::Ok { turn, message, .. }, [one]) => {
                 if one.id != *message || one.turn.as_ref() != Some(turn) {
-                    wrong.push(format!("{} was acknowledged as another message: {sent:?}, {one:?}", sent.content));
+                    wrong.push(format!(
+                        "{} was acknowledged as another message: {sent:?}, {one:?}",
+                        sent.content
+                    ));
                 }
             }
             (Outcome::Ok { .. }, []) => wrong.push(format!("acknowledged and lost: {sent:?}")),
@@ -162,7 +166,8 @@ fn reads(history: &History, conversation: &Conversation, wrong: &mut Vec<String>
         if places.contains(&None) || !starts || !places.windows(2).all(in_a_row) {
             wrong.push(format!("a page of {} is not a piece of what is stored: {places:?}", read.bot));
         }
-        let before = |sent: &&Sent| matches!(sent.outcome, Outcome::Ok { .. }) && sent.finished < read.invoked;
+        let before =
+            |sent: &&Sent| matches!(sent.outcome, Outcome::Ok { .. }) && sent.finished < read.invoked;
         for sent in sent_to(history, conversation).filter(before).filter(|_| read.whole && !read.stale) {
             let Outcome::Ok { message, .. } = &sent.outcome else { continue };
             if !read.ids.contains(message) {

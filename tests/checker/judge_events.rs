@@ -253,6 +253,8 @@ pub fn streams(history: &History, wrong: &mut Vec<String>) {
 fn stream_of(stream: &Stream, stored: &Stored<'_>) -> Result<(), String> {
     // From the start, or told otherwise.
     let (mut seen, mut place, mut ended, mut followed) = (String::new(), Some(0), false, true);
+    // A snapshot of a finished turn counts its end, which still follows.
+    let mut over = false;
     for heard in &stream.heard {
         let Some(frame) = heard else {
             followed = false;
@@ -272,6 +274,7 @@ fn stream_of(stream: &Stream, stored: &Stored<'_>) -> Result<(), String> {
                     seen.push_str(text(&running["content"]["text"]));
                 }
                 place = seq;
+                over = is_terminal(text(&data["turn"]["state"]));
                 followed = !data["running"].as_array().is_none_or(Vec::is_empty);
             }
             "token" if data["offset"] == json!(seen.len()) && seq == place => {
@@ -281,7 +284,7 @@ fn stream_of(stream: &Stream, stored: &Stored<'_>) -> Result<(), String> {
             "token" => return Err(format!("text that does not follow {seen:?}: {frame}")),
             "queue_moved" => {}
             _ => {
-                if seq != place.map(|place| place + 1) {
+                if seq != place.map(|place| place + u64::from(!over)) {
                     return Err(format!("not the event after {place:?}: {frame}"));
                 }
                 place = seq;

@@ -56,14 +56,15 @@ fn good() -> History {
         message: format!("m{n}"),
         reply: reply.map(str::to_owned),
     };
-    let message = |id: &str, parent: Option<&str>, turn: &str, sender: &str, state: &str, content: &str| Message {
-        id: id.into(),
-        parent: parent.map(str::to_owned),
-        turn: Some(turn.into()),
-        sender: sender.into(),
-        state: state.into(),
-        content: content.into(),
-    };
+    let message =
+        |id: &str, parent: Option<&str>, turn: &str, sender: &str, state: &str, content: &str| Message {
+            id: id.into(),
+            parent: parent.map(str::to_owned),
+            turn: Some(turn.into()),
+            sender: sender.into(),
+            state: state.into(),
+            content: content.into(),
+        };
     let turn = |n: usize, state: &str| Turn {
         id: format!("t{n}"),
         message: format!("m{n}"),
@@ -72,7 +73,9 @@ fn good() -> History {
     };
     let mut heard = vec![subscribed(None, json!({"seq": 0, "snapshot": {"messages": []}, "running": []}))];
     heard.extend(begin(1, 1, "q1"));
-    heard.extend([token(2, 1, 0, "ab"), token(2, 1, 2, "cd"), end(3, 1, "completed", "abcd")].map(Heard::Event));
+    heard.extend(
+        [token(2, 1, 0, "ab"), token(2, 1, 2, "cd"), end(3, 1, "completed", "abcd")].map(Heard::Event),
+    );
     heard.extend(begin(4, 2, "q2"));
     heard.push(Heard::Event(token(5, 2, 0, "a")));
     heard.push(Heard::Cut);
@@ -132,6 +135,7 @@ fn good() -> History {
         }],
         outbox: [(TOPIC.to_owned(), log.collect())].into(),
         heads: [(TOPIC.to_owned(), 6)].into(),
+        unrest: vec![],
         process_died: false,
     }
 }
@@ -146,12 +150,18 @@ fn stored(history: &mut History) -> &mut Conversation {
 
 /// Changes the frame of the reader's `at`th note.
 fn frame(history: &mut History, at: usize, path: &str, value: Value) {
-    let (Heard::Event(frame) | Heard::Subscribed { frame, .. }) = &mut heard(history)[at] else { panic!("no frame") };
+    let (Heard::Event(frame) | Heard::Subscribed { frame, .. }) = &mut heard(history)[at] else {
+        panic!("no frame")
+    };
     *frame.pointer_mut(path).unwrap() = value;
 }
 
 const SPOILED: &[Spoiled] = &[
-    ("an acknowledged message that is lost", |h| drop(stored(h).messages.drain(2..)), "acknowledged and lost"),
+    (
+        "an acknowledged message that is lost",
+        |h| drop(stored(h).messages.drain(2..)),
+        "acknowledged and lost",
+    ),
     (
         "a message stored twice",
         |h| {
@@ -172,11 +182,7 @@ const SPOILED: &[Spoiled] = &[
         },
         "stored 2 times",
     ),
-    (
-        "a refused message that is stored",
-        |h| h.sent[1].outcome = Outcome::Refused,
-        "refused and stored",
-    ),
+    ("a refused message that is stored", |h| h.sent[1].outcome = Outcome::Refused, "refused and stored"),
     ("a message that nobody sent", |h| drop(h.sent.remove(1)), "never sent"),
     (
         "an answer that names another turn",
@@ -192,6 +198,7 @@ const SPOILED: &[Spoiled] = &[
         "out of order",
     ),
     ("a message that hangs elsewhere", |h| stored(h).messages[2].parent = None, "does not hang"),
+    ("something that never rests", |h| h.unrest.push("b".into()), "come to rest"),
     ("a turn that did not end", |h| stored(h).turns[1].state = "generating".into(), "did not end"),
     (
         "a turn with two ends",
@@ -209,11 +216,7 @@ const SPOILED: &[Spoiled] = &[
     ),
     ("a message without a turn", |h| stored(h).messages[2].turn = None, "without a turn"),
     ("an end of nobody's turn", |h| drop(stored(h).turns.pop()), "nowhere else"),
-    (
-        "a complete reply that is cut",
-        |h| stored(h).messages[1].content = "abc".into(),
-        "not what was said",
-    ),
+    ("a complete reply that is cut", |h| stored(h).messages[1].content = "abc".into(), "not what was said"),
     (
         "a partial reply that says something else",
         |h| stored(h).messages[3].content = "abx".into(),
@@ -221,17 +224,16 @@ const SPOILED: &[Spoiled] = &[
     ),
     (
         "a reply that the client was told otherwise",
-        |h| h.sent[0].outcome = Outcome::Ok { turn: "t1".into(), message: "m1".into(), reply: Some("abc".into()) },
+        |h| {
+            h.sent[0].outcome =
+                Outcome::Ok { turn: "t1".into(), message: "m1".into(), reply: Some("abc".into()) }
+        },
         "told another reply",
     ),
     ("a read that misses what was acknowledged", |h| h.reads[0].ids.clear(), "and not there"),
     ("a read in another order", |h| h.reads[0].ids.reverse(), "not a piece"),
     ("a read of something that is gone", |h| h.reads[0].ids.push("m9".into()), "not a piece"),
-    (
-        "a gap in the numbers of the log",
-        |h| h.outbox.get_mut(TOPIC).unwrap()[3].seq = 5,
-        "where 4 should be",
-    ),
+    ("a gap in the numbers of the log", |h| h.outbox.get_mut(TOPIC).unwrap()[3].seq = 5, "where 4 should be"),
     ("a log that lost its end", |h| drop(h.outbox.get_mut(TOPIC).unwrap().pop()), "had more events"),
     ("an event that a reader did not get", |h| drop(heard(h).remove(2)), "not the next event"),
     (
@@ -245,21 +247,9 @@ const SPOILED: &[Spoiled] = &[
     ("a numbering that changes in silence", |h| frame(h, 5, "/epoch", json!("f")), "not the next event"),
     ("text that is missing before a token", |h| drop(heard(h).remove(3)), "does not follow"),
     ("text that is missing before the end", |h| drop(heard(h).remove(4)), "was seen of what ended"),
-    (
-        "text of a followed turn that never came",
-        |h| drop(heard(h).drain(3..5)),
-        "was seen of what ended",
-    ),
-    (
-        "text that is not what is stored",
-        |h| frame(h, 4, "/data/text", json!("xy")),
-        "was seen of what ended",
-    ),
-    (
-        "a place that is resumed elsewhere",
-        |h| frame(h, 10, "/seq", json!(4)),
-        "not told where it stands",
-    ),
+    ("text of a followed turn that never came", |h| drop(heard(h).drain(3..5)), "was seen of what ended"),
+    ("text that is not what is stored", |h| frame(h, 4, "/data/text", json!("xy")), "was seen of what ended"),
+    ("a place that is resumed elsewhere", |h| frame(h, 10, "/seq", json!(4)), "not told where it stands"),
     (
         "a place that is given up in silence",
         |h| frame(h, 10, "/recovered", Value::Null),
@@ -300,7 +290,10 @@ const SPOILED: &[Spoiled] = &[
 /// Every test of the judge, by name.
 pub fn tests() -> Vec<(String, Box<dyn FnOnce() + Send>)> {
     let mut all: Vec<(String, Box<dyn FnOnce() + Send>)> = vec![
-        ("judge::a_good_history_passes".into(), Box::new(|| assert_eq!(judge(&good()), Vec::<String>::new()))),
+        (
+            "judge::a_good_history_passes".into(),
+            Box::new(|| assert_eq!(judge(&good()), Vec::<String>::new())),
+        ),
         ("judge::a_killed_process_may_lack_the_end_of_an_interrupted_answer".into(), Box::new(lacks_the_end)),
     ];
     for (name, spoil, says) in SPOILED {
@@ -321,7 +314,10 @@ fn lacks_the_end() {
     stored(&mut history).messages[3].content = "ab".into();
     frame(&mut history, 12, "/data/reply/content", json!("ab"));
     heard(&mut history).insert(12, Heard::Cut);
-    let back = subscribed(Some(json!({"epoch": "e", "seq": 5})), json!({"seq": 5, "recovered": true, "running": []}));
+    let back = subscribed(
+        Some(json!({"epoch": "e", "seq": 5})),
+        json!({"seq": 5, "recovered": true, "running": []}),
+    );
     heard(&mut history).insert(13, back);
     assert!(!judge(&history).is_empty(), "without a kill it is an error");
     history.process_died = true;

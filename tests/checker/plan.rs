@@ -39,11 +39,16 @@ pub enum Door {
 /// A step of a client.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub enum Step {
-    Send { bot: usize, door: Door },
+    Send {
+        bot: usize,
+        door: Door,
+    },
     /// Stops the newest turn that this client knows.
     Stop,
     /// Reads the newest page.
-    Read { bot: usize },
+    Read {
+        bot: usize,
+    },
 }
 
 /// What goes wrong.

@@ -28,7 +28,8 @@ struct Place {
 impl Place {
     fn after(&self) -> Option<Value> {
         let (epoch, seq) = self.at.as_ref()?;
-        let offset = |(id, content): (&String, &u64)| (id.clone(), json!({"content": content, "thinking": 0}));
+        let offset =
+            |(id, content): (&String, &u64)| (id.clone(), json!({"content": content, "thinking": 0}));
         let offsets: serde_json::Map<_, _> = self.offsets.iter().map(offset).collect();
         Some(json!({"epoch": epoch, "seq": seq, "offsets": offsets}))
     }

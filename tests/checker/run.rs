@@ -1,6 +1,10 @@
 //! One history from its plan to its judgement.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deia::sim::Sim;
 use parking_lot::Mutex;
@@ -12,15 +16,20 @@ use crate::{
     house::{House, Record},
     judge::is_terminal,
     log::{Conversation, Fact, Heard, History, Message, Outcome, Reader, Ticks, Turn},
-    plan::Plan,
+    plan::{Bot, Plan},
     readers,
-    shared::support::{Api, Socket, eventually},
+    shared::support::{Api, Socket},
 };
 
 /// Rows of the outbox that are read at once.
 const PAGE: u32 = 1000;
 /// How long a reader may take to get what there is.
 const READERS: Duration = Duration::from_secs(20);
+
+/// How long it may take until everything that was sent has ended.
+const REST: Duration = Duration::from_secs(15);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// What a history consisted of.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -104,9 +113,10 @@ pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
     }
     let faults = inject(plan, &mut house, &stage, &mut clients).await;
     house.heal().await;
-    let (heads, conversations) = rest(&api, &stage, &topics).await;
+    let Rest { heads, conversations, unrest } = rest(&api, &stage, &topics).await;
     goal.send_replace(Some(heads.clone()));
-    let arrived = tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
+    let arrived =
+        tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
     // Whoever did not arrive is judged by what it has.
     drop((arrived, following));
     let record = house.close().await;
@@ -115,6 +125,7 @@ pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
     let mut history = std::mem::take(&mut *stage.notes.lock());
     history.readers = readers.iter().map(|reader| reader.lock().clone()).collect();
     (history.heads, history.conversations, history.outbox) = (heads, conversations, outbox);
+    history.unrest = unrest;
     let counts = Counts::of(&history, faults);
     (history, counts)
 }
@@ -145,37 +156,57 @@ fn id(value: &Value) -> &str {
     value.as_str().expect("an id")
 }
 
+/// What is there when everything has come to rest.
+#[derive(Default)]
+struct Rest {
+    heads: BTreeMap<String, u64>,
+    conversations: Vec<Conversation>,
+    /// What did not come to rest.
+    unrest: Vec<String>,
+}
+
 /// Waits until every turn has ended, and reads what is there then.
-async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> (BTreeMap<String, u64>, Vec<Conversation>) {
+async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> Rest {
+    let mut rest = Rest::default();
     for bot in &stage.bots {
-        eventually(&format!("{} is at rest", bot.id), async || {
-            let answer = api.get(format!("/api/bot/{}/status", bot.id)).await;
-            let (status, body) = (answer.status, answer.body);
-            (status == 200 && body["queue_depth"] == 0 && body["active_turns"] == Value::Array(vec![])).then_some(())
-        })
-        .await;
-    }
-    let mut conversations = vec![];
-    for bot in &stage.bots {
-        let bot_now = api.get(format!("/api/bot/{}", bot.id)).await.expect(200);
-        let id = id(&bot_now["main_conversation_id"]).to_owned();
-        // What was sent without an answer may begin only now.
-        let (messages, turns) = eventually(&format!("every turn of {} has ended", bot.id), async || {
-            let messages = messages(api, &bot.id).await;
-            let turns = turns(api, &messages).await;
-            let at_rest = messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
-            at_rest.then_some((messages, turns))
-        })
-        .await;
-        conversations.push(Conversation { bot: bot.id.clone(), id, says: bot.says.clone(), messages, turns });
+        let begun = Instant::now();
+        let conversation = loop {
+            // What was sent without an answer may begin only now.
+            let (conversation, at_rest) = look(api, bot).await;
+            if at_rest || begun.elapsed() > REST {
+                if !at_rest {
+                    let status = api.get(format!("/api/bot/{}/status", bot.id)).await.body;
+                    let open = conversation.turns.iter().filter(|turn| !is_terminal(&turn.state));
+                    rest.unrest.push(format!("{status}, {:?}", open.collect::<Vec<_>>()));
+                }
+                break conversation;
+            }
+            // Between the service and its clients there is nothing to await.
+            tokio::time::sleep(AGAIN).await;
+        };
+        rest.conversations.push(conversation);
     }
     let mut socket = Socket::connect(&stage.url).await;
-    let mut heads = BTreeMap::new();
     for topic in topics {
         let subscribed = socket.subscribe(topic).await;
-        heads.insert(topic.clone(), subscribed["seq"].as_u64().expect("a number"));
+        rest.heads.insert(topic.clone(), subscribed["seq"].as_u64().expect("a number"));
     }
-    (heads, conversations)
+    rest
+}
+
+/// A bot's conversation, and whether nothing is going to happen in it.
+async fn look(api: &Api, bot: &Bot) -> (Conversation, bool) {
+    let status = api.get(format!("/api/bot/{}/status", bot.id)).await;
+    let idle = status.status == 200
+        && status.body["queue_depth"] == 0
+        && status.body["active_turns"] == Value::Array(vec![]);
+    let now = api.get(format!("/api/bot/{}", bot.id)).await.expect(200);
+    let id = id(&now["main_conversation_id"]).to_owned();
+    let messages = messages(api, &bot.id).await;
+    let turns = turns(api, &messages).await;
+    let at_rest =
+        idle && messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
+    (Conversation { bot: bot.id.clone(), id, says: bot.says.clone(), messages, turns }, at_rest)
 }
 
 /// The turns of these messages.
@@ -198,7 +229,8 @@ async fn messages(api: &Api, bot: &str) -> Vec<Message> {
     loop {
         let page = api.get(format!("/api/chat/{bot}?limit=200{before}")).await.expect(200);
         let text = |item: &Value, field: &str| item[field].as_str().map(str::to_owned);
-        let must = |item: &Value, field: &str| text(item, field).unwrap_or_else(|| panic!("{field} of {item}"));
+        let must =
+            |item: &Value, field: &str| text(item, field).unwrap_or_else(|| panic!("{field} of {item}"));
         let mut items: Vec<Message> = page["items"]
             .as_array()
             .expect("items")
