@@ -34,13 +34,16 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use deia::sim::{Sim, SimConfig};
 use tokio::task::JoinSet;
 
 use self::{arguments::Arguments, plan::Plan, run::Counts};
+
+/// How long a history may take that takes half a second.
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// How the tests ended.
 #[derive(Default)]
@@ -108,7 +111,12 @@ async fn histories(arguments: &Arguments, results: &mut Results) {
             && let Some(seed) = seeds.next()
         {
             let (plan, sim) = (Plan::new(seed, arguments.database), sim.clone());
-            running.spawn(async move { (seed, tokio::spawn(one(plan, sim)).await) });
+            running.spawn(async move {
+                let mut history = tokio::spawn(one(plan, sim));
+                let ended = tokio::time::timeout(DEADLINE, &mut history).await;
+                history.abort();
+                (seed, ended.unwrap_or_else(|_| Ok(Err(format!("  no end within {DEADLINE:?}")))))
+            });
         }
         let Some(ended) = running.join_next().await else { break };
         let (seed, ended) = ended.expect("the task of a history is waited for");
