@@ -10,6 +10,7 @@ mod bot_crash;
 mod bot_life;
 mod command_line;
 mod events;
+mod fsync;
 mod full_disk;
 mod history;
 mod http_events;
