@@ -13,9 +13,10 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     clients::{Client, Stage},
-    house::{House, Record},
+    house::House,
     judge::is_terminal,
     log::{Conversation, Fact, Heard, History, Message, Outcome, Reader, Ticks, Turn},
+    place::{Record, Servers},
     plan::{Bot, Plan},
     readers,
     shared::support::{Api, Socket},
@@ -79,8 +80,8 @@ impl Counts {
 }
 
 /// Lets a history happen; what happened, and of what it consisted.
-pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
-    let mut house = House::start(plan, sim).await;
+pub async fn run(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> (History, Counts) {
+    let mut house = House::start(plan, sim, servers).await;
     let url = house.url();
     let api = Api::new(&url);
     let mut topics = vec!["bots".to_owned(), "tree".to_owned()];
@@ -257,7 +258,7 @@ async fn messages(api: &Api, bot: &str) -> Vec<Message> {
 async fn outbox(record: &Record) -> BTreeMap<String, Vec<Fact>> {
     let (mut outbox, mut position) = (BTreeMap::<String, Vec<Fact>>::new(), 0);
     loop {
-        let events = record.store.events_after(position, PAGE).await.expect("the outbox is read");
+        let events = record.store().events_after(position, PAGE).await.expect("the outbox is read");
         let Some(last) = events.last() else { return outbox };
         position = last.position;
         for event in events {
