@@ -1,6 +1,8 @@
 //! The composition root: the one place that names concrete adapters. Builds storage, model servers, the
 //! tree and the front end from a configuration, runs them, and ends them in reverse order.
 
+mod storage;
+
 use std::{
     io::{self, Write},
     net::SocketAddr,
@@ -12,18 +14,16 @@ use std::{
 use deia_actors::{
     controller::{Controller, InferenceLimits, ServerSpec, Settings},
     domain::problem::Problem,
-    ports::{chat_model::ChatModel, history_store::StoreError},
+    ports::chat_model::ChatModel,
     supervision::RestartRules,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::storage::Database;
 use crate::{
-    adapters::{
-        ollama::{self, Limits, Ollama},
-        sqlite::SqliteStore,
-    },
-    cli::{EXIT_CONFIGURATION, EXIT_GAVE_UP},
-    config::{Config, ModelServer, Simulated, StorageUrl},
+    adapters::ollama::{self, Limits, Ollama},
+    cli::{EXIT_CONFIGURATION, EXIT_GAVE_UP, EXIT_PENDING},
+    config::{Config, ModelServer, Simulated},
     http,
     sim::{Sim, SimConfig},
 };
@@ -45,8 +45,8 @@ pub enum AppError {
     Storage {
         /// Which one, without its password.
         database: String,
-        /// Why.
-        source: StoreError,
+        /// Why, and what to do where that is known.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Nobody can sign in yet, so nobody but this machine may reach it.
     #[error(
@@ -84,6 +84,14 @@ pub enum AppError {
     /// `deia check` found something.
     #[error("{0} of the checks failed")]
     Checks(usize),
+    /// `deia migrate` found migrations that the database does not have.
+    #[error("migrations are missing ({0}); deia migrate up applies them, and so does the next start")]
+    Pending(usize),
+    /// `deia migrate` found a database of a newer version.
+    #[error(
+        "the database has the schema {0}, which this version of deia does not know; use the version that wrote it"
+    )]
+    Newer(i64),
 }
 
 impl AppError {
@@ -93,6 +101,7 @@ impl AppError {
         match self {
             Self::GaveUp => EXIT_GAVE_UP,
             Self::Exposed(_) => EXIT_CONFIGURATION,
+            Self::Pending(_) => EXIT_PENDING,
             _ => 1,
         }
     }
@@ -101,19 +110,11 @@ impl AppError {
 /// A built service that does not serve yet.
 pub struct App {
     controller: Controller,
-    store: Arc<SqliteStore>,
+    database: Database,
     simulator: Option<Sim>,
     bound: http::Bound,
     api: http::Api,
     drain: Duration,
-}
-
-async fn open_store(config: &Config) -> Result<SqliteStore, AppError> {
-    let opened = match &config.storage.url {
-        StorageUrl::Sqlite(path) => SqliteStore::open(path).await,
-        StorageUrl::Postgres(_) => Err(StoreError::Unavailable("there is no adapter for it yet".into())),
-    };
-    opened.map_err(|source| AppError::Storage { database: config.storage.url.to_string(), source })
 }
 
 fn limits(config: &Config) -> Limits {
@@ -194,9 +195,9 @@ impl App {
         let bound = http::Server::bind(listen)
             .await
             .map_err(|source| AppError::Listen { address: listen, source })?;
-        let store = Arc::new(open_store(config).await?);
+        let database = Database::open(&config.storage).await?;
         let (servers, simulator) = model_servers(config).await?;
-        let mut builder = Controller::builder(store.clone()).settings(settings(config));
+        let mut builder = Controller::builder(database.storage()).settings(settings(config));
         for server in servers {
             builder = builder.server(server);
         }
@@ -206,7 +207,7 @@ impl App {
         api.allow_kill = config.supervision.allow_kill;
         let view = serde_json::json!({ "items": config.items() });
         api.config_view = Arc::new(move || view.clone());
-        Ok(Self { controller, store, simulator, bound, api, drain: config.server.drain })
+        Ok(Self { controller, database, simulator, bound, api, drain: config.server.drain })
     }
 
     /// Where it listens.
@@ -226,7 +227,7 @@ impl App {
     /// # Errors
     /// [`AppError::GaveUp`].
     pub async fn run_until_stopped(self, stop: CancellationToken) -> Result<(), AppError> {
-        let Self { controller, store, simulator, bound, api, drain } = self;
+        let Self { controller, database, simulator, bound, api, drain } = self;
         let (stopping, closing) = (api.stopping.clone(), api.closing.clone());
         let serving = tokio::spawn(bound.serve(api, drain));
         let gave_up = tokio::select! {
@@ -242,7 +243,7 @@ impl App {
         if serving.await.is_err() {
             tracing::error!("the front end ended abnormally");
         }
-        store.close().await;
+        database.close().await;
         if let Some(simulator) = simulator {
             simulator.stop().await;
         }
@@ -271,7 +272,11 @@ pub async fn serve(
     ready_file: Option<PathBuf>,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
-    let app = App::build(&config).await?;
+    let app = tokio::select! {
+        built = App::build(&config) => built?,
+        // A database that is waited for must not hold up the end.
+        () = stop.cancelled() => return Ok(()),
+    };
     let (address, controller) = (app.address(), app.controller());
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     let mut out = io::stdout();
@@ -322,25 +327,9 @@ pub async fn check(config: Config) -> Result<(), AppError> {
     } else {
         say(false, "address", &AppError::Exposed(listen).to_string())
     };
-    let database = &config.storage.url;
-    failed += match open_store(&config).await {
-        Ok(store) => {
-            let probe = deia_actors::ports::history_store::HistoryStore::probe(&store).await;
-            store.close().await;
-            match probe {
-                Ok(()) => say(true, "database", &format!("{database} takes writes")),
-                Err(error) => {
-                    say(false, "database", &format!("{database}: {error}. Check free space and permissions."))
-                }
-            }
-        }
-        Err(error) => say(
-            false,
-            "database",
-            &format!(
-                "{error}. If deia is running, stop it first; else check the folder's permissions, or set storage.url."
-            ),
-        ),
+    failed += match storage::check(&config.storage).await {
+        Ok(words) => say(true, "database", &words),
+        Err(words) => say(false, "database", &words),
     };
     let client = ollama::client().map_err(AppError::Client)?;
     let mut answered = false;
@@ -370,4 +359,30 @@ pub async fn check(config: Config) -> Result<(), AppError> {
         failed += say(false, "models", "no model server answers and inference.simulated is off");
     }
     if failed == 0 { Ok(()) } else { Err(AppError::Checks(failed)) }
+}
+
+/// `deia migrate`: says which migrations the database has, after it was brought to this version if `up`.
+///
+/// # Errors
+/// [`AppError::Storage`]; without `up` also [`AppError::Newer`] and [`AppError::Pending`].
+pub async fn migrate(config: &Config, up: bool) -> Result<(), AppError> {
+    let states = storage::migrate(&config.storage, up).await?;
+    let mut out = io::stdout();
+    // A closed standard output changes nothing about the result.
+    let _ = writeln!(out, "{}", config.storage.url);
+    for state in &states {
+        let word = match (state.known, state.applied) {
+            (false, _) => "newer",
+            (true, true) => "applied",
+            (true, false) => "pending",
+        };
+        let _ = writeln!(out, "{word:<8} {:04}  {}", state.version, state.name);
+    }
+    if let Some(newer) = states.iter().rfind(|state| !state.known) {
+        return Err(AppError::Newer(newer.version));
+    }
+    match states.iter().filter(|state| !state.applied).count() {
+        0 => Ok(()),
+        pending => Err(AppError::Pending(pending)),
+    }
 }

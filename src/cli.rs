@@ -1,6 +1,6 @@
 //! The command line: parses it, reads the configuration, calls the one function that does the work, names the exit code.
 //!
-//! Exit codes: 0 ended as asked · 1 failed · 2 wrong command line · 70 the root supervisor gave up · 78 the
+//! Exit codes: 0 ended as asked · 1 failed · 2 wrong command line · 3 migrations are pending · 70 the root supervisor gave up · 78 the
 //! configuration can't be used.
 
 use std::{
@@ -24,6 +24,8 @@ use crate::{
 pub const EXIT_CONFIGURATION: u8 = 78;
 /// Exit code for a root supervisor that gave up (`EX_SOFTWARE`).
 pub const EXIT_GAVE_UP: u8 = 70;
+/// Exit code for a database to which migrations have not been applied yet.
+pub const EXIT_PENDING: u8 = 3;
 const EXIT_FAILED: u8 = 1;
 
 /// Runs many LLM chat bots on Ollama under an actor supervision tree.
@@ -50,6 +52,15 @@ enum Command {
     Sim(SimArgs),
     /// Try the configuration and everything that the service depends on, and say what to do
     Check(ConfigArgs),
+    /// Show which migrations the database has, or apply the missing ones
+    ///
+    /// `deia serve` applies them by itself when it starts. This is for those who want to see or do it before: a larger
+    /// database, a look at what an update will bring. Without a subcommand it shows the status and changes nothing.
+    #[command(
+        after_help = "Exit codes: 0 nothing is missing, 1 failed, or the database is of a newer version, \
+                            3 status: migrations are pending, 78 the configuration can't be used."
+    )]
+    Migrate(MigrateArgs),
 }
 
 #[derive(Debug, Default, Args)]
@@ -66,6 +77,23 @@ struct ServeArgs {
     /// Write the address to this file once the service is ready
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct MigrateArgs {
+    #[command(subcommand)]
+    action: Option<MigrateAction>,
+    /// Configuration file [default: $DEIA_CONFIG, else ./config.toml if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+enum MigrateAction {
+    /// Apply what is missing, in order; of two processes that do so at once one waits
+    Up,
+    /// Show every migration and whether it is applied (the default)
+    Status,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +139,7 @@ impl Cli {
             Some(Command::Serve(args)) => serve(args).await,
             Some(Command::Sim(args)) => simulate(args).await,
             Some(Command::Check(args)) => check(args).await,
+            Some(Command::Migrate(args)) => migrate(args).await,
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -133,6 +162,11 @@ async fn serve(args: ServeArgs) -> Result<(), Failure> {
 async fn check(args: ConfigArgs) -> Result<(), Failure> {
     let config = Config::load(args.config.as_deref())?;
     Ok(app::check(config).await?)
+}
+
+async fn migrate(args: MigrateArgs) -> Result<(), Failure> {
+    let config = Config::load(args.config.as_deref())?;
+    Ok(app::migrate(&config, args.action == Some(MigrateAction::Up)).await?)
 }
 
 async fn simulate(args: SimArgs) -> Result<(), Failure> {
@@ -180,6 +214,22 @@ mod tests {
             .unwrap();
         let Some(Command::Sim(args)) = cli.command else { panic!("sim") };
         assert_eq!(args.models, ["a", "sim:echo"]);
+    }
+
+    #[test]
+    fn migrate_alone_shows_the_status() {
+        let parsed = |words: &[&str]| match Cli::try_parse_from(words).unwrap().command {
+            Some(Command::Migrate(args)) => (args.action, args.config),
+            other => panic!("{other:?}"),
+        };
+        let file = Some(PathBuf::from("a.toml"));
+        assert_eq!(parsed(&["deia", "migrate"]), (None, None));
+        assert_eq!(parsed(&["deia", "migrate", "status"]), (Some(MigrateAction::Status), None));
+        assert_eq!(
+            parsed(&["deia", "migrate", "up", "--config", "a.toml"]),
+            (Some(MigrateAction::Up), file.clone())
+        );
+        assert_eq!(parsed(&["deia", "migrate", "--config", "a.toml", "up"]), (Some(MigrateAction::Up), file));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct MigrationState {
     pub name: String,
     /// Whether the database has it.
     pub applied: bool,
+    /// Whether this version of deia has it; one that it does not know was applied by a newer one.
+    pub known: bool,
 }
 
 /// What brings a database to this version.
@@ -36,10 +38,20 @@ pub(super) fn states(all: &[Numbered], applied: Vec<(i64, String)>) -> Vec<Migra
     let has = |version: i64| applied.iter().any(|(v, _)| *v == version);
     let mut states: Vec<_> = all
         .iter()
-        .map(|&(version, name, _)| MigrationState { version, name: name.into(), applied: has(version) })
+        .map(|&(version, name, _)| MigrationState {
+            version,
+            name: name.into(),
+            applied: has(version),
+            known: true,
+        })
         .collect();
     let foreign = applied.into_iter().filter(|(version, _)| all.iter().all(|m| m.0 != *version));
-    states.extend(foreign.map(|(version, name)| MigrationState { version, name, applied: true }));
+    states.extend(foreign.map(|(version, name)| MigrationState {
+        version,
+        name,
+        applied: true,
+        known: false,
+    }));
     states
 }
 

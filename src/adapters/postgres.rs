@@ -12,6 +12,7 @@
 mod connect;
 mod error;
 mod pages;
+mod reach;
 mod reader;
 mod rows;
 mod schema;
@@ -38,7 +39,10 @@ use deia_actors::{
     },
 };
 
-pub use self::connect::PostgresConfig;
+pub use self::{
+    connect::PostgresConfig,
+    reach::{Obstacle, Reached, reach},
+};
 use self::{reader::Reader, writer::Writer};
 use super::migrations::MigrationState;
 

@@ -18,7 +18,11 @@ mod schema;
 mod tests;
 mod writer;
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    path::Path,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use deia_actors::{
@@ -37,6 +41,7 @@ use deia_actors::{
         state_store::StateStore,
     },
 };
+use tokio::time::Instant;
 
 use self::{
     reader::Reader,
@@ -46,6 +51,8 @@ use super::{migrations::MigrationState, words};
 
 /// How long a lock of another program on the database (a backup, a shell) is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the lock of another process is looked at.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The record in one SQLite file. Close it with [`SqliteStore::close`]; dropping it waits for the
 /// running commit.
@@ -68,7 +75,7 @@ impl SqliteStore {
     }
 
     async fn open_patiently(path: &Path, busy_timeout: Duration) -> Result<Self, StoreError> {
-        let lock = lock(path)?;
+        let lock = lock(path, busy_timeout).await?;
         schema::prepare(path).await?;
         let writer = Writer::start(Target { path: path.to_owned(), busy_timeout })?;
         Ok(Self { writer, reader: Reader::new(path), lock })
@@ -79,7 +86,7 @@ impl SqliteStore {
     /// # Errors
     /// As [`Self::open`].
     pub async fn migrate_up(path: &Path) -> Result<Vec<MigrationState>, StoreError> {
-        let lock = lock(path)?;
+        let lock = lock(path, BUSY_TIMEOUT).await?;
         schema::prepare(path).await?;
         lock.unlock().ok();
         schema::status(path).await
@@ -102,8 +109,9 @@ impl SqliteStore {
     }
 }
 
-/// Locks `<path>.lock`. The lock goes with the process, however it ends.
-fn lock(path: &Path) -> Result<File, StoreError> {
+/// Locks `<path>.lock`; waits a little for a process that only migrates or is about to end. The lock goes with the process,
+/// however it ends.
+async fn lock(path: &Path, patience: Duration) -> Result<File, StoreError> {
     let failed = |e: std::io::Error| StoreError::Unavailable(format!("{}: {e}", path.display()));
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
@@ -111,12 +119,17 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let lock = File::options().create(true).truncate(false).write(true).open(name).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(StoreError::Unavailable(format!("{} is in use by another process", path.display())))
+    let until = Instant::now() + patience;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => tokio::time::sleep(LOCK_AGAIN).await,
+            Err(TryLockError::WouldBlock) => {
+                let why = format!("{} is in use by another process", path.display());
+                return Err(StoreError::Unavailable(why));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 

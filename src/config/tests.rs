@@ -257,7 +257,7 @@ fn a_database_is_a_file_or_a_postgresql_url() {
     }
     for url in [
         "postgres://deia@db.example/deia",
-        "postgresql://deia@db.example:5433/deia?sslmode=verify-full&sslrootcert=/etc/ca.crt",
+        "postgresql://deia@db.example:5433/deia?sslmode=verify-full&sslrootcert=Cargo.toml",
         "postgres://[::1]/deia?application_name=deia&options=-c%20search_path%3Dbots",
         "postgres:///deia?host=/var/run/postgresql",
     ] {
@@ -281,6 +281,10 @@ fn a_postgresql_url_that_the_driver_would_half_understand_is_refused() {
         ("h/db?sslmode=require&sslrootcert=/ca", "sslmode=verify-full where it has sslrootcert"),
         ("h/db?sslrootcert=/ca", "sslmode=verify-full where it has sslrootcert"),
         ("h/db?sslcert=/c", "both sslcert and sslkey"),
+        (
+            "h/db?sslmode=verify-ca&sslrootcert=/no/ca.crt",
+            "whose sslrootcert is a file that can be read (No such file",
+        ),
         ("h/db?port=x", "port is a number"),
         ("/db", "with one host"),
         ("h1,h2/db", "with one host"),

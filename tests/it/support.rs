@@ -30,7 +30,7 @@ pub use self::{
     api::{Answer, Api, ServerSentEvent, ServerSentEvents},
     database::{Database, PostgresDatabase, server_url},
     postgres::PostgresServer,
-    process::{Deia, Home, Signal},
+    process::{Deia, Home, Signal, send_signal},
     socket::Socket,
     stage::{InProcess, Stage, numbered},
 };

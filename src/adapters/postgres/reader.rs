@@ -40,7 +40,15 @@ impl Reader {
     /// Everything read in it is of one moment: that of its first read.
     async fn moment(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-        self.pool.begin_with(begin).await.map_err(error::sort)
+        // On a task of its own, so that it comes to its end although the caller may not: of a BEGIN that was sent and not
+        // awaited sqlx 0.9 knows nothing, and the connection would go back into the pool inside of a transaction, where it
+        // answers for ever what was true then.
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin_with(begin).await });
+        match begun.await {
+            Ok(begun) => begun.map_err(error::sort),
+            Err(ended) => Err(StoreError::Unavailable(ended.to_string())),
+        }
     }
 
     /// A connection for a single statement: that is of one moment by itself, and saves the round trip that the begin of

@@ -4,7 +4,7 @@
 mod proxy;
 mod server;
 
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
 use deia_actors::{
     domain::{
@@ -183,6 +183,34 @@ async fn a_statement_that_takes_too_long_is_unavailable_and_then_it_works_again(
     assert_eq!(store.message(&id, message.id).await.unwrap(), None);
     let done = store.commit(vec![fact]).await.unwrap();
     assert_eq!(done[0].events[0].seqs[1].1, 1, "no number was lost");
+}
+
+/// Polls as long as there is progress, but gives up where the future has to wait for the `waits`th time.
+async fn abandon(work: impl Future, waits: usize) {
+    let mut work = std::pin::pin!(work);
+    let mut waited = 0;
+    std::future::poll_fn(|context| {
+        let ready = work.as_mut().poll(context).is_ready();
+        waited += 1;
+        if ready || waited == waits { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_read_that_is_given_up_leaves_no_old_view_of_the_data_behind() {
+    let database = Database::create().await;
+    let config = PostgresConfig { pool_max: 1, ..database.config() };
+    let store = PostgresStore::open(&config).await.unwrap();
+    let (id, main) = launch(&store).await;
+    for waits in 1..8 {
+        abandon(store.page(main.id, Cursor::Newest { offset: 0 }, 10), waits).await;
+        let (message, fact) = said(&main, "hello");
+        assert_eq!(store.message(&id, message.id).await.unwrap(), None);
+        store.commit(vec![fact]).await.unwrap();
+        let read = store.message(&id, message.id).await.unwrap();
+        assert!(read.is_some(), "given up at wait {waits}: what was just committed is not seen");
+    }
 }
 
 #[tokio::test]

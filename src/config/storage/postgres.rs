@@ -1,6 +1,6 @@
 //! `postgres://…`: what the driver would pass over in silence is refused here, and the password is shown nowhere.
 
-use std::fmt;
+use std::{fmt, fs::File};
 
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
@@ -76,6 +76,11 @@ impl PostgresUrl {
         }
         if value("sslcert").is_some() != value("sslkey").is_some() {
             return Err("a PostgreSQL URL with both sslcert and sslkey, or neither".into());
+        }
+        for name in ["sslrootcert", "sslcert", "sslkey"] {
+            if let Some(Err(error)) = value(name).map(File::open) {
+                return Err(format!("a PostgreSQL URL whose {name} is a file that can be read ({error})"));
+            }
         }
         Ok(Self { url: SecretString::from(text), shown: shown(&url) })
     }

@@ -55,11 +55,23 @@ impl PostgresServer {
         ]);
         let made = initdb.output().expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let file = server.data().join("postgresql.conf");
-        let lines = fs::read_to_string(&file).expect("a configuration");
-        let more = "\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_wal_size = '64MB'\n";
-        fs::write(&file, lines + more + settings).expect("the configuration takes lines");
+        server.configure(
+            "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_wal_size = '64MB'\n",
+        );
+        server.configure(settings);
         server
+    }
+
+    /// Adds lines to `postgresql.conf`, for the next start.
+    pub fn configure(&self, lines: &str) {
+        let file = self.data().join("postgresql.conf");
+        let before = fs::read_to_string(&file).expect("a configuration");
+        fs::write(&file, format!("{before}\n{lines}")).expect("the configuration takes lines");
+    }
+
+    /// Who may come in from where (`pg_hba.conf`), from the next start on.
+    pub fn access(&self, lines: &str) {
+        fs::write(self.data().join("pg_hba.conf"), lines).expect("the list takes lines");
     }
 
     /// Makes a server and starts it.

@@ -105,6 +105,11 @@ impl Home {
         self.folder.path()
     }
 
+    /// The database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.path().join("data")
