@@ -17,9 +17,8 @@ use crate::{
     shared::support::{PostgresDatabase, PostgresServer, Signal},
 };
 
-/// What a server of histories is told. What it acknowledged survives the death of its processes without a sync; only the
-/// machine's would need one.
-const SERVER: &str = "fsync = off\nmax_connections = 40\nshared_buffers = '16MB'\n";
+/// What a server of histories is told.
+const SERVER: &str = "max_connections = 40\nshared_buffers = '16MB'\n";
 
 /// Servers that no history uses now: making one takes longer than a history.
 #[derive(Default)]

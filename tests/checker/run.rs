@@ -171,21 +171,28 @@ async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> Rest {
     let mut rest = Rest::default();
     for bot in &stage.bots {
         let begun = Instant::now();
-        let conversation = loop {
+        loop {
             // What was sent without an answer may begin only now.
-            let (conversation, at_rest) = look(api, bot).await;
-            if at_rest || begun.elapsed() > REST {
-                if !at_rest {
-                    let status = api.get(format!("/api/bot/{}/status", bot.id)).await.body;
-                    let open = conversation.turns.iter().filter(|turn| !is_terminal(&turn.state));
-                    rest.unrest.push(format!("{status}, {:?}", open.collect::<Vec<_>>()));
+            let seen = look(api, bot).await;
+            let over = begun.elapsed() > REST;
+            match seen {
+                Some((conversation, at_rest)) if at_rest || over => {
+                    if !at_rest {
+                        let status = api.get(format!("/api/bot/{}/status", bot.id)).await.body;
+                        let open = conversation.turns.iter().filter(|turn| !is_terminal(&turn.state));
+                        rest.unrest.push(format!("{status}, {:?}", open.collect::<Vec<_>>()));
+                    }
+                    rest.conversations.push(conversation);
+                    break;
                 }
-                break conversation;
+                None if over => {
+                    rest.unrest.push(format!("{} can't be read", bot.id));
+                    break;
+                }
+                // Between the service and its clients there is nothing to await.
+                _ => tokio::time::sleep(AGAIN).await,
             }
-            // Between the service and its clients there is nothing to await.
-            tokio::time::sleep(AGAIN).await;
-        };
-        rest.conversations.push(conversation);
+        }
     }
     let mut socket = Socket::connect(&stage.url).await;
     for topic in topics {
@@ -195,40 +202,47 @@ async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> Rest {
     rest
 }
 
+/// The answer to a read; none where the service can't read its database at this moment.
+async fn got(api: &Api, path: String) -> Option<Value> {
+    let answer = api.get(&path).await;
+    match answer.status.as_u16() {
+        503 => None,
+        _ => Some(answer.expect(200)),
+    }
+}
+
 /// A bot's conversation, and whether nothing is going to happen in it.
-async fn look(api: &Api, bot: &Bot) -> (Conversation, bool) {
-    let status = api.get(format!("/api/bot/{}/status", bot.id)).await;
-    let idle = status.status == 200
-        && status.body["queue_depth"] == 0
-        && status.body["active_turns"] == Value::Array(vec![]);
-    let now = api.get(format!("/api/bot/{}", bot.id)).await.expect(200);
+async fn look(api: &Api, bot: &Bot) -> Option<(Conversation, bool)> {
+    let status = got(api, format!("/api/bot/{}/status", bot.id)).await?;
+    let idle = status["queue_depth"] == 0 && status["active_turns"] == Value::Array(vec![]);
+    let now = got(api, format!("/api/bot/{}", bot.id)).await?;
     let id = id(&now["main_conversation_id"]).to_owned();
-    let messages = messages(api, &bot.id).await;
-    let turns = turns(api, &messages).await;
-    let at_rest =
-        idle && messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
-    (Conversation { bot: bot.id.clone(), id, says: bot.says.clone(), messages, turns }, at_rest)
+    let messages = messages(api, &bot.id).await?;
+    let turns = turns(api, &messages).await?;
+    let ended = messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
+    let says = bot.says.clone();
+    Some((Conversation { bot: bot.id.clone(), id, says, messages, turns }, idle && ended))
 }
 
 /// The turns of these messages.
-async fn turns(api: &Api, messages: &[Message]) -> Vec<Turn> {
+async fn turns(api: &Api, messages: &[Message]) -> Option<Vec<Turn>> {
     let mut turns: Vec<Turn> = vec![];
     for turn in messages.iter().filter_map(|m| m.turn.as_ref()) {
         if turns.iter().all(|known| known.id != *turn) {
-            let turn = api.turn(&Value::from(turn.clone())).await;
+            let turn = got(api, format!("/api/turn/{turn}")).await?;
             let [id, message, reply, state] =
                 ["id", "message_id", "reply_id", "state"].map(|field| id(&turn[field]).to_owned());
             turns.push(Turn { id, message, reply, state });
         }
     }
-    turns
+    Some(turns)
 }
 
 /// All messages of a bot's main conversation, oldest first.
-async fn messages(api: &Api, bot: &str) -> Vec<Message> {
+async fn messages(api: &Api, bot: &str) -> Option<Vec<Message>> {
     let (mut all, mut before) = (vec![], String::new());
     loop {
-        let page = api.get(format!("/api/chat/{bot}?limit=200{before}")).await.expect(200);
+        let page = got(api, format!("/api/chat/{bot}?limit=200{before}")).await?;
         let text = |item: &Value, field: &str| item[field].as_str().map(str::to_owned);
         let must =
             |item: &Value, field: &str| text(item, field).unwrap_or_else(|| panic!("{field} of {item}"));
@@ -249,7 +263,7 @@ async fn messages(api: &Api, bot: &str) -> Vec<Message> {
         all = items;
         match page["before"].as_str() {
             Some(id) => before = format!("&before={id}"),
-            None => return all,
+            None => return Some(all),
         }
     }
 }
