@@ -196,6 +196,7 @@ fn settings(config: &Config) -> Settings {
             queue_limit: config.inference.queue_limit,
             offline_wait: config.inference.offline_wait,
         },
+        storage_timeout: config.storage.acquire_timeout,
         retention: RetentionRules {
             chat: config.retention.chat,
             audit: config.retention.audit,

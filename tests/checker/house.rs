@@ -1,16 +1,15 @@
 //! The service of one history, behind a door whose address stays the same however often it is started.
 
-use std::{path::Path, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
-use deia::{adapters::sqlite::SqliteStore, sim::Sim};
-use deia_actors::ports::storage::Storage;
-use tempfile::TempDir;
+use deia::sim::Sim;
 
 use crate::{
     clients::Stage,
+    place::{Place, Record, Servers},
     plan::{Fault, Plan},
     proxy::Proxy,
-    shared::support::{Deia, Home, InProcess, Signal},
+    shared::support::{Database, Deia, Home, InProcess, Signal},
 };
 
 /// Budgets that no history exhausts, so that it is always healed.
@@ -28,26 +27,26 @@ enum Service {
 
 /// The service, its data and its door.
 pub struct House {
-    folder: TempDir,
+    place: Place,
     home: Option<Home>,
     service: Service,
     door: Proxy,
 }
 
-fn address(url: &str) -> std::net::SocketAddr {
+fn address(url: &str) -> SocketAddr {
     url.trim_start_matches("http://").parse().expect("an address")
 }
 
 impl House {
     /// Starts the service that the plan wants.
-    pub async fn start(plan: &Plan, sim: &Sim) -> Self {
-        let folder = TempDir::with_prefix("deia-checker-").expect("a folder for the history");
-        let url = format!("sqlite:{}", folder.path().join("deia.db").display());
-        let mut keys = vec![("storage.url", url.as_str())];
+    pub async fn start(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> Self {
+        let place = Place::new(plan.database, servers).await;
+        let settings = place.settings();
+        let mut keys: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
         keys.extend(KEYS);
         let door = Proxy::start().await;
         let (home, service) = if plan.binary {
-            let mut home = Home::new()
+            let mut home = Home::with(Database::Sqlite)
                 .env("DEIA_INFERENCE__SERVERS", sim.url())
                 .env("DEIA_INFERENCE__SLOTS", "32")
                 .env("DEIA_SERVER__DRAIN_S", "1");
@@ -62,7 +61,7 @@ impl House {
             door.lead_to(Some(address(&here.url)));
             (None, Service::Here(here))
         };
-        Self { folder, home, service, door }
+        Self { place, home, service, door }
     }
 
     /// Where clients find it.
@@ -90,7 +89,9 @@ impl House {
                 here.controller.kill_actor(&name);
             }
             Fault::Kill | Fault::Terminate => self.restart(fault == Fault::Kill, stage).await,
-            Fault::CutDatabase | Fault::CutAfterCommit | Fault::KillDatabase | Fault::FreezeDatabase(_) => {}
+            Fault::CutDatabase | Fault::CutAfterCommit | Fault::KillDatabase | Fault::FreezeDatabase(_) => {
+                self.place.suffer(fault).await
+            }
         }
     }
 
@@ -129,29 +130,6 @@ impl House {
                 assert!(status.success(), "SIGTERM ended it with {status}");
             }
         }
-        Record::open(self.folder).await
+        self.place.open().await
     }
-}
-
-/// The record, without a service.
-pub struct Record {
-    pub store: Arc<dyn Storage>,
-    sqlite: Arc<SqliteStore>,
-    folder: TempDir,
-}
-
-impl Record {
-    async fn open(folder: TempDir) -> Self {
-        let sqlite = Arc::new(open(folder.path()).await);
-        Self { store: sqlite.clone(), sqlite, folder }
-    }
-
-    pub async fn close(self) {
-        self.sqlite.close().await;
-        drop(self.folder);
-    }
-}
-
-async fn open(folder: &Path) -> SqliteStore {
-    SqliteStore::open(&folder.join("deia.db")).await.expect("the database opens")
 }

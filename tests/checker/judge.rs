@@ -9,7 +9,8 @@ mod events;
 
 /// Everything that is wrong with a history.
 pub fn judge(history: &History) -> Vec<String> {
-    let mut wrong = vec![];
+    let mut wrong: Vec<String> =
+        history.unrest.iter().map(|what| format!("did not come to rest: {what}")).collect();
     for conversation in &history.conversations {
         messages(history, conversation, &mut wrong);
         order(history, conversation, &mut wrong);

@@ -135,6 +135,7 @@ fn good() -> History {
         }],
         outbox: [(TOPIC.to_owned(), log.collect())].into(),
         heads: [(TOPIC.to_owned(), 6)].into(),
+        unrest: vec![],
         process_died: false,
     }
 }
@@ -197,6 +198,7 @@ const SPOILED: &[Spoiled] = &[
         "out of order",
     ),
     ("a message that hangs elsewhere", |h| stored(h).messages[2].parent = None, "does not hang"),
+    ("something that never rests", |h| h.unrest.push("b".into()), "come to rest"),
     ("a turn that did not end", |h| stored(h).turns[1].state = "generating".into(), "did not end"),
     (
         "a turn with two ends",

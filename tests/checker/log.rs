@@ -132,6 +132,8 @@ pub struct History {
     pub outbox: BTreeMap<String, Vec<Fact>>,
     /// Number of the last event by topic, when everything had come to rest.
     pub heads: BTreeMap<String, u64>,
+    /// What did not come to rest.
+    pub unrest: Vec<String>,
     /// Whether the process was killed: then the last second of an interrupted answer may be missing.
     pub process_died: bool,
 }

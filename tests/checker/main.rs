@@ -5,6 +5,7 @@
 //! cargo test --test checker                                    what CI runs
 //! cargo test --test checker -- --histories 5000                more of them
 //! cargo test --test checker -- --seed 1234 --histories 1       that one again
+//! scripts/with-postgres cargo test --test checker -- --database postgres
 //! ```
 //!
 //! The seed decides about the plan, not about the machine's timing: a failure that depends on it may need several runs, which
@@ -24,6 +25,7 @@ mod house;
 mod judge;
 mod judge_tests;
 mod log;
+mod place;
 mod plan;
 mod proxy;
 mod readers;
@@ -34,13 +36,16 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use deia::sim::{Sim, SimConfig};
 use tokio::task::JoinSet;
 
-use self::{arguments::Arguments, plan::Plan, run::Counts};
+use self::{arguments::Arguments, place::Servers, plan::Plan, run::Counts};
+
+/// How long a history may take that takes half a second.
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// How the tests ended.
 #[derive(Default)]
@@ -101,14 +106,20 @@ impl Results {
 /// Lets the histories happen, some at a time, and judges each.
 async fn histories(arguments: &Arguments, results: &mut Results) {
     let sim = Arc::new(Sim::start(SimConfig::default()).await.expect("the model server starts"));
+    let servers = Arc::new(Servers::default());
     let mut seeds = arguments.seeds();
     let (mut running, mut counts, mut judged) = (JoinSet::new(), Counts::default(), 0);
     loop {
         while running.len() < arguments.jobs
             && let Some(seed) = seeds.next()
         {
-            let (plan, sim) = (Plan::new(seed, arguments.database), sim.clone());
-            running.spawn(async move { (seed, tokio::spawn(one(plan, sim)).await) });
+            let (plan, sim, servers) = (Plan::new(seed, arguments.database), sim.clone(), servers.clone());
+            running.spawn(async move {
+                let mut history = tokio::spawn(one(plan, sim, servers));
+                let ended = tokio::time::timeout(DEADLINE, &mut history).await;
+                history.abort();
+                (seed, ended.unwrap_or_else(|_| Ok(Err(format!("  no end within {DEADLINE:?}")))))
+            });
         }
         let Some(ended) = running.join_next().await else { break };
         let (seed, ended) = ended.expect("the task of a history is waited for");
@@ -143,8 +154,8 @@ async fn histories(arguments: &Arguments, results: &mut Results) {
 }
 
 /// One history; what is wrong with it, in words.
-async fn one(plan: Plan, sim: Arc<Sim>) -> Result<Counts, String> {
-    let (history, counts) = run::run(&plan, &sim).await;
+async fn one(plan: Plan, sim: Arc<Sim>, servers: Arc<Servers>) -> Result<Counts, String> {
+    let (history, counts) = run::run(&plan, &sim, &servers).await;
     let wrong = judge::judge(&history);
     if wrong.is_empty() {
         return Ok(counts);

@@ -1,6 +1,10 @@
 //! One history from its plan to its judgement.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use deia::sim::Sim;
 use parking_lot::Mutex;
@@ -9,18 +13,24 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     clients::{Client, Stage},
-    house::{House, Record},
+    house::House,
     judge::is_terminal,
     log::{Conversation, Fact, Heard, History, Message, Outcome, Reader, Ticks, Turn},
-    plan::Plan,
+    place::{Record, Servers},
+    plan::{Bot, Plan},
     readers,
-    shared::support::{Api, Socket, eventually},
+    shared::support::{Api, Socket},
 };
 
 /// Rows of the outbox that are read at once.
 const PAGE: u32 = 1000;
 /// How long a reader may take to get what there is.
 const READERS: Duration = Duration::from_secs(20);
+
+/// How long it may take until everything that was sent has ended.
+const REST: Duration = Duration::from_secs(15);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// What a history consisted of.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -70,8 +80,8 @@ impl Counts {
 }
 
 /// Lets a history happen; what happened, and of what it consisted.
-pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
-    let mut house = House::start(plan, sim).await;
+pub async fn run(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> (History, Counts) {
+    let mut house = House::start(plan, sim, servers).await;
     let url = house.url();
     let api = Api::new(&url);
     let mut topics = vec!["bots".to_owned(), "tree".to_owned()];
@@ -104,7 +114,7 @@ pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
     }
     let faults = inject(plan, &mut house, &stage, &mut clients).await;
     house.heal().await;
-    let (heads, conversations) = rest(&api, &stage, &topics).await;
+    let Rest { heads, conversations, unrest } = rest(&api, &stage, &topics).await;
     goal.send_replace(Some(heads.clone()));
     let arrived =
         tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
@@ -116,6 +126,7 @@ pub async fn run(plan: &Plan, sim: &Sim) -> (History, Counts) {
     let mut history = std::mem::take(&mut *stage.notes.lock());
     history.readers = readers.iter().map(|reader| reader.lock().clone()).collect();
     (history.heads, history.conversations, history.outbox) = (heads, conversations, outbox);
+    history.unrest = unrest;
     let counts = Counts::of(&history, faults);
     (history, counts)
 }
@@ -146,60 +157,92 @@ fn id(value: &Value) -> &str {
     value.as_str().expect("an id")
 }
 
+/// What is there when everything has come to rest.
+#[derive(Default)]
+struct Rest {
+    heads: BTreeMap<String, u64>,
+    conversations: Vec<Conversation>,
+    /// What did not come to rest.
+    unrest: Vec<String>,
+}
+
 /// Waits until every turn has ended, and reads what is there then.
-async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> (BTreeMap<String, u64>, Vec<Conversation>) {
+async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> Rest {
+    let mut rest = Rest::default();
     for bot in &stage.bots {
-        eventually(&format!("{} is at rest", bot.id), async || {
-            let answer = api.get(format!("/api/bot/{}/status", bot.id)).await;
-            let (status, body) = (answer.status, answer.body);
-            (status == 200 && body["queue_depth"] == 0 && body["active_turns"] == Value::Array(vec![]))
-                .then_some(())
-        })
-        .await;
-    }
-    let mut conversations = vec![];
-    for bot in &stage.bots {
-        let bot_now = api.get(format!("/api/bot/{}", bot.id)).await.expect(200);
-        let id = id(&bot_now["main_conversation_id"]).to_owned();
-        // What was sent without an answer may begin only now.
-        let (messages, turns) = eventually(&format!("every turn of {} has ended", bot.id), async || {
-            let messages = messages(api, &bot.id).await;
-            let turns = turns(api, &messages).await;
-            let at_rest =
-                messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
-            at_rest.then_some((messages, turns))
-        })
-        .await;
-        conversations.push(Conversation { bot: bot.id.clone(), id, says: bot.says.clone(), messages, turns });
+        let begun = Instant::now();
+        loop {
+            // What was sent without an answer may begin only now.
+            let seen = look(api, bot).await;
+            let over = begun.elapsed() > REST;
+            match seen {
+                Some((conversation, at_rest)) if at_rest || over => {
+                    if !at_rest {
+                        let status = api.get(format!("/api/bot/{}/status", bot.id)).await.body;
+                        let open = conversation.turns.iter().filter(|turn| !is_terminal(&turn.state));
+                        rest.unrest.push(format!("{status}, {:?}", open.collect::<Vec<_>>()));
+                    }
+                    rest.conversations.push(conversation);
+                    break;
+                }
+                None if over => {
+                    rest.unrest.push(format!("{} can't be read", bot.id));
+                    break;
+                }
+                // Between the service and its clients there is nothing to await.
+                _ => tokio::time::sleep(AGAIN).await,
+            }
+        }
     }
     let mut socket = Socket::connect(&stage.url).await;
-    let mut heads = BTreeMap::new();
     for topic in topics {
         let subscribed = socket.subscribe(topic).await;
-        heads.insert(topic.clone(), subscribed["seq"].as_u64().expect("a number"));
+        rest.heads.insert(topic.clone(), subscribed["seq"].as_u64().expect("a number"));
     }
-    (heads, conversations)
+    rest
+}
+
+/// The answer to a read; none where the service can't read its database at this moment.
+async fn got(api: &Api, path: String) -> Option<Value> {
+    let answer = api.get(&path).await;
+    match answer.status.as_u16() {
+        503 => None,
+        _ => Some(answer.expect(200)),
+    }
+}
+
+/// A bot's conversation, and whether nothing is going to happen in it.
+async fn look(api: &Api, bot: &Bot) -> Option<(Conversation, bool)> {
+    let status = got(api, format!("/api/bot/{}/status", bot.id)).await?;
+    let idle = status["queue_depth"] == 0 && status["active_turns"] == Value::Array(vec![]);
+    let now = got(api, format!("/api/bot/{}", bot.id)).await?;
+    let id = id(&now["main_conversation_id"]).to_owned();
+    let messages = messages(api, &bot.id).await?;
+    let turns = turns(api, &messages).await?;
+    let ended = messages.iter().all(|m| m.state != "pending") && turns.iter().all(|t| is_terminal(&t.state));
+    let says = bot.says.clone();
+    Some((Conversation { bot: bot.id.clone(), id, says, messages, turns }, idle && ended))
 }
 
 /// The turns of these messages.
-async fn turns(api: &Api, messages: &[Message]) -> Vec<Turn> {
+async fn turns(api: &Api, messages: &[Message]) -> Option<Vec<Turn>> {
     let mut turns: Vec<Turn> = vec![];
     for turn in messages.iter().filter_map(|m| m.turn.as_ref()) {
         if turns.iter().all(|known| known.id != *turn) {
-            let turn = api.turn(&Value::from(turn.clone())).await;
+            let turn = got(api, format!("/api/turn/{turn}")).await?;
             let [id, message, reply, state] =
                 ["id", "message_id", "reply_id", "state"].map(|field| id(&turn[field]).to_owned());
             turns.push(Turn { id, message, reply, state });
         }
     }
-    turns
+    Some(turns)
 }
 
 /// All messages of a bot's main conversation, oldest first.
-async fn messages(api: &Api, bot: &str) -> Vec<Message> {
+async fn messages(api: &Api, bot: &str) -> Option<Vec<Message>> {
     let (mut all, mut before) = (vec![], String::new());
     loop {
-        let page = api.get(format!("/api/chat/{bot}?limit=200{before}")).await.expect(200);
+        let page = got(api, format!("/api/chat/{bot}?limit=200{before}")).await?;
         let text = |item: &Value, field: &str| item[field].as_str().map(str::to_owned);
         let must =
             |item: &Value, field: &str| text(item, field).unwrap_or_else(|| panic!("{field} of {item}"));
@@ -220,7 +263,7 @@ async fn messages(api: &Api, bot: &str) -> Vec<Message> {
         all = items;
         match page["before"].as_str() {
             Some(id) => before = format!("&before={id}"),
-            None => return all,
+            None => return Some(all),
         }
     }
 }
@@ -229,7 +272,7 @@ async fn messages(api: &Api, bot: &str) -> Vec<Message> {
 async fn outbox(record: &Record) -> BTreeMap<String, Vec<Fact>> {
     let (mut outbox, mut position) = (BTreeMap::<String, Vec<Fact>>::new(), 0);
     loop {
-        let events = record.store.events_after(position, PAGE).await.expect("the outbox is read");
+        let events = record.store().events_after(position, PAGE).await.expect("the outbox is read");
         let Some(last) = events.last() else { return outbox };
         position = last.position;
         for event in events {

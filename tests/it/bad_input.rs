@@ -330,3 +330,90 @@ async fn a_context_above_the_models_maximum_is_refused_before_the_model_was_ever
     api.get("/api/bot/ada").await.expect(200);
     assert_eq!(api.history("ada").await.len(), 0);
 }
+
+#[tokio::test]
+async fn json_that_is_a_hundred_thousand_levels_deep_is_refused_at_every_door() {
+    const DEEP: usize = 100_000;
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let sent = api.send("ada", "hello").await.expect(200);
+    let conversation = sent["message"]["conversation_id"].as_str().unwrap();
+    let conversation = format!("/api/chat/ada/conversations/{conversation}");
+    let arrays = format!("{}{}", "[".repeat(DEEP), "]".repeat(DEEP));
+    let objects = format!("{}1{}", r#"{"a":"#.repeat(DEEP), "}".repeat(DEEP));
+    let open = "[".repeat(DEEP);
+    for deep in [&arrays, &objects, &open] {
+        let metadata = format!(r#"{{"bot_id":"ada","content":"x","metadata":{{"a":{deep}}}}}"#);
+        let format = format!(r#"{{"bot_id":"ada","content":"x","format":{deep}}}"#);
+        let config = format!(r#"{{"config":{{"format":{deep}}}}}"#);
+        for (method, path, body) in [
+            (Method::POST, "/api/chat/send", deep.clone()),
+            (Method::POST, "/api/chat/send", metadata),
+            (Method::POST, "/api/chat/send?wait=false", format),
+            (Method::POST, "/api/bot/launch", config.clone()),
+            (Method::PATCH, "/api/bot/ada", config),
+            (Method::PATCH, &conversation, format!(r#"{{"title":{deep}}}"#)),
+            (Method::POST, "/api/bot/ada/kill", format!(r#"{{"reason":{deep}}}"#)),
+        ] {
+            let answer = raw(&api, method, path, body).await;
+            // A body that is no object is refused for that, as soon as that is known.
+            let code =
+                if answer.body["code"] == "invalid_request" { "invalid_request" } else { "invalid_json" };
+            check(path, &answer, 400, code, "", "");
+        }
+    }
+    // The socket takes no frame of that length; as deep as one may be is too deep all the same.
+    let mut socket = deia.socket().await;
+    for deep in [&arrays[..30_000], &objects[..30_000]] {
+        socket.send_text(deep).await;
+        assert_eq!(socket.next().await.expect("an answer")["problem"]["code"], "invalid_frame");
+    }
+    let after = r#"{"type":"subscribe","ref":1,"topic":"bots","after":"#;
+    socket.send_text(format!("{after}{}{}}}", "[".repeat(20_000), "]".repeat(20_000))).await;
+    assert_eq!(socket.next().await.expect("an answer")["problem"]["code"], "invalid_frame");
+    assert_eq!(api.history("ada").await.len(), 2, "nothing is stored");
+    assert_eq!(api.send("ada", "still there?").await.expect(200)["reply"]["content"], "still there?");
+}
+
+#[tokio::test]
+async fn a_place_or_a_cursor_of_somewhere_else_is_never_half_understood() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let first = api.send("ada", "one").await.expect(200);
+    let second = api.post("/api/chat/ada/conversations", json!({})).await.expect(201);
+    let (other, here) = (second["id"].clone(), first["message"]["conversation_id"].clone());
+    let there = api.submit("ada", "two", json!({"conversation_id": other})).await.expect(202);
+    api.ended(&there["turn"]["id"]).await;
+    let path = |conversation: &Value, side: &str, id: &Value| {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        format!("/api/chat/ada?conversation_id={}&{side}={}", text(conversation), text(id))
+    };
+    for side in ["before", "after"] {
+        for (conversation, id) in [(&here, &there["message"]["id"]), (&other, &first["reply"]["id"])] {
+            let path = path(conversation, side, id);
+            check(&path, &api.get(&path).await, 400, "invalid_cursor", "", "");
+        }
+        let path = path(&other, side, &there["message"]["id"]);
+        api.get(&path).await.expect(200);
+    }
+    // Places in a stream of events: another epoch, another turn's, the future, and no place at all.
+    let turn = first["turn"]["id"].as_str().unwrap();
+    let events = format!("/api/turn/{turn}/events");
+    let good = api.events(&events, None).await.rest().await;
+    let place = good[0].id.clone().expect("a place");
+    let (epoch, rest) = place.split_once('.').expect("epoch and number");
+    let foreign = format!("{}.{rest}", "0".repeat(epoch.len()));
+    let garbage =
+        ["garbage".to_owned(), foreign, format!("{epoch}.99999999"), "%00".into(), "9".repeat(4000)];
+    for place in garbage {
+        let events = api.events(&events, Some(&place)).await.rest().await;
+        let names: Vec<_> = events.iter().filter_map(|event| event.event.as_deref()).collect();
+        assert_eq!(names, ["snapshot", "turn_completed"], "{place}");
+        assert_eq!(events[0].data["data"]["recovered"], false, "{place}");
+        assert_eq!(events[1].data["data"]["reply"]["content"], "one", "{place}");
+    }
+}

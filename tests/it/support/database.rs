@@ -57,7 +57,11 @@ pub struct PostgresDatabase {
 impl PostgresDatabase {
     /// Makes one on the server of [`server_url`].
     fn create() -> Self {
-        let server = server_url();
+        Self::create_on(server_url())
+    }
+
+    /// Makes one on the server that this superuser's URL leads to.
+    pub fn create_on(server: Url) -> Self {
         let name = format!("it_{}", Uuid::now_v7().simple());
         execute(&server, &format!("CREATE DATABASE {name}"));
         let mut url = server.clone();
