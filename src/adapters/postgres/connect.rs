@@ -15,6 +15,13 @@ const OLDEST: i32 = 120_000;
 /// A connection that nobody used for so long is closed, down to the lower bound of the pool.
 const IDLE: Duration = Duration::from_secs(30 * 60);
 
+/// The advisory lock of the one process that writes: "deia" in ASCII, and a number for its purpose.
+pub(super) const WRITER_LOCK: (i32, i32) = (0x6465_6961, 1);
+/// The advisory lock of whoever looks whether there is something to migrate.
+pub(super) const MIGRATION_LOCK: (i32, i32) = (0x6465_6961, 2);
+/// How long the lock of a process that is just ending is waited for, and a lock of any other kind.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Where and how to reach the database.
 #[derive(Clone)]
 pub struct PostgresConfig {

@@ -5,7 +5,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::{
     super::migrations::{self, MigrationState, Numbered},
-    connect::{self, PostgresConfig},
+    connect::{self, LOCK_TIMEOUT, MIGRATION_LOCK, PostgresConfig, WRITER_LOCK},
     error,
 };
 
@@ -13,14 +13,53 @@ use super::{
 const MIGRATIONS: &[Numbered] =
     &[(1, "foundations", include_str!("../../../migrations/postgres/0001_foundations.sql"))];
 
-/// Brings the database to this version. Of two processes that do so at once, one waits for the other.
+/// Brings the database to this version. Of two processes that do so at once, one waits for the other; a database that is
+/// in use by a process of another version is left alone.
 pub(super) async fn prepare(config: &PostgresConfig) -> Result<(), StoreError> {
     let mut connection = open(config).await?;
-    // Not `run`: its future is not Send. It holds an advisory lock, which goes with the connection.
-    let applied = migrations::migrator(MIGRATIONS).run_direct(None, &mut connection, false).await;
-    // An error while closing says nothing that the migration did not say.
+    let done = migrate(&mut connection).await;
+    // An error while closing says nothing that the migration did not say. The locks go with the connection.
     connection.close().await.ok();
-    applied.map_err(|e| migrations::refusal(MIGRATIONS, e, error::sort))
+    done
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
+    take(connection, MIGRATION_LOCK).await.map_err(error::sort)?;
+    let states = migrations::states(MIGRATIONS, applied(connection).await.map_err(error::sort)?);
+    if states.iter().any(|m| !m.applied) {
+        let timeout = LOCK_TIMEOUT.as_millis().to_string();
+        limit(connection, &timeout).await.map_err(error::sort)?;
+        take(connection, WRITER_LOCK).await.map_err(|e| {
+            if !error::is_locked(&e) {
+                return error::sort(e);
+            }
+            StoreError::Unavailable(
+                "it has to be migrated, but another process uses it; stop that first".into(),
+            )
+        })?;
+        limit(connection, "0").await.map_err(error::sort)?;
+    }
+    // Not `run`: its future is not Send.
+    let done = migrations::migrator(MIGRATIONS).run_direct(None, connection, false).await;
+    done.map_err(|e| migrations::refusal(MIGRATIONS, e, error::sort))
+}
+
+async fn take(connection: &mut PgConnection, lock: (i32, i32)) -> sqlx::Result<()> {
+    sqlx::query("SELECT pg_advisory_lock($1, $2)")
+        .bind(lock.0)
+        .bind(lock.1)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Sets how long a lock is waited for.
+async fn limit(connection: &mut PgConnection, timeout: &str) -> sqlx::Result<()> {
+    sqlx::query("SELECT set_config('lock_timeout', $1, false)")
+        .bind(timeout)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Which migrations the database has.

@@ -101,6 +101,17 @@ async fn of_two_migrations_at_once_one_waits() {
 }
 
 #[tokio::test]
+async fn a_database_in_use_is_not_migrated() {
+    let server = OnServer::with_bot().await.0;
+    let config = server.database.config();
+    PostgresStore::migrate_up(&config).await.expect("there is nothing to do");
+    // As if this were a newer version.
+    server.database.run("DELETE FROM _sqlx_migrations").await;
+    let error = soon(PostgresStore::migrate_up(&config)).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Unavailable(why) if why.contains("stop that first")), "{error}");
+}
+
+#[tokio::test]
 async fn a_second_process_is_kept_out_until_the_first_is_gone() {
     let server = OnServer::with_bot().await.0;
     let config = server.database.config();

@@ -64,6 +64,10 @@ impl Proxy {
 /// Until one side closes, or the plan says so.
 async fn serve(mut client: TcpStream, server: u16, plan: Plan) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+    // Pieces are passed on as they come.
+    if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
+        return;
+    }
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let mut answer = [0; 16 * 1024];

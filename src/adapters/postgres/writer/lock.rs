@@ -6,12 +6,11 @@ use deia_actors::ports::history_store::StoreError;
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
-use super::super::{connect, error};
+use super::super::{
+    connect::{self, LOCK_TIMEOUT, WRITER_LOCK},
+    error,
+};
 
-/// The advisory lock of the one process that writes: "deia" in ASCII, and a number for its purpose.
-const LOCK: (i32, i32) = (0x6465_6961, 1);
-/// How long the lock of a process that is just ending is waited for, and a lock of any other kind.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the writer's sessions are told beside the usual: the server finds out within half a minute that a machine is gone
 /// without a word, and passes the lock on.
 const SETTINGS: [(&str, &str); 3] =
@@ -84,8 +83,8 @@ async fn try_take(connection: &mut PgConnection, target: &Target) -> sqlx::Resul
     .execute(&mut *connection)
     .await?;
     let locked = sqlx::query("SELECT pg_advisory_lock($1, $2)")
-        .bind(LOCK.0)
-        .bind(LOCK.1)
+        .bind(WRITER_LOCK.0)
+        .bind(WRITER_LOCK.1)
         .execute(&mut *connection)
         .await;
     match locked {
@@ -98,8 +97,8 @@ async fn try_take(connection: &mut PgConnection, target: &Target) -> sqlx::Resul
          WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::int8::oid AND l.objid = $2::int8::oid \
              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
     )
-    .bind(i64::from(LOCK.0))
-    .bind(i64::from(LOCK.1))
+    .bind(i64::from(WRITER_LOCK.0))
+    .bind(i64::from(WRITER_LOCK.1))
     .fetch_optional(connection)
     .await?;
     let ours = holder.flatten().is_some_and(|name| name == target.name);
