@@ -10,8 +10,12 @@ use super::{
 };
 
 /// Every migration, in order.
-const MIGRATIONS: &[Numbered] =
-    &[(1, "foundations", include_str!("../../../migrations/postgres/0001_foundations.sql"))];
+const MIGRATIONS: &[Numbered] = &[
+    (1, "foundations", include_str!("../../../migrations/postgres/0001_foundations.sql")),
+    (2, "durable_events", include_str!("../../../migrations/postgres/0002_durable_events.sql")),
+    (3, "idempotency", include_str!("../../../migrations/postgres/0003_idempotency.sql")),
+    (4, "search", include_str!("../../../migrations/postgres/0004_search.sql")),
+];
 
 /// Brings the database to this version. Of two processes that do so at once, one waits for the other; a database that is
 /// in use by a process of another version is left alone.

@@ -1,12 +1,14 @@
-//! The suites of both ports on a real server, and what only a server can do: be set up wrongly, go away, lose an answer.
+//! The suites of the ports on a real server, and what only a server can do: be set up wrongly, go away, lose an answer.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod poison;
 mod proxy;
 mod server;
 
 use std::{task::Poll, time::Duration};
 
 use deia_actors::{
+    archive_suite,
     domain::{
         event::Topic,
         message::{Conversation, Message, Sender},
@@ -16,7 +18,7 @@ use deia_actors::{
         history_store::{Change, Committed, Cursor, Fact, HistoryStore, StoreError},
         state_store::StateStore,
     },
-    state_store_suite,
+    retention_store_suite, search_suite, state_store_suite,
     testkit::conformance::samples,
 };
 use sqlx::Connection;
@@ -28,7 +30,10 @@ use self::{
 use super::{PostgresConfig, PostgresStore};
 
 history_store_suite!(OnServer);
+retention_store_suite!(OnServer);
 state_store_suite!(OnServer);
+archive_suite!(OnServer);
+search_suite!(OnServer);
 
 fn said(home: &Conversation, text: &str) -> (Message, Fact) {
     let message = samples::message(home, None, Sender::User, text);

@@ -4,10 +4,13 @@
 mod batch;
 mod change;
 mod conversations;
+mod import;
+mod index;
 mod lock;
 mod lookup;
 mod outbox;
 mod pending;
+mod retention;
 mod run;
 mod session;
 
@@ -18,6 +21,7 @@ use sqlx::Connection;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::retention::Piece;
 use self::{
     lock::{Lock, Target},
     pending::Pending,

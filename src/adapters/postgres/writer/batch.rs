@@ -5,6 +5,7 @@ use std::collections::{HashMap, hash_map::Entry};
 
 use deia_actors::domain::{
     bot::{AuditEntry, StoredStatus},
+    idempotency::Idempotency,
     ids::{BotId, ConversationId, MessageId, TurnId},
     message::Message,
     time::Timestamp,
@@ -15,11 +16,9 @@ use sqlx::{PgConnection, Postgres, QueryBuilder, postgres::PgBindIterExt};
 use uuid::Uuid;
 
 use super::{
-    super::{
-        super::words::{json, message_state, sender},
-        text::pack,
-    },
+    super::{super::words::json, text::pack},
     int,
+    lookup::RequestKey,
     outbox::EventRow,
 };
 
@@ -33,6 +32,7 @@ macro_rules! unnest {
         columns.push_unseparated(")");
     }};
 }
+pub(super) use unnest;
 
 /// A turn that is new.
 pub(super) struct NewTurn<'f> {
@@ -74,6 +74,14 @@ pub(super) struct Growth {
     pub(super) last_at: Timestamp,
 }
 
+/// An idempotency key, and what its request did.
+pub(super) struct TakenKey<'f> {
+    pub(super) by: &'f Idempotency,
+    pub(super) turn: Option<TurnId>,
+    pub(super) message: MessageId,
+    pub(super) reply: MessageId,
+}
+
 /// Everything that is to be written.
 #[derive(Default)]
 pub(super) struct Batch<'f> {
@@ -85,6 +93,7 @@ pub(super) struct Batch<'f> {
     messages: HashMap<MessageId, MessageText<'f>>,
     growth: HashMap<ConversationId, Growth>,
     statuses: HashMap<&'f BotId, &'f StoredStatus>,
+    keys: HashMap<RequestKey, TakenKey<'f>>,
     audit: Vec<(Uuid, Option<&'f str>, &'f AuditEntry)>,
     /// Events, in order.
     pub(super) events: Vec<EventRow>,
@@ -134,6 +143,10 @@ impl<'f> Batch<'f> {
         self.statuses.insert(&status.bot_id, status);
     }
 
+    pub(super) fn take_key(&mut self, key: RequestKey, taken: TakenKey<'f>) {
+        self.keys.insert(key, taken);
+    }
+
     pub(super) fn note(&mut self, bot: Option<&'f str>, entry: &'f AuditEntry) {
         self.audit.push((Uuid::now_v7(), bot, entry));
     }
@@ -149,6 +162,7 @@ impl<'f> Batch<'f> {
             messages,
             growth,
             statuses,
+            keys,
             audit,
             events,
         } = self;
@@ -158,6 +172,7 @@ impl<'f> Batch<'f> {
             && messages.is_empty()
             && growth.is_empty()
             && statuses.is_empty()
+            && keys.is_empty()
             && audit.is_empty()
             && events.is_empty()
     }
@@ -264,8 +279,8 @@ impl<'f> Batch<'f> {
             );
             unnest!(q, self.new_messages, n =>
                 n.message.id.0, n.message.parent_id.map(|p| p.0), n.message.conversation_id.0,
-                n.message.bot_id.as_str(), n.message.turn_id.map(|t| t.0), sender(n.message.sender),
-                n.message.created_at.0, n.message.images.as_ref().map(json), message_state(n.now().state),
+                n.message.bot_id.as_str(), n.message.turn_id.map(|t| t.0), n.message.sender.as_str(),
+                n.message.created_at.0, n.message.images.as_ref().map(json), n.now().state.as_str(),
                 i64::from(n.now().tokens), json(&n.now().metadata), pack(n.content()), n.thinking().map(pack),
                 n.now().tool_calls.as_ref().map(json)
             );
@@ -298,7 +313,7 @@ impl<'f> Batch<'f> {
                      content = n.content, thinking = n.thinking, tool_calls = n.tool_calls FROM ",
             );
             unnest!(q, whole, m =>
-                m.id.0, message_state(m.state), i64::from(m.tokens), json(&m.metadata), pack(&m.content),
+                m.id.0, m.state.as_str(), i64::from(m.tokens), json(&m.metadata), pack(&m.content),
                 m.thinking.as_deref().map(pack), m.tool_calls.as_ref().map(json)
             );
             q.push(" n(id, state, tokens, metadata, content, thinking, tool_calls) WHERE m.id = n.id");
@@ -331,6 +346,21 @@ impl<'f> Batch<'f> {
                    updated_at) WHERE s.bot_id = n.bot_id",
             );
         }
+        if !self.keys.is_empty() {
+            let q = statement.part(
+                "INSERT INTO idempotency_keys (user_id, bot_id, key, fingerprint, turn_id, message_id, reply_id, \
+                     created_at) SELECT * FROM ",
+            );
+            unnest!(q, self.keys, k =>
+                pack(&k.0.user), k.0.bot.as_str(), k.0.key.as_str(), &k.1.by.fingerprint.0[..],
+                k.1.turn.map(|t| t.0), k.1.message.0, k.1.reply.0, k.1.by.at.0
+            );
+            q.push(
+                " ON CONFLICT (user_id, bot_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, \
+                   turn_id = excluded.turn_id, message_id = excluded.message_id, reply_id = excluded.reply_id, \
+                   created_at = excluded.created_at",
+            );
+        }
         if !self.audit.is_empty() {
             let q = statement.part(
                 "INSERT INTO audit_logs (id, bot_id, action, user_id, target, reason, details, created_at) \
@@ -347,11 +377,11 @@ impl<'f> Batch<'f> {
     fn write_events(&self, statement: &mut Statement) {
         let q = &mut statement.0;
         q.push(
-            " INSERT INTO outbox_events (id, event, created_at, bots_seq, tree_seq, models_seq, bot_key, bot_seq, \
-                 conversation_id, conversation_seq, turn_id, turn_seq, data) SELECT * FROM ",
+            " INSERT INTO outbox_events (id, event, created_at, bots_seq, tree_seq, models_seq, tasks_seq, bot_key, \
+                 bot_seq, conversation_id, conversation_seq, turn_id, turn_seq, data) SELECT * FROM ",
         );
         unnest!(q, self.events, e =>
-            e.id.0, e.name, e.time, e.bots, e.tree, e.models, e.bot.map(|b| b.0), e.bot.map(|b| b.1),
+            e.id.0, e.name, e.time, e.bots, e.tree, e.models, e.tasks, e.bot.map(|b| b.0), e.bot.map(|b| b.1),
             e.conversation.map(|c| c.0), e.conversation.map(|c| c.1), e.turn.map(|t| t.0), e.turn.map(|t| t.1),
             &*e.data
         );

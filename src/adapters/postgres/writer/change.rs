@@ -15,7 +15,7 @@ use sqlx::PgConnection;
 
 use super::{
     super::{super::words::json, text::pack},
-    conversations, int,
+    conversations, import, int,
 };
 
 /// What became of a change.
@@ -52,14 +52,18 @@ pub(super) async fn apply(db: &mut PgConnection, fact: &Fact) -> sqlx::Result<Ap
         Change::CreateConversation(conversation) => conversations::create(db, conversation).await,
         Change::UpdateConversation(conversation) => conversations::update(db, conversation).await,
         Change::DeleteConversation(id) => conversations::delete(db, *id).await,
+        Change::HoldConversation { conversation_id, bot_id, held } => {
+            conversations::hold(db, *conversation_id, bot_id, *held).await
+        }
         Change::ClearHistory { bot_id, conversation_id } => {
             conversations::clear(db, bot_id, *conversation_id).await
         }
+        Change::Import(part) => import::import(db, part).await,
         // What a run holds.
         Change::None
         | Change::SaveStatus(_)
         | Change::AcceptTurn { .. }
-        | Change::AppendMessages(_)
+        | Change::AppendMessages { .. }
         | Change::StartTurn(_)
         | Change::Checkpoint { .. }
         | Change::FinishTurn { .. } => Ok(Applied::NO),
@@ -102,7 +106,11 @@ async fn create_bot(
     conversations::create(db, main).await?;
     sqlx::query(
         "INSERT INTO bot_status (bot_id, status, last_message, error_count, restart_count, prompt_tokens, \
-             completion_tokens, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             completion_tokens, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+         ON CONFLICT (bot_id) DO UPDATE SET status = excluded.status, last_message = excluded.last_message, \
+             error_count = excluded.error_count, restart_count = excluded.restart_count, \
+             prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens, \
+             updated_at = excluded.updated_at",
     )
     .bind(status.bot_id.as_str())
     .bind(status.state.as_str())
@@ -133,7 +141,11 @@ async fn update_bot(db: &mut PgConnection, bot: &BotRecord) -> sqlx::Result<Appl
     Ok(Applied::if_any(done.rows_affected()))
 }
 
+/// The last status of a bot stays for a while, unless nothing of it shall; retention takes it.
 async fn delete_bot(db: &mut PgConnection, bot: &BotId, purge: bool, at: Timestamp) -> sqlx::Result<Applied> {
+    if purge && conversations::has_held(db, bot).await? {
+        return Ok(Applied::NO);
+    }
     let rows = sqlx::query("UPDATE bots SET deleted_at = $2 WHERE id = $1 AND deleted_at IS NULL")
         .bind(bot.as_str())
         .bind(at.0)
@@ -143,7 +155,10 @@ async fn delete_bot(db: &mut PgConnection, bot: &BotId, purge: bool, at: Timesta
     if rows == 0 {
         return Ok(Applied::NO);
     }
-    sqlx::query("DELETE FROM bot_status WHERE bot_id = $1").bind(bot.as_str()).execute(&mut *db).await?;
+    sqlx::query("DELETE FROM idempotency_keys WHERE bot_id = $1")
+        .bind(bot.as_str())
+        .execute(&mut *db)
+        .await?;
     if !purge {
         sqlx::query("UPDATE conversations SET retired_at = $2 WHERE bot_id = $1 AND retired_at IS NULL")
             .bind(bot.as_str())
@@ -153,6 +168,7 @@ async fn delete_bot(db: &mut PgConnection, bot: &BotId, purge: bool, at: Timesta
         interrupt_turns(db, bot, at).await?;
         return Ok(Applied::YES);
     }
+    sqlx::query("DELETE FROM bot_status WHERE bot_id = $1").bind(bot.as_str()).execute(&mut *db).await?;
     // The row stays for its key; what the caller wrote into it goes.
     sqlx::query("UPDATE bots SET name = '', config = '{}', metadata = '{}' WHERE id = $1")
         .bind(bot.as_str())

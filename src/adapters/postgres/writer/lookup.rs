@@ -1,10 +1,19 @@
 //! What a run of facts has to know of the database before it is decided, read in one statement.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use deia_actors::domain::ids::BotId;
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row, postgres::PgRow};
+use deia_actors::domain::{
+    idempotency::{Idempotency, IdempotencyKey},
+    ids::BotId,
+    message::Message,
+};
+use sqlx::{
+    PgConnection, Postgres, QueryBuilder, Row,
+    postgres::{PgBindIterExt, PgRow},
+};
 use uuid::Uuid;
+
+use super::super::text::pack;
 
 /// What is asked. Asking twice for the same does no harm.
 #[derive(Default)]
@@ -15,8 +24,10 @@ pub(super) struct LookUp {
     pub(super) messages: Vec<Uuid>,
     /// Whether they are there, and not retired.
     pub(super) conversations: Vec<Uuid>,
-    /// The time of the stored status.
+    /// The time of the stored status, of bots in the roster.
     pub(super) statuses: Vec<String>,
+    /// When they came.
+    pub(super) keys: Vec<RequestKey>,
     /// Keys, and the numbers of their last events.
     pub(super) bot_heads: Vec<String>,
     /// The numbers of their last events.
@@ -27,6 +38,22 @@ pub(super) struct LookUp {
     pub(super) tree: bool,
     /// The number of the last event of this topic.
     pub(super) models: bool,
+    /// The number of the last event of this topic.
+    pub(super) tasks: bool,
+}
+
+/// An idempotency key: whose, of which bot, its text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RequestKey {
+    pub(super) user: Arc<str>,
+    pub(super) bot: BotId,
+    pub(super) key: IdempotencyKey,
+}
+
+impl RequestKey {
+    pub(super) fn of(idempotency: &Idempotency, message: &Message) -> Self {
+        Self { user: idempotency.user.clone(), bot: message.bot_id.clone(), key: idempotency.key.clone() }
+    }
 }
 
 /// A turn that is stored.
@@ -53,11 +80,14 @@ pub(super) struct Found {
     pub(super) conversations: HashMap<Uuid, bool>,
     /// The times of the stored ones.
     pub(super) statuses: HashMap<BotId, i64>,
+    /// When they came.
+    pub(super) keys: HashMap<RequestKey, i64>,
     pub(super) bot_heads: HashMap<BotId, FoundBot>,
     pub(super) conversation_heads: HashMap<Uuid, i64>,
     pub(super) bots: Option<i64>,
     pub(super) tree: Option<i64>,
     pub(super) models: Option<i64>,
+    pub(super) tasks: Option<i64>,
 }
 
 impl LookUp {
@@ -75,7 +105,8 @@ impl LookUp {
             "SELECT 1::int2, t.id, NULL::text, (t.ended_at IS NULL)::int4::int8, \
                  coalesce(t.event_seq, (SELECT e.turn_seq FROM outbox_events e \
                      WHERE e.conversation_id = t.conversation_id AND e.turn_id = t.id \
-                     ORDER BY e.conversation_seq DESC LIMIT 1), 0) FROM turns t WHERE t.id = ANY(",
+                     ORDER BY e.conversation_seq DESC LIMIT 1), \
+                     (SELECT h.seq FROM topic_heads h WHERE h.topic = 'turn:' || t.id), 0) FROM turns t WHERE t.id = ANY(",
             self.turns,
             ")",
         );
@@ -93,36 +124,57 @@ impl LookUp {
         );
         statement.part(
             "SELECT 4::int2, NULL::uuid, s.bot_id::text, s.updated_at, 0::int8 \
-             FROM bot_status s WHERE s.bot_id = ANY(",
+             FROM bot_status s JOIN bots b ON b.id = s.bot_id AND b.deleted_at IS NULL WHERE s.bot_id = ANY(",
             self.statuses,
             ")",
         );
         statement.part(
             "SELECT 5::int2, NULL::uuid, b.id::text, b.key, \
-                 coalesce((SELECT max(e.bot_seq) FROM outbox_events e WHERE e.bot_key = b.key), 0) \
+                 coalesce((SELECT max(e.bot_seq) FROM outbox_events e WHERE e.bot_key = b.key), \
+                     (SELECT h.seq FROM topic_heads h WHERE h.topic = 'bot:' || b.id), 0) \
              FROM bots b WHERE b.id = ANY(",
             self.bot_heads,
             ")",
         );
         statement.part(
             "SELECT 6::int2, c.id, NULL::text, 0::int8, coalesce((SELECT max(e.conversation_seq) \
-                 FROM outbox_events e WHERE e.conversation_id = c.id), 0) FROM unnest(",
+                 FROM outbox_events e WHERE e.conversation_id = c.id), \
+                 (SELECT h.seq FROM topic_heads h WHERE h.topic = 'conversation:' || c.id), 0) FROM unnest(",
             self.conversation_heads,
             ") c(id)",
         );
-        for (wanted, kind, column) in
-            [(self.bots, 7, "bots_seq"), (self.tree, 8, "tree_seq"), (self.models, 9, "models_seq")]
-        {
+        for (wanted, kind, topic) in [
+            (self.bots, 7, "bots"),
+            (self.tree, 8, "tree"),
+            (self.models, 9, "models"),
+            (self.tasks, 10, "tasks"),
+        ] {
             if wanted {
                 statement.begin(format_args!(
-                    "SELECT {kind}::int2, NULL::uuid, NULL::text, 0::int8, coalesce(max({column}), 0) \
-                     FROM outbox_events"
+                    "SELECT {kind}::int2, NULL::uuid, NULL::text, 0::int8, coalesce(max({topic}_seq), \
+                         (SELECT h.seq FROM topic_heads h WHERE h.topic = '{topic}'), 0) FROM outbox_events"
                 ));
             }
         }
+        let mut keys = self.keys;
+        keys.sort_unstable();
+        keys.dedup();
+        if !keys.is_empty() {
+            statement.begin(
+                "SELECT 11::int2, NULL::uuid, NULL::text, n.at, k.created_at FROM idempotency_keys k JOIN UNNEST(",
+            );
+            let mut columns = statement.0.separated(", ");
+            columns.push_bind(keys.iter().map(|k| pack(&k.user)).bind_iter());
+            columns.push_bind(keys.iter().map(|k| k.bot.as_str()).bind_iter());
+            columns.push_bind(keys.iter().map(|k| k.key.as_str()).bind_iter());
+            statement.0.push(
+                ") WITH ORDINALITY n(user_id, bot_id, key, at) \
+                 ON k.user_id = n.user_id AND k.bot_id = n.bot_id AND k.key = n.key",
+            );
+        }
         if statement.1 {
             for row in statement.0.build().fetch_all(connection).await? {
-                found.take(&row)?;
+                found.take(&row, &keys)?;
             }
         }
         Ok(found)
@@ -154,7 +206,7 @@ impl Union {
 }
 
 impl Found {
-    fn take(&mut self, row: &PgRow) -> sqlx::Result<()> {
+    fn take(&mut self, row: &PgRow, keys: &[RequestKey]) -> sqlx::Result<()> {
         let (a, b): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
         let id = || row.try_get::<Uuid, _>(1);
         let bot = || BotId::parse(row.try_get(2)?).map_err(|e| sqlx::Error::Decode(e.into()));
@@ -167,7 +219,12 @@ impl Found {
             6 => drop(self.conversation_heads.insert(id()?, b)),
             7 => self.bots = Some(b),
             8 => self.tree = Some(b),
-            _ => self.models = Some(b),
+            9 => self.models = Some(b),
+            10 => self.tasks = Some(b),
+            _ => {
+                let key = usize::try_from(a).ok().and_then(|at| keys.get(at.checked_sub(1)?));
+                self.keys.extend(key.map(|key| (key.clone(), b)));
+            }
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ enum Key {
     Bots,
     Tree,
     Models,
+    Tasks,
     Bot(i64),
     Conversation(ConversationId),
     Turn(TurnId),
@@ -48,6 +49,7 @@ pub(super) struct EventRow {
     pub(super) bots: Option<i64>,
     pub(super) tree: Option<i64>,
     pub(super) models: Option<i64>,
+    pub(super) tasks: Option<i64>,
     pub(super) bot: Option<(i64, i64)>,
     pub(super) conversation: Option<(Uuid, i64)>,
     pub(super) turn: Option<(Uuid, i64)>,
@@ -131,6 +133,7 @@ impl Outbox {
                 Topic::Bots => look_up.bots = true,
                 Topic::Tree => look_up.tree = true,
                 Topic::Models => look_up.models = true,
+                Topic::Tasks => look_up.tasks = true,
                 Topic::Bot(id) => look_up.bot(id),
                 Topic::Conversation(id) => look_up.conversation_heads.push(id.0),
                 Topic::Turn(id) => look_up.turns.push(id.0),
@@ -147,6 +150,7 @@ impl Outbox {
             Topic::Bots => Key::Bots,
             Topic::Tree => Key::Tree,
             Topic::Models => Key::Models,
+            Topic::Tasks => Key::Tasks,
             Topic::Bot(id) => Key::Bot(*self.bot_keys.get(id)?),
             Topic::Conversation(id) => Key::Conversation(*id),
             Topic::Turn(id) => Key::Turn(*id),
@@ -158,7 +162,13 @@ impl Outbox {
         let mut learn = |key, head| {
             self.heads.entry(key).or_insert(head);
         };
-        for (key, head) in [(Key::Bots, found.bots), (Key::Tree, found.tree), (Key::Models, found.models)] {
+        let single = [
+            (Key::Bots, found.bots),
+            (Key::Tree, found.tree),
+            (Key::Models, found.models),
+            (Key::Tasks, found.tasks),
+        ];
+        for (key, head) in single {
             if let Some(head) = head {
                 learn(key, head);
             }
@@ -214,12 +224,15 @@ impl Outbox {
 
     /// A turn that is not stored (any more) may have left events.
     async fn trace(&mut self, connection: &mut PgConnection, id: TurnId) -> sqlx::Result<()> {
-        let head: Option<i64> =
-            sqlx::query_scalar("SELECT max(turn_seq) FROM outbox_events WHERE turn_id = $1")
-                .bind(id.0)
-                .fetch_one(connection)
-                .await?;
-        self.heads.insert(Key::Turn(id), head.unwrap_or(0));
+        let head = sqlx::query_scalar(
+            "SELECT coalesce((SELECT max(turn_seq) FROM outbox_events WHERE turn_id = $1), \
+                 (SELECT seq FROM topic_heads WHERE topic = $2), 0)",
+        )
+        .bind(id.0)
+        .bind(Topic::Turn(id).to_string())
+        .fetch_one(connection)
+        .await?;
+        self.heads.insert(Key::Turn(id), head);
         Ok(())
     }
 
@@ -238,6 +251,7 @@ impl Outbox {
             bots: None,
             tree: None,
             models: None,
+            tasks: None,
             bot: None,
             conversation: None,
             turn: None,
@@ -253,6 +267,7 @@ impl Outbox {
                 Key::Bots => row.bots = Some(seq),
                 Key::Tree => row.tree = Some(seq),
                 Key::Models => row.models = Some(seq),
+                Key::Tasks => row.tasks = Some(seq),
                 Key::Bot(key) => row.bot = Some((key, seq)),
                 Key::Conversation(id) => row.conversation = Some((id.0, seq)),
                 Key::Turn(id) => row.turn = Some((id.0, seq)),

@@ -5,14 +5,16 @@ use deia_actors::{
     domain::{
         bot::StoredStatus,
         event::Topic,
+        idempotency::{Idempotency, expiry},
+        ids::TurnId,
         message::{Message, MessageState},
     },
     ports::history_store::{Change, Fact},
 };
 
 use super::{
-    batch::{Batch, MessageText, TurnStep},
-    lookup::{Found, FoundTurn, LookUp},
+    batch::{Batch, MessageText, TakenKey, TurnStep},
+    lookup::{Found, FoundTurn, LookUp, RequestKey},
     outbox::Outbox,
 };
 
@@ -22,7 +24,7 @@ pub(super) fn holds(change: &Change) -> bool {
         Change::None
         | Change::SaveStatus(_)
         | Change::AcceptTurn { .. }
-        | Change::AppendMessages(_)
+        | Change::AppendMessages { .. }
         | Change::StartTurn(_)
         | Change::Checkpoint { .. }
         | Change::FinishTurn { .. } => true,
@@ -32,7 +34,9 @@ pub(super) fn holds(change: &Change) -> bool {
         | Change::CreateConversation(_)
         | Change::UpdateConversation(_)
         | Change::DeleteConversation(_)
-        | Change::ClearHistory { .. } => false,
+        | Change::HoldConversation { .. }
+        | Change::ClearHistory { .. }
+        | Change::Import(_) => false,
     }
 }
 
@@ -40,14 +44,18 @@ pub(super) fn holds(change: &Change) -> bool {
 pub(super) fn want(change: &Change, look_up: &mut LookUp) {
     match change {
         Change::SaveStatus(status) => look_up.statuses.push(status.bot_id.as_str().to_owned()),
-        Change::AcceptTurn { turn, message, reply, .. } => {
+        Change::AcceptTurn { turn, message, reply, idempotency, .. } => {
+            look_up.keys.extend(idempotency.as_ref().map(|i| RequestKey::of(i, message)));
             look_up.turns.push(turn.id.0);
             look_up.messages.extend([message.id.0, reply.id.0]);
             look_up.messages.extend(message.parent_id.map(|p| p.0));
             look_up.conversations.push(turn.conversation_id.0);
         }
-        Change::AppendMessages(messages) => {
+        Change::AppendMessages { messages, idempotency } => {
+            let first = messages.first();
+            look_up.keys.extend(idempotency.as_ref().zip(first).map(|(i, first)| RequestKey::of(i, first)));
             look_up.messages.extend(messages.iter().map(|m| m.id.0));
+            look_up.messages.extend(first.and_then(|first| first.parent_id).map(|p| p.0));
             look_up.conversations.extend(messages.last().map(|m| m.conversation_id.0));
         }
         Change::StartTurn(turn) => look_up.turns.push(turn.id.0),
@@ -65,7 +73,9 @@ pub(super) fn want(change: &Change, look_up: &mut LookUp) {
         | Change::CreateConversation(_)
         | Change::UpdateConversation(_)
         | Change::DeleteConversation(_)
-        | Change::ClearHistory { .. } => {}
+        | Change::HoldConversation { .. }
+        | Change::ClearHistory { .. }
+        | Change::Import(_) => {}
     }
 }
 
@@ -79,11 +89,17 @@ pub(super) fn decide<'f>(
     match &fact.change {
         Change::None => true,
         Change::SaveStatus(status) => save_status(status, known, batch),
-        Change::AcceptTurn { turn, message, reply, overrides } => {
+        Change::AcceptTurn { turn, message, reply, overrides, idempotency } => {
             let parent = message.parent_id.is_none_or(|p| known.messages.contains_key(&p.0));
+            // One that is answered once more belongs to another turn, and is there.
+            let question = message.turn_id == Some(turn.id) || known.messages.contains_key(&message.id.0);
             let home = known.conversations.get(&turn.conversation_id.0).is_some_and(|open| *open);
-            if known.turns.contains_key(&turn.id.0) || !home || !parent {
+            let new = !known.turns.contains_key(&turn.id.0);
+            if !(new && home && parent && question && is_free(idempotency.as_ref(), message, known)) {
                 return false;
+            }
+            if let Some(idempotency) = idempotency {
+                take_key(idempotency, Some(turn.id), message, reply, known, batch);
             }
             known.turns.insert(turn.id.0, FoundTurn { open: turn.ended_at.is_none(), head: 0 });
             batch.add_turn(turn, overrides.as_ref());
@@ -95,14 +111,19 @@ pub(super) fn decide<'f>(
             outbox.turn_is_new(turn.id);
             true
         }
-        Change::AppendMessages(messages) => {
-            let Some(last) = messages.last() else { return false };
-            if !known.conversations.get(&last.conversation_id.0).is_some_and(|open| *open) {
+        Change::AppendMessages { messages, idempotency } => {
+            let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return false };
+            let parent = first.parent_id.is_none_or(|p| known.messages.contains_key(&p.0));
+            let home = known.conversations.get(&last.conversation_id.0).is_some_and(|open| *open);
+            if !(home && parent && is_free(idempotency.as_ref(), first, known)) {
                 return false;
             }
             let written = messages.iter().filter(|m| add(m, known, batch)).count();
             if written > 0 {
                 batch.grow(last.conversation_id, last, written);
+                if let Some(idempotency) = idempotency {
+                    take_key(idempotency, None, first, last, known, batch);
+                }
             }
             written > 0
         }
@@ -139,7 +160,9 @@ pub(super) fn decide<'f>(
         | Change::CreateConversation(_)
         | Change::UpdateConversation(_)
         | Change::DeleteConversation(_)
-        | Change::ClearHistory { .. } => false,
+        | Change::HoldConversation { .. }
+        | Change::ClearHistory { .. }
+        | Change::Import(_) => false,
     }
 }
 
@@ -151,6 +174,28 @@ fn add<'f>(message: &'f Message, known: &mut Found, batch: &mut Batch<'f>) -> bo
         batch.add_message(message);
     }
     new
+}
+
+/// Whether no key stands against a change.
+fn is_free(idempotency: Option<&Idempotency>, message: &Message, known: &Found) -> bool {
+    idempotency.is_none_or(|i| {
+        known.keys.get(&RequestKey::of(i, message)).is_none_or(|came| *came <= expiry(i.at).0)
+    })
+}
+
+/// Stores a key with what its request did.
+fn take_key<'f>(
+    idempotency: &'f Idempotency,
+    turn: Option<TurnId>,
+    message: &Message,
+    reply: &Message,
+    known: &mut Found,
+    batch: &mut Batch<'f>,
+) {
+    let key = RequestKey::of(idempotency, message);
+    known.keys.insert(key.clone(), idempotency.at.0);
+    let taken = TakenKey { by: idempotency, turn, message: message.id, reply: reply.id };
+    batch.take_key(key, taken);
 }
 
 /// Overwrites the status of a bot that is in the roster, unless it has a newer one.

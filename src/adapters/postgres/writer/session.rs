@@ -9,7 +9,10 @@ use deia_actors::{
         ids::Epoch,
         time::Timestamp,
     },
-    ports::history_store::{Committed, Fact, StoreError},
+    ports::{
+        history_store::{Committed, Fact, StoreError},
+        retention::Pruned,
+    },
 };
 use sqlx::{Connection, PgConnection};
 
@@ -17,10 +20,12 @@ use super::{
     super::{connect, error},
     batch::Batch,
     change::{self, Applied},
+    index,
     lock::{self, Lock, Target},
     lookup::LookUp,
     outbox::Outbox,
     pending::Pending,
+    retention::{self, Piece},
     run,
 };
 
@@ -109,6 +114,24 @@ impl Session {
         .bind(Timestamp::now().0.to_be_bytes().as_slice())
         .execute(&mut self.connection);
         connect::within(self.patience, write).await.map(drop)
+    }
+
+    /// Takes some messages into the index of the search; answers whether there are more.
+    pub(super) async fn index(&mut self) -> sqlx::Result<bool> {
+        connect::within(self.patience, index::slice(&mut self.connection)).await
+    }
+
+    /// Deletes a piece of what is too old. Its outcome need not be known: it may be done again.
+    pub(super) async fn prune(&mut self, piece: &Piece) -> sqlx::Result<Pruned> {
+        connect::within(self.patience, sqlx::raw_sql("BEGIN").execute(&mut self.connection)).await?;
+        let pruned = connect::within(self.patience, retention::prune(&mut self.connection, piece)).await;
+        let end = match &pruned {
+            Ok(_) => "COMMIT",
+            Err(error) if error::is_lost(error) => return pruned,
+            Err(_) => "ROLLBACK",
+        };
+        connect::within(self.patience, sqlx::raw_sql(end).execute(&mut self.connection)).await?;
+        pruned
     }
 
     /// Commits a group: all of it or nothing.
