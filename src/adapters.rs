@@ -3,5 +3,6 @@
 pub mod migrations;
 pub mod ollama;
 pub mod postgres;
+mod quarantine;
 pub mod sqlite;
 mod words;

@@ -13,7 +13,6 @@ mod archive;
 mod error;
 mod events;
 mod pages;
-mod quarantine;
 mod reader;
 mod rows;
 mod schema;
@@ -56,7 +55,7 @@ use self::{
     reader::Reader,
     writer::{Target, Writer},
 };
-use super::{migrations::MigrationState, words};
+use super::{migrations::MigrationState, quarantine, words};
 
 /// How long a lock of another program on the database (a backup, a shell) is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -81,7 +81,7 @@ impl Page {
         while !self.is_full()
             && let Some(row) = rows.try_next().await.map_err(error::of_reader)?
         {
-            if let Some(message) = quarantine.sift("chat_messages", (&row, 0), rows::message(&row))? {
+            if let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? {
                 self.bytes = self.bytes.saturating_add(message.weight());
                 self.messages.push(message);
             }
@@ -111,7 +111,7 @@ pub(super) async fn messages_with(
     .await
     .map_err(error::of_reader)?
     .iter()
-    .filter_map(|row| quarantine.sift("chat_messages", (row, 0), rows::message(row)).transpose())
+    .filter_map(|row| quarantine.sift("chat_messages", row, rows::message(row)).transpose())
     .collect()
 }
 
@@ -130,6 +130,6 @@ pub(super) async fn turns_with(
     .await
     .map_err(error::of_reader)?
     .iter()
-    .filter_map(|row| quarantine.sift("turns", (row, 0), rows::archived_turn(row)).transpose())
+    .filter_map(|row| quarantine.sift("turns", row, rows::archived_turn(row)).transpose())
     .collect()
 }

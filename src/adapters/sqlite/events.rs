@@ -10,7 +10,12 @@ use deia_actors::{
 use futures_util::TryStreamExt;
 use sqlx::{Sqlite, SqliteConnection, query::QueryScalar, sqlite::SqliteArguments};
 
-use super::{error, quarantine::Quarantine, rows::event_columns, words::unexpected};
+use super::{
+    error,
+    quarantine::Quarantine,
+    rows::{self, event_columns},
+    words::unexpected,
+};
 
 fn number(number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|e| unexpected("number", e))
@@ -129,7 +134,7 @@ pub(super) async fn after(
     .await
     .map_err(error::of_reader)?
     .iter()
-    .map(|row| quarantine.event(row))
+    .map(|row| rows::event(row).map(|read| quarantine.event(read)))
     .collect()
 }
 
@@ -192,7 +197,7 @@ pub(super) async fn of_topic(
     while bytes <= max_bytes
         && let Some(row) = rows.try_next().await.map_err(error::of_reader)?
     {
-        let event = quarantine.event(&row)?;
+        let event = quarantine.event(rows::event(&row)?);
         bytes = bytes.saturating_add(event.data.len());
         events.push(event);
     }

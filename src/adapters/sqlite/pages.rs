@@ -122,7 +122,7 @@ pub(super) async fn path(
     let mut rows = walk(at, leaf, 0, -1);
     let (mut messages, mut bytes) = (vec![], 0usize);
     while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
-        let Some(message) = quarantine.sift("chat_messages", (&row, 0), rows::message(&row))? else {
+        let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? else {
             continue;
         };
         bytes = bytes.saturating_add(message.content.len());
@@ -183,7 +183,7 @@ async fn slice(
     let (mut messages, mut count) = (vec![], 0);
     while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
         count += 1;
-        messages.extend(quarantine.sift("chat_messages", (&row, 0), rows::message(&row))?);
+        messages.extend(quarantine.sift("chat_messages", &row, rows::message(&row))?);
     }
     Ok((messages, count))
 }

@@ -223,9 +223,7 @@ impl Reader {
         .await
         .map_err(error::of_reader)?
         .iter()
-        .filter_map(|row| {
-            self.quarantine.sift("conversations", (row, 0), rows::conversation(row)).transpose()
-        })
+        .filter_map(|row| self.quarantine.sift("conversations", row, rows::conversation(row)).transpose())
         .collect()
     }
 
@@ -332,7 +330,7 @@ impl Reader {
                 Ok(turn) => self.with_messages(&mut moment, turn).await,
                 Err(error) => Err(error),
             };
-            open.extend(self.quarantine.sift("turns", (row, 0), read)?);
+            open.extend(self.quarantine.sift("turns", row, read)?);
         }
         Ok(open)
     }
@@ -348,7 +346,7 @@ impl Reader {
         .await
         .map_err(error::of_reader)?
         .iter()
-        .filter_map(|row| self.quarantine.sift("bots", (row, 0), rows::bot(row)).transpose())
+        .filter_map(|row| self.quarantine.sift("bots", row, rows::bot(row)).transpose())
         .collect()
     }
 

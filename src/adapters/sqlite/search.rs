@@ -63,7 +63,7 @@ pub(super) async fn search(
     let items = found
         .iter()
         .take(wanted)
-        .filter_map(|row| quarantine.sift("chat_messages", (row, 0), rows::message(row)).transpose())
+        .filter_map(|row| quarantine.sift("chat_messages", row, rows::message(row)).transpose())
         .collect::<Result<_, _>>()?;
     Ok(Found { items, has_more: found.len() > wanted })
 }

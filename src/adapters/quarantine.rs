@@ -1,17 +1,33 @@
 //! Rows that this version can't read: left out, told once in the log by table and key (never with their content) and
-//! counted, so that health shows them.
+//! counted, so that health shows them. The same for every database.
 
 use std::collections::HashSet;
 
 use deia_actors::{domain::event::CommittedEvent, ports::history_store::StoreError};
 use parking_lot::Mutex;
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::{Row, postgres::PgRow, sqlite::SqliteRow};
 use uuid::Uuid;
-
-use super::rows;
 
 /// Rows that are remembered; beyond them nothing is counted or told any more.
 const REMEMBERED: usize = 10_000;
+
+/// A row whose key is in its first column.
+pub(super) trait Keyed {
+    /// The bytes of the key.
+    fn key(&self) -> Vec<u8>;
+}
+
+impl Keyed for SqliteRow {
+    fn key(&self) -> Vec<u8> {
+        self.try_get(0).unwrap_or_default()
+    }
+}
+
+impl Keyed for PgRow {
+    fn key(&self) -> Vec<u8> {
+        self.try_get_raw(0).ok().and_then(|key| key.as_bytes().ok().map(Into::into)).unwrap_or_default()
+    }
+}
 
 /// The rows met so far that can't be read.
 #[derive(Debug, Default)]
@@ -23,21 +39,18 @@ impl Quarantine {
         self.0.lock().len() as u64
     }
 
-    /// What was read of a row whose key is in its column `key`; none where it can't be.
+    /// What was read of a row; none where it can't be.
     ///
     /// # Errors
     /// Where the database is away.
     pub(super) fn sift<T>(
         &self,
         table: &'static str,
-        (row, key): (&SqliteRow, usize),
+        row: &impl Keyed,
         read: Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        match read {
-            Err(StoreError::Corrupt(reason)) => {
-                self.report(table, row.try_get(key).unwrap_or_default(), &reason);
-                Ok(None)
-            }
+        match self.seen(table, row, read) {
+            Err(StoreError::Corrupt(_)) => Ok(None),
             read => read.map(Some),
         }
     }
@@ -46,25 +59,21 @@ impl Quarantine {
     pub(super) fn seen<T>(
         &self,
         table: &'static str,
-        row: &SqliteRow,
+        row: &impl Keyed,
         read: Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if let Err(StoreError::Corrupt(reason)) = &read {
-            self.report(table, row.try_get(0).unwrap_or_default(), reason);
+            self.report(table, row.key(), reason);
         }
         read
     }
 
-    /// An event, which is never left out; takes note of one that is spoilt.
-    ///
-    /// # Errors
-    /// Where the database is away.
-    pub(super) fn event(&self, row: &SqliteRow) -> Result<CommittedEvent, StoreError> {
-        let (event, spoilt) = rows::event(row)?;
+    /// An event, which is never left out; takes note of one that is spoilt, with the reason.
+    pub(super) fn event(&self, (event, spoilt): (CommittedEvent, Option<String>)) -> CommittedEvent {
         if let Some(reason) = spoilt {
             self.report("outbox_events", event.position.to_string().into_bytes(), &reason);
         }
-        Ok(event)
+        event
     }
 
     /// Takes note of a row.
