@@ -1,28 +1,39 @@
--- With the id in it, the children of a message come in order, and a whole conversation can be read page by page.
-DROP INDEX IF EXISTS chat_messages_by_parent;
-CREATE INDEX chat_messages_by_place ON chat_messages (conversation_id, parent_id, id);
+-- With the id in it, a whole conversation can be read page by page.
+ALTER INDEX chat_messages_by_parent RENAME TO chat_messages_by_place;
 
--- Full-text search. The lexemes and their positions come from deia, not from a parser of the database.
--- The index is filled later, not by the commit that stores a message; deleting a message deletes its row here.
+-- The order of insertion, never given out twice.
+ALTER TABLE chat_messages ADD COLUMN arrival bigint GENERATED ALWAYS AS IDENTITY;
+CREATE UNIQUE INDEX chat_messages_by_arrival ON chat_messages (arrival);
+
+-- Full-text search. The words come from deia, not from a parser of the database. `lexemes` finds candidates: the begin of
+-- every word, one for the bot (:bID) and one for the conversation (:cID). `words` decides, and counts: all words in their
+-- order, each between two spaces of its own. (A tsvector with positions would know only the first 256 of each word.)
+-- Filled later, not by the commit that stores a message.
 CREATE TABLE search_messages (
-    message_id      UUID PRIMARY KEY REFERENCES chat_messages (id) ON DELETE CASCADE,
-    bot_id          TEXT NOT NULL,
-    conversation_id UUID NOT NULL,
-    words           TSVECTOR NOT NULL
+    message_id uuid PRIMARY KEY,
+    lexemes    tsvector NOT NULL,
+    words      text NOT NULL,
+    length     bigint NOT NULL
 );
-CREATE INDEX search_messages_by_words ON search_messages USING gin (words);
+CREATE INDEX search_messages_by_lexemes ON search_messages USING gin (lexemes);
 
 -- Replies that had not ended when it was their turn to be indexed.
 CREATE TABLE search_waiting (
-    message_id UUID PRIMARY KEY REFERENCES chat_messages (id) ON DELETE CASCADE
+    message_id uuid PRIMARY KEY
 );
 
--- The order of insertion, never given out twice; the index on it costs next to nothing.
-ALTER TABLE chat_messages ADD COLUMN row BIGINT GENERATED ALWAYS AS IDENTITY;
-CREATE INDEX chat_messages_by_row ON chat_messages USING brin (row);
-
--- One row. What has a row number up to the watermark is indexed, waits in search_waiting, or has no words.
+-- One row. What arrived up to the watermark is indexed, waits in search_waiting, or has no words.
 CREATE TABLE search_state (
-    watermark BIGINT NOT NULL
+    watermark bigint NOT NULL
 );
 INSERT INTO search_state (watermark) VALUES (0);
+
+-- Whoever deletes messages takes them out of the index.
+CREATE FUNCTION chat_messages_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM search_messages WHERE message_id = ANY (ARRAY (SELECT id FROM gone));
+    DELETE FROM search_waiting WHERE message_id = ANY (ARRAY (SELECT id FROM gone));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER chat_messages_deleted AFTER DELETE ON chat_messages
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION chat_messages_deleted();

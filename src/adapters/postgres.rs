@@ -11,34 +11,43 @@
 //!
 //! The lock belongs to a session, so a pooler that changes sessions between transactions can't stand in between.
 
+mod archive;
 mod connect;
 mod error;
+mod events;
+mod indexer;
 mod pages;
 mod reach;
 mod reader;
 mod rows;
 mod schema;
+mod search;
 #[cfg(test)]
 mod tests;
 mod text;
 mod writer;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
         event::{CommittedEvent, Topic},
+        idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        search::Query,
         turn::Turn,
     },
     ports::{
+        archive::{Archive, ArchivedTurn, Place},
         history_store::{
-            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, StoreError,
+            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
+        retention::{Prune, Pruned, RetentionStore},
+        search::{Found, SearchIndex},
         state_store::StateStore,
     },
 };
@@ -47,12 +56,20 @@ pub use self::{
     connect::PostgresConfig,
     reach::{Obstacle, Reached, reach},
 };
-use self::{reader::Reader, writer::Writer};
+use self::{
+    indexer::Indexer,
+    reader::Reader,
+    writer::{Piece, Writer},
+};
 use super::migrations::MigrationState;
+
+/// Pieces of surplus events that one look finds.
+const SURPLUS_PIECES: u32 = 20;
 
 /// The record in one PostgreSQL database. Close it with [`PostgresStore::close`]; dropping it lets the server find out.
 pub struct PostgresStore {
-    writer: Writer,
+    writer: Arc<Writer>,
+    indexer: Indexer,
     reader: Reader,
     /// How long a read may take, its wait for a connection included.
     patience: Duration,
@@ -67,9 +84,10 @@ impl PostgresStore {
     /// not one of this version or an older one.
     pub async fn open(config: &PostgresConfig) -> Result<Self, StoreError> {
         schema::prepare(config).await?;
-        let writer = Writer::start(config).await?;
+        let writer = Arc::new(Writer::start(config).await?);
+        let reader = Reader::new(config)?;
         let patience = config.acquire_timeout + config.statement_timeout;
-        Ok(Self { writer, reader: Reader::new(config)?, patience })
+        Ok(Self { indexer: Indexer::start(writer.clone()), writer, reader, patience })
     }
 
     /// A read that nobody answers (the server is frozen, the network swallows it) ends like one that can't be made.
@@ -81,7 +99,8 @@ impl PostgresStore {
     /// Waits for the running reads and the running commit and closes the connections.
     pub async fn close(&self) {
         self.reader.close().await;
-        self.writer.close().await;
+        // At once: the index waits for the writer, and the writer waits for nothing any more.
+        tokio::join!(self.indexer.close(), self.writer.close());
     }
 
     /// Brings the database to this version, as [`Self::open`] does. Of two processes that do so at once, one waits.
@@ -105,7 +124,9 @@ impl PostgresStore {
 #[async_trait]
 impl HistoryStore for PostgresStore {
     async fn commit(&self, facts: Vec<Fact>) -> Result<Vec<Committed>, StoreError> {
-        self.writer.commit(&facts).await
+        let committed = self.writer.commit(&facts).await;
+        self.indexer.written();
+        committed
     }
     async fn epoch(&self) -> Result<Epoch, StoreError> {
         self.read(self.reader.epoch()).await
@@ -115,6 +136,15 @@ impl HistoryStore for PostgresStore {
     }
     async fn events_after(&self, position: u64, limit: u32) -> Result<Vec<CommittedEvent>, StoreError> {
         self.read(self.reader.events_after(position, limit)).await
+    }
+    async fn topic_events(
+        &self,
+        topic: &Topic,
+        span: Span,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<CommittedEvent>>, StoreError> {
+        self.read(self.reader.topic_events(topic, span, limit, max_bytes)).await
     }
     async fn page(
         &self,
@@ -140,6 +170,9 @@ impl HistoryStore for PostgresStore {
     ) -> Result<Vec<MessageId>, StoreError> {
         self.read(self.reader.children(conversation, parent)).await
     }
+    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        self.read(self.reader.newest_below(id)).await
+    }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         self.read(self.reader.conversations(bot)).await
     }
@@ -162,10 +195,43 @@ impl HistoryStore for PostgresStore {
     async fn turn_overrides(&self, id: TurnId) -> Result<Option<serde_json::Value>, StoreError> {
         self.read(self.reader.turn_overrides(id)).await
     }
+    async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError> {
+        self.read(self.reader.sent_before(user, bot, key)).await
+    }
     async fn probe(&self) -> Result<(), StoreError> {
         // In this order: a server that is away is noticed at once by the one and after a time limit by the other.
         self.writer.probe().await?;
         self.read(self.reader.ping()).await
+    }
+    fn quarantined_rows(&self) -> u64 {
+        self.reader.quarantined_rows()
+    }
+}
+
+#[async_trait]
+impl RetentionStore for PostgresStore {
+    async fn prune(&self, what: Prune, limit: u32) -> Result<Pruned, StoreError> {
+        let Prune::SurplusEvents { keep } = what else {
+            return self.writer.prune(&Piece::Oldest(what, limit)).await;
+        };
+        // Finding them looks at all events, so it is done beside the writer, and once for many pieces. What is surplus
+        // stays so.
+        let most = limit.saturating_mul(SURPLUS_PIECES);
+        let found = self.read(self.reader.surplus_events(keep, most)).await?;
+        let mut pruned = Pruned::default();
+        for piece in found.chunks(usize::try_from(limit.max(1)).unwrap_or(1)) {
+            pruned.rows += self.writer.prune(&Piece::Events(piece.to_vec())).await?.rows;
+            pruned.more = true;
+        }
+        Ok(pruned)
+    }
+    async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
+        self.read(self.reader.has_held(bot)).await
     }
 }
 
@@ -173,5 +239,41 @@ impl HistoryStore for PostgresStore {
 impl StateStore for PostgresStore {
     async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
         self.read(self.reader.roster()).await
+    }
+}
+
+#[async_trait]
+impl Archive for PostgresStore {
+    async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        self.read(self.reader.messages_after(conversation, after, limit, max_bytes)).await
+    }
+    async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
+        self.read(self.reader.messages_with(ids)).await
+    }
+    async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
+        self.read(self.reader.turns_with(ids)).await
+    }
+}
+
+#[async_trait]
+impl SearchIndex for PostgresStore {
+    async fn search(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+        query: &Query,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Found, StoreError> {
+        if self.read(self.reader.search_is_behind()).await? {
+            self.indexer.index().await?;
+        }
+        self.read(self.reader.search(bot, conversation, query, limit, offset)).await
     }
 }

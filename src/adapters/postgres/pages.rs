@@ -8,10 +8,11 @@ use deia_actors::{
     },
     ports::history_store::{Cursor, MessagePage, StoreError},
 };
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
+    super::quarantine::Quarantine,
     error,
     rows::{self, message_columns, siblings},
 };
@@ -33,54 +34,92 @@ pub(super) async fn leaf(
 /// A page of the path that ends with `leaf`.
 pub(super) async fn page(
     at: &mut PgConnection,
+    quarantine: &Quarantine,
     leaf: Option<MessageId>,
     cursor: Cursor,
     limit: u32,
 ) -> Result<Option<MessagePage>, StoreError> {
-    let (limit, wanted) = (usize::try_from(limit).unwrap_or(usize::MAX), i64::from(limit));
+    let wanted = i64::from(limit);
     let Some(leaf) = leaf else {
         let empty = MessagePage { items: vec![], has_more: false };
         return Ok(matches!(cursor, Cursor::Newest { .. }).then_some(empty));
     };
     let (mut items, has_more) = match cursor {
-        Cursor::Newest { offset } => {
-            let skip = i64::from(offset);
-            older(slice(at, leaf, skip, skip + wanted + 1).await?, limit)
-        }
+        Cursor::Newest { offset } => older(at, quarantine, leaf, i64::from(offset), wanted).await?,
         Cursor::Before(id) => {
             if depth(at, leaf, id).await?.is_none() {
                 return Ok(None);
             }
             match parent(at, id).await? {
-                Some(parent) => older(slice(at, parent, 0, wanted + 1).await?, limit),
+                Some(parent) => older(at, quarantine, parent, 0, wanted).await?,
                 None => (vec![], false),
             }
         }
         Cursor::After(id) => {
             let Some(depth) = depth(at, leaf, id).await? else { return Ok(None) };
-            let from = (depth - wanted).max(0);
-            (slice(at, leaf, from, depth).await?, from > 0)
+            newer(at, quarantine, leaf, depth, wanted).await?
         }
     };
     items.reverse();
     Ok(Some(MessagePage { items, has_more }))
 }
 
-/// Cuts the one message that was read to see whether there are more.
-fn older(mut items: Vec<Message>, limit: usize) -> (Vec<Message>, bool) {
-    let has_more = items.len() > limit;
-    items.truncate(limit);
-    (items, has_more)
+/// So many messages from `skip` on that can be read, newest first, and whether there are more. What can't be read takes
+/// no place: else a page of nothing would be the end.
+async fn older(
+    at: &mut PgConnection,
+    quarantine: &Quarantine,
+    leaf: MessageId,
+    skip: i64,
+    wanted: i64,
+) -> Result<(Vec<Message>, bool), StoreError> {
+    let (mut items, mut from) = (vec![], skip);
+    // One more than wanted says that there are more.
+    loop {
+        let missing = wanted + 1 - count(&items);
+        let (read, rows) = slice(at, quarantine, leaf, from, from + missing).await?;
+        items.extend(read);
+        from += missing;
+        if rows < missing || count(&items) > wanted {
+            break;
+        }
+    }
+    let has_more = count(&items) > wanted;
+    items.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
+    Ok((items, has_more))
+}
+
+/// So many messages before `depth` (towards the leaf) that can be read, newest first, and whether there are more.
+async fn newer(
+    at: &mut PgConnection,
+    quarantine: &Quarantine,
+    leaf: MessageId,
+    depth: i64,
+    wanted: i64,
+) -> Result<(Vec<Message>, bool), StoreError> {
+    let (mut items, mut to) = (vec![], depth);
+    while count(&items) < wanted && to > 0 {
+        let from = (to - (wanted - count(&items))).max(0);
+        let (mut read, _) = slice(at, quarantine, leaf, from, to).await?;
+        read.append(&mut items);
+        (items, to) = (read, from);
+    }
+    Ok((items, to > 0))
+}
+
+fn count(items: &[Message]) -> i64 {
+    i64::try_from(items.len()).unwrap_or(i64::MAX)
 }
 
 /// The path that ends with `leaf`, newest first, until more than `max_bytes` of content were read.
 pub(super) async fn path(
     at: &mut PgConnection,
+    quarantine: &Quarantine,
     leaf: MessageId,
     max_bytes: usize,
 ) -> Result<Vec<Message>, StoreError> {
     let (mut messages, mut left, mut next) = (vec![], Some(max_bytes), Some(leaf));
-    // Once, unless the stored form of a text was longer than the text.
+    // Once, unless the stored form of a text was longer than the text, or one could not be read.
     while let (Some(room), Some(from)) = (left, next) {
         let rows = sqlx::query(concat!(
             "WITH RECURSIVE up(id, parent_id, depth, bytes) AS ( \
@@ -90,7 +129,7 @@ pub(super) async fn path(
                  FROM up JOIN chat_messages m ON m.id = up.parent_id WHERE up.bytes <= $2) \
              SELECT ",
             message_columns!(),
-            " FROM up JOIN chat_messages m ON m.id = up.id ORDER BY up.depth"
+            ", up.parent_id FROM up JOIN chat_messages m ON m.id = up.id ORDER BY up.depth"
         ))
         .bind(from.0)
         .bind(i64::try_from(room).unwrap_or(i64::MAX))
@@ -99,10 +138,12 @@ pub(super) async fn path(
         .map_err(error::sort)?;
         next = None;
         for row in &rows {
-            let message = rows::message(row)?;
-            left = left.and_then(|room| room.checked_sub(message.content.len()));
-            next = message.parent_id;
-            messages.push(message);
+            let parent: Option<Uuid> = row.try_get(row.len() - 1).map_err(error::sort)?;
+            next = parent.map(MessageId);
+            if let Some(message) = quarantine.sift("chat_messages", row, rows::message(row))? {
+                left = left.and_then(|room| room.checked_sub(message.content.len()));
+                messages.push(message);
+            }
         }
     }
     Ok(messages)
@@ -124,14 +165,36 @@ pub(super) async fn path_rest(at: &mut PgConnection, above: MessageId) -> Result
     Ok((u32::try_from(count).unwrap_or(u32::MAX), u32::try_from(tokens).unwrap_or(u32::MAX)))
 }
 
-/// Messages `from` (included) to `to` (excluded) of the path, counted from the leaf.
+/// The newest message of its conversation at or below `id`.
+pub(super) async fn newest_below(
+    at: &mut PgConnection,
+    id: MessageId,
+) -> Result<Option<MessageId>, StoreError> {
+    let newest: Option<Uuid> = sqlx::query_scalar(
+        "WITH RECURSIVE down(id, conversation_id) AS ( \
+             SELECT id, conversation_id FROM chat_messages WHERE id = $1 \
+             UNION ALL \
+             SELECT m.id, m.conversation_id FROM down JOIN chat_messages m \
+                 ON m.conversation_id = down.conversation_id AND m.parent_id = down.id) \
+         SELECT id FROM down ORDER BY id DESC LIMIT 1",
+    )
+    .bind(id.0)
+    .fetch_optional(at)
+    .await
+    .map_err(error::sort)?;
+    Ok(newest.map(MessageId))
+}
+
+/// Messages `from` (included) to `to` (excluded) of the path, counted from the leaf: those that can be read, and how
+/// many there are.
 async fn slice(
     at: &mut PgConnection,
+    quarantine: &Quarantine,
     leaf: MessageId,
     from: i64,
     to: i64,
-) -> Result<Vec<Message>, StoreError> {
-    sqlx::query(concat!(
+) -> Result<(Vec<Message>, i64), StoreError> {
+    let rows = sqlx::query(concat!(
         "WITH RECURSIVE up(id, parent_id, depth) AS ( \
              SELECT id, parent_id, 1::int8 FROM chat_messages WHERE id = $1 \
              UNION ALL \
@@ -146,10 +209,10 @@ async fn slice(
     .bind(from)
     .fetch_all(at)
     .await
-    .map_err(error::sort)?
-    .iter()
-    .map(rows::message)
-    .collect()
+    .map_err(error::sort)?;
+    let read =
+        rows.iter().filter_map(|row| quarantine.sift("chat_messages", row, rows::message(row)).transpose());
+    Ok((read.collect::<Result<_, _>>()?, i64::try_from(rows.len()).unwrap_or(i64::MAX)))
 }
 
 /// Messages between the leaf and `id`; none where `id` is not on the path.

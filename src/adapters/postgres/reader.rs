@@ -4,32 +4,49 @@ use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
         event::{CommittedEvent, Topic},
+        idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        search::Query,
         turn::Turn,
     },
-    ports::history_store::{ConversationSnapshot, Cursor, MessagePage, StoreError, TurnSnapshot},
+    ports::{
+        archive::{ArchivedTurn, Place},
+        history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
+        search::Found,
+    },
 };
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection};
+use sqlx::{PgConnection, PgPool, Postgres, Row, Transaction, pool::PoolConnection};
 use uuid::Uuid;
 
 use super::{
-    super::words::{parse_json, unexpected},
+    super::{
+        quarantine::Quarantine,
+        words::{parse_json, unexpected},
+    },
+    archive,
     connect::{self, PostgresConfig},
-    error, pages,
-    rows::{self, bot_columns, conversation_columns, event_columns, message_columns, siblings, turn_columns},
+    error, events, pages,
+    rows::{self, bot_columns, conversation_columns, message_columns, siblings, turn_columns},
+    search,
 };
 
 /// The reading half of the store.
 pub(super) struct Reader {
     pool: PgPool,
+    quarantine: Quarantine,
 }
 
 impl Reader {
     /// A pool on an existing database.
     pub(super) fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
-        Ok(Self { pool: connect::pool(config)? })
+        Ok(Self { pool: connect::pool(config)?, quarantine: Quarantine::default() })
+    }
+
+    /// Rows met so far that can't be read.
+    pub(super) fn quarantined_rows(&self) -> u64 {
+        self.quarantine.rows()
     }
 
     /// Closes every connection, after the running reads.
@@ -75,24 +92,7 @@ impl Reader {
     }
 
     pub(super) async fn head(&self, topic: &Topic) -> Result<u64, StoreError> {
-        match topic {
-            Topic::Bots => self.number("SELECT coalesce(max(bots_seq), 0) FROM outbox_events").await,
-            Topic::Tree => self.number("SELECT coalesce(max(tree_seq), 0) FROM outbox_events").await,
-            Topic::Models => self.number("SELECT coalesce(max(models_seq), 0) FROM outbox_events").await,
-            Topic::Bot(id) => {
-                let head: i64 = sqlx::query_scalar(
-                    "SELECT coalesce(max(bot_seq), 0) FROM outbox_events \
-                     WHERE bot_key = (SELECT key FROM bots WHERE id = $1)",
-                )
-                .bind(id.as_str())
-                .fetch_one(&self.pool)
-                .await
-                .map_err(error::sort)?;
-                u64::try_from(head).map_err(|e| unexpected("number", e))
-            }
-            Topic::Conversation(id) => conversation_head(&mut *self.single().await?, *id).await,
-            Topic::Turn(id) => turn_head(&mut *self.single().await?, *id).await,
-        }
+        events::head(&mut *self.single().await?, topic).await
     }
 
     pub(super) async fn events_after(
@@ -100,20 +100,30 @@ impl Reader {
         position: u64,
         limit: u32,
     ) -> Result<Vec<CommittedEvent>, StoreError> {
-        sqlx::query(concat!(
-            "SELECT ",
-            event_columns!(),
-            " FROM outbox_events e LEFT JOIN bots b ON b.key = e.bot_key WHERE e.position > $1 \
-             ORDER BY e.position LIMIT $2"
-        ))
-        .bind(i64::try_from(position).unwrap_or(i64::MAX))
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::sort)?
-        .iter()
-        .map(rows::event)
-        .collect()
+        events::after(&self.quarantine, &mut *self.single().await?, position, limit).await
+    }
+
+    pub(super) async fn topic_events(
+        &self,
+        topic: &Topic,
+        span: Span,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<CommittedEvent>>, StoreError> {
+        let mut moment = self.moment().await?;
+        events::of_topic(&self.quarantine, &mut moment, topic, span, limit, max_bytes).await
+    }
+
+    pub(super) async fn surplus_events(&self, keep: u64, limit: u32) -> Result<Vec<i64>, StoreError> {
+        events::surplus(&mut *self.single().await?, keep, limit).await
+    }
+
+    pub(super) async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM conversations WHERE bot_id = $1 AND legal_hold)")
+            .bind(bot.as_str())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(error::sort)
     }
 
     pub(super) async fn page(
@@ -124,11 +134,46 @@ impl Reader {
     ) -> Result<Option<MessagePage>, StoreError> {
         let mut moment = self.moment().await?;
         let leaf = pages::leaf(&mut moment, conversation).await?;
-        pages::page(&mut moment, leaf, cursor, limit).await
+        pages::page(&mut moment, &self.quarantine, leaf, cursor, limit).await
+    }
+
+    pub(super) async fn messages_after(
+        &self,
+        conversation: ConversationId,
+        after: Option<Place>,
+        limit: u32,
+        max_bytes: usize,
+    ) -> Result<Vec<Message>, StoreError> {
+        let mut moment = self.moment().await?;
+        archive::messages_after(&self.quarantine, &mut moment, conversation, after, limit, max_bytes).await
+    }
+
+    pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
+        archive::messages_with(&self.quarantine, &mut *self.single().await?, ids).await
+    }
+
+    pub(super) async fn turns_with(&self, ids: &[TurnId]) -> Result<Vec<ArchivedTurn>, StoreError> {
+        archive::turns_with(&self.quarantine, &mut *self.single().await?, ids).await
+    }
+
+    pub(super) async fn search(
+        &self,
+        bot: &BotId,
+        conversation: Option<ConversationId>,
+        query: &Query,
+        limit: u32,
+        offset: u32,
+    ) -> Result<Found, StoreError> {
+        search::search(&self.quarantine, &mut *self.single().await?, bot, conversation, query, limit, offset)
+            .await
+    }
+
+    pub(super) async fn search_is_behind(&self) -> Result<bool, StoreError> {
+        search::is_behind(&mut *self.single().await?).await.map_err(error::sort)
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
-        pages::path(&mut *self.single().await?, leaf, max_bytes).await
+        pages::path(&mut *self.single().await?, &self.quarantine, leaf, max_bytes).await
     }
 
     pub(super) async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
@@ -136,7 +181,7 @@ impl Reader {
     }
 
     pub(super) async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
-        let found = message(&mut *self.single().await?, id).await?;
+        let found = self.one_message(&mut *self.single().await?, id).await?;
         Ok(found.filter(|m| m.bot_id == *bot))
     }
 
@@ -160,6 +205,10 @@ impl Reader {
         Ok(ids.into_iter().map(MessageId).collect())
     }
 
+    pub(super) async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
+        pages::newest_below(&mut *self.single().await?, id).await
+    }
+
     pub(super) async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         sqlx::query(concat!(
             "SELECT ",
@@ -172,12 +221,12 @@ impl Reader {
         .await
         .map_err(error::sort)?
         .iter()
-        .map(rows::conversation)
+        .filter_map(|row| self.quarantine.sift("conversations", row, rows::conversation(row)).transpose())
         .collect()
     }
 
     pub(super) async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
-        conversation(&mut *self.single().await?, id).await
+        self.one_conversation(&mut *self.single().await?, id).await
     }
 
     pub(super) async fn conversation_snapshot(
@@ -186,10 +235,11 @@ impl Reader {
         limit: u32,
     ) -> Result<Option<ConversationSnapshot>, StoreError> {
         let mut moment = self.moment().await?;
-        let Some(conversation) = conversation(&mut moment, id).await? else { return Ok(None) };
-        let seq = conversation_head(&mut moment, id).await?;
+        let Some(conversation) = self.one_conversation(&mut moment, id).await? else { return Ok(None) };
+        let seq = events::head(&mut moment, &Topic::Conversation(id)).await?;
         let newest = Cursor::Newest { offset: 0 };
-        let page = pages::page(&mut moment, conversation.leaf_message_id, newest, limit).await?;
+        let leaf = conversation.leaf_message_id;
+        let page = pages::page(&mut moment, &self.quarantine, leaf, newest, limit).await?;
         let messages = page.map(|p| p.items).unwrap_or_default();
         Ok(Some(ConversationSnapshot { conversation, messages, seq }))
     }
@@ -201,20 +251,51 @@ impl Reader {
             .fetch_optional(&mut *moment)
             .await
             .map_err(error::sort)?;
-        let Some(turn) = row.as_ref().map(rows::turn).transpose()? else { return Ok(None) };
-        let seq = turn_head(&mut moment, id).await?;
-        let reply = message(&mut moment, turn.reply_id).await?;
+        let turn = row.as_ref().map(|row| self.quarantine.seen("turns", row, rows::turn(row)));
+        let Some(turn) = turn.transpose()? else { return Ok(None) };
+        let seq = events::head(&mut moment, &Topic::Turn(id)).await?;
+        let reply = match self.one_message(&mut moment, turn.reply_id).await {
+            Err(StoreError::Corrupt(_)) => None,
+            read => read?,
+        };
         Ok(Some(TurnSnapshot { turn, reply, seq }))
     }
 
+    pub(super) async fn sent_before(
+        &self,
+        user: &str,
+        bot: &BotId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<SentBefore>, StoreError> {
+        let row = sqlx::query(
+            "SELECT fingerprint, turn_id, message_id, reply_id, created_at FROM idempotency_keys \
+             WHERE user_id = $1 AND bot_id = $2 AND key = $3",
+        )
+        .bind(user)
+        .bind(bot.as_str())
+        .bind(key.as_str())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(error::sort)?;
+        row.as_ref().map(rows::sent_before).transpose()
+    }
+
     pub(super) async fn turn_overrides(&self, id: TurnId) -> Result<Option<Value>, StoreError> {
-        let overrides: Option<Option<String>> =
-            sqlx::query_scalar("SELECT overrides FROM turns WHERE id = $1")
-                .bind(id.0)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(error::sort)?;
-        overrides.flatten().as_deref().map(parse_json).transpose()
+        let mut moment = self.moment().await?;
+        let row = sqlx::query("SELECT overrides FROM turns WHERE id = $1 AND overrides IS NOT NULL")
+            .bind(id.0)
+            .fetch_optional(&mut *moment)
+            .await
+            .map_err(error::sort)?;
+        let Some(row) = row else { return Ok(None) };
+        let text = row.try_get::<&str, _>(0).map_err(error::sort);
+        match text.and_then(parse_json) {
+            Err(StoreError::Corrupt(reason)) => {
+                self.quarantine.report("turns", id.0.as_bytes().to_vec(), &reason);
+                Err(StoreError::Corrupt(reason))
+            }
+            read => read.map(Some),
+        }
     }
 
     pub(super) async fn open_turns(
@@ -243,12 +324,11 @@ impl Reader {
         let turns = open.fetch_all(&mut *moment).await.map_err(error::sort)?;
         let mut open = Vec::with_capacity(turns.len());
         for row in &turns {
-            let turn = rows::turn(row)?;
-            let asked = message(&mut moment, turn.message_id).await?;
-            let reply = message(&mut moment, turn.reply_id).await?;
-            let missing = || StoreError::Corrupt(format!("turn {} has lost a message", turn.id));
-            let (asked, reply) = (asked.ok_or_else(missing)?, reply.ok_or_else(missing)?);
-            open.push((turn, asked, reply));
+            let read = match rows::turn(row) {
+                Ok(turn) => self.with_messages(&mut moment, turn).await,
+                Err(error) => Err(error),
+            };
+            open.extend(self.quarantine.sift("turns", row, read)?);
         }
         Ok(open)
     }
@@ -264,52 +344,46 @@ impl Reader {
         .await
         .map_err(error::sort)?
         .iter()
-        .map(rows::bot)
+        .filter_map(|row| self.quarantine.sift("bots", row, rows::bot(row)).transpose())
         .collect()
     }
-}
 
-async fn message(at: &mut PgConnection, id: MessageId) -> Result<Option<Message>, StoreError> {
-    let row = sqlx::query(concat!("SELECT ", message_columns!(), " FROM chat_messages m WHERE m.id = $1"))
-        .bind(id.0)
-        .fetch_optional(at)
-        .await
-        .map_err(error::sort)?;
-    row.as_ref().map(rows::message).transpose()
-}
+    /// An open turn with its messages.
+    async fn with_messages(
+        &self,
+        at: &mut PgConnection,
+        turn: Turn,
+    ) -> Result<(Turn, Message, Message), StoreError> {
+        let asked = self.one_message(at, turn.message_id).await?;
+        let reply = self.one_message(at, turn.reply_id).await?;
+        let missing = || StoreError::Corrupt("an open turn has lost a message".into());
+        let (asked, reply) = (asked.ok_or_else(missing)?, reply.ok_or_else(missing)?);
+        Ok((turn, asked, reply))
+    }
 
-async fn conversation(at: &mut PgConnection, id: ConversationId) -> Result<Option<Conversation>, StoreError> {
-    let row =
-        sqlx::query(concat!("SELECT ", conversation_columns!(), " FROM conversations c WHERE c.id = $1"))
-            .bind(id.0)
-            .fetch_optional(at)
-            .await
-            .map_err(error::sort)?;
-    row.as_ref().map(rows::conversation).transpose()
-}
+    async fn one_message(&self, at: &mut PgConnection, id: MessageId) -> Result<Option<Message>, StoreError> {
+        let row =
+            sqlx::query(concat!("SELECT ", message_columns!(), " FROM chat_messages m WHERE m.id = $1"))
+                .bind(id.0)
+                .fetch_optional(at)
+                .await
+                .map_err(error::sort)?;
+        row.as_ref().map(|row| self.quarantine.seen("chat_messages", row, rows::message(row))).transpose()
+    }
 
-async fn conversation_head(at: &mut PgConnection, id: ConversationId) -> Result<u64, StoreError> {
-    let head: i64 = sqlx::query_scalar(
-        "SELECT coalesce(max(conversation_seq), 0) FROM outbox_events WHERE conversation_id = $1",
-    )
-    .bind(id.0)
-    .fetch_one(at)
-    .await
-    .map_err(error::sort)?;
-    u64::try_from(head).map_err(|e| unexpected("number", e))
-}
-
-/// An ended turn carries its last number; that of an open one is among the newest of its conversation.
-async fn turn_head(at: &mut PgConnection, id: TurnId) -> Result<u64, StoreError> {
-    let head: Option<i64> = sqlx::query_scalar(
-        "SELECT coalesce(t.event_seq, \
-             (SELECT e.turn_seq FROM outbox_events e WHERE e.conversation_id = t.conversation_id \
-                AND e.turn_id = t.id ORDER BY e.conversation_seq DESC LIMIT 1), 0) \
-         FROM turns t WHERE t.id = $1",
-    )
-    .bind(id.0)
-    .fetch_optional(at)
-    .await
-    .map_err(error::sort)?;
-    u64::try_from(head.unwrap_or(0)).map_err(|e| unexpected("number", e))
+    async fn one_conversation(
+        &self,
+        at: &mut PgConnection,
+        id: ConversationId,
+    ) -> Result<Option<Conversation>, StoreError> {
+        let row =
+            sqlx::query(concat!("SELECT ", conversation_columns!(), " FROM conversations c WHERE c.id = $1"))
+                .bind(id.0)
+                .fetch_optional(at)
+                .await
+                .map_err(error::sort)?;
+        row.as_ref()
+            .map(|row| self.quarantine.seen("conversations", row, rows::conversation(row)))
+            .transpose()
+    }
 }

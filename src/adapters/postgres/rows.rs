@@ -6,14 +6,18 @@ use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus, TokenTotals},
         event::{CommittedEvent, Topic},
+        idempotency::{Fingerprint, SentBefore},
         ids::{BotId, ConversationId, EventId, MessageId, TurnId},
         message::{Conversation, Message, Siblings},
         time::Timestamp,
         turn::{ContextUse, Timings, Turn, Usage},
     },
-    ports::history_store::StoreError,
+    ports::{
+        archive::ArchivedTurn,
+        history_store::{REDACTED, StoreError},
+    },
 };
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use uuid::Uuid;
 
@@ -52,7 +56,8 @@ macro_rules! message_columns {
 /// Columns of a conversation `c`.
 macro_rules! conversation_columns {
     () => {
-        "c.id, c.bot_id, c.title, c.main, c.leaf_message_id, c.message_count, c.archived, c.created_at, c.last_at"
+        "c.id, c.bot_id, c.title, c.main, c.leaf_message_id, c.message_count, c.archived, c.created_at, c.last_at, \
+         c.legal_hold"
     };
 }
 /// Columns of a turn `t`.
@@ -66,8 +71,8 @@ macro_rules! turn_columns {
 /// Columns of an event `e` and the id of its bot `b`.
 macro_rules! event_columns {
     () => {
-        "e.position, e.id, e.created_at, e.event, e.data, e.bots_seq, e.tree_seq, e.models_seq, b.id, e.bot_seq, \
-         e.conversation_id, e.conversation_seq, e.turn_id, e.turn_seq"
+        "e.position, e.id, e.created_at, e.event, e.data, e.bots_seq, e.tree_seq, e.models_seq, e.tasks_seq, b.id, \
+         e.bot_seq, e.conversation_id, e.conversation_seq, e.turn_id, e.turn_seq"
     };
 }
 /// Columns of a bot `b` and its status `s`.
@@ -87,9 +92,10 @@ struct Cells<'r> {
 
 impl<'r> Cells<'r> {
     fn take<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T, StoreError> {
-        let cell = self.row.try_get(self.next).map_err(error::sort)?;
+        let cell = self.row.try_get(self.next).map_err(error::sort);
+        // Also behind one that can't be read: the next cell is the next column.
         self.next += 1;
-        Ok(cell)
+        cell
     }
 
     fn number<T: TryFrom<i64>>(&mut self) -> Result<T, StoreError>
@@ -160,6 +166,22 @@ pub(super) fn conversation(row: &PgRow) -> Result<Conversation, StoreError> {
         archived: cells.take()?,
         created_at: Timestamp(cells.take()?),
         last_at: cells.take::<Option<i64>>()?.map(Timestamp),
+        legal_hold: cells.take()?,
+    })
+}
+
+/// Reads `fingerprint, turn_id, message_id, reply_id, created_at` of a key.
+pub(super) fn sent_before(row: &PgRow) -> Result<SentBefore, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    let fingerprint: Vec<u8> = cells.take()?;
+    Ok(SentBefore {
+        fingerprint: Fingerprint(
+            fingerprint.try_into().map_err(|_| unexpected("fingerprint", "not 32 bytes"))?,
+        ),
+        turn_id: cells.take::<Option<Uuid>>()?.map(TurnId),
+        message_id: MessageId(cells.take()?),
+        reply_id: MessageId(cells.take()?),
+        created_at: Timestamp(cells.take()?),
     })
 }
 
@@ -191,33 +213,40 @@ pub(super) fn turn(row: &PgRow) -> Result<Turn, StoreError> {
     })
 }
 
-/// Reads [`event_columns`].
-pub(super) fn event(row: &PgRow) -> Result<CommittedEvent, StoreError> {
+/// Reads [`turn_columns`] and the overrides behind them.
+pub(super) fn archived_turn(row: &PgRow) -> Result<ArchivedTurn, StoreError> {
+    let mut last = Cells { row, next: row.len().saturating_sub(1) };
+    Ok(ArchivedTurn { turn: turn(row)?, overrides: last.json_if_any()? })
+}
+
+/// Reads [`event_columns`]. An event is never left out, because its number would be a gap: where something of it can't
+/// be read it comes without data, and with the reason.
+pub(super) fn event(row: &PgRow) -> Result<(CommittedEvent, Option<String>), StoreError> {
     let mut cells = Cells { row, next: 0 };
     let position = cells.number()?;
-    let id = EventId(cells.take()?);
+    let mut spoilt = Spoilt(None);
+    let id = EventId(spoilt.or(cells.take(), Uuid::nil()));
     let time = Timestamp(cells.take()?);
-    let name: &str = cells.take()?;
-    let data: &str = cells.take()?;
+    let name: &str = spoilt.or(cells.take(), "unknown");
+    let data = cells.take::<&str>().and_then(|data| parse_json::<IgnoredAny>(data).map(|_| data));
+    let data = spoilt.or(data, REDACTED);
     let mut seqs = Vec::with_capacity(3);
-    for topic in [Topic::Bots, Topic::Tree, Topic::Models] {
+    for topic in [Topic::Bots, Topic::Tree, Topic::Models, Topic::Tasks] {
         if let Some(seq) = cells.take::<Option<i64>>()? {
             seqs.push((topic, seq));
         }
     }
-    let bot = cells.take::<Option<&str>>()?.map(BotId::parse).transpose();
-    let bot = bot.map_err(|e| unexpected("bot id", e))?.map(Topic::Bot);
-    if let (Some(topic), Some(seq)) = (bot, cells.take::<Option<i64>>()?) {
-        seqs.push((topic, seq));
-    }
-    let conversation = cells.take::<Option<Uuid>>()?.map(|id| Topic::Conversation(ConversationId(id)));
-    if let (Some(topic), Some(seq)) = (conversation, cells.take::<Option<i64>>()?) {
-        seqs.push((topic, seq));
-    }
-    let turn = cells.take::<Option<Uuid>>()?.map(TurnId);
-    if let (Some(turn), Some(seq)) = (turn, cells.take::<Option<i64>>()?) {
-        seqs.push((Topic::Turn(turn), seq));
-    }
+    let bot = cells
+        .take::<Option<&str>>()
+        .and_then(|id| id.map(|id| BotId::parse(id).map_err(|e| unexpected("bot id", e))).transpose());
+    let seq = cells.take::<Option<i64>>()?;
+    seqs.extend(spoilt.or(bot, None).map(Topic::Bot).zip(seq));
+    let conversation = spoilt.or(cells.take::<Option<Uuid>>(), None);
+    let seq = cells.take::<Option<i64>>()?;
+    seqs.extend(conversation.map(|id| Topic::Conversation(ConversationId(id))).zip(seq));
+    let turn = spoilt.or(cells.take::<Option<Uuid>>(), None).map(TurnId);
+    let seq = cells.take::<Option<i64>>()?;
+    seqs.extend(turn.map(Topic::Turn).zip(seq));
     let seqs = seqs
         .into_iter()
         .map(|(topic, seq)| u64::try_from(seq).map(|seq| (topic, seq)))
@@ -225,7 +254,21 @@ pub(super) fn event(row: &PgRow) -> Result<CommittedEvent, StoreError> {
         .map_err(|e| unexpected("number", e))?;
     let ends = turn
         .filter(|_| matches!(name, "turn_completed" | "turn_stopped" | "turn_failed" | "turn_interrupted"));
-    Ok(CommittedEvent { position, id, time, name: name.into(), data: data.into(), seqs, ends })
+    let event = CommittedEvent { position, id, time, name: name.into(), data: data.into(), seqs, ends };
+    Ok((event, spoilt.0))
+}
+
+/// Why something of a row can't be read.
+struct Spoilt(Option<String>);
+
+impl Spoilt {
+    /// What was read, or this instead of it.
+    fn or<T>(&mut self, read: Result<T, StoreError>, instead: T) -> T {
+        read.unwrap_or_else(|error| {
+            self.0.get_or_insert(error.to_string());
+            instead
+        })
+    }
 }
 
 /// Reads [`bot_columns`].

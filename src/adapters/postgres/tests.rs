@@ -3,6 +3,7 @@
 
 mod poison;
 mod proxy;
+mod search;
 mod server;
 
 use std::{task::Poll, time::Duration};
@@ -244,6 +245,20 @@ async fn a_group_that_breaks_a_rule_is_refused_for_its_content_and_leaves_nothin
     }
     let done = server.store.commit(vec![first]).await.unwrap();
     assert_eq!(done[0].events[0].seqs[1].1, 1, "no number was lost");
+}
+
+#[tokio::test]
+async fn what_stands_before_a_repeated_fact_is_known_to_those_behind_it() {
+    let (server, id, main) = OnServer::with_bot().await;
+    let side = Change::CreateConversation(samples::conversation(&id));
+    let repeated = Fact::new(side, vec![samples::life(&id)]);
+    server.store.commit(vec![repeated.clone()]).await.unwrap();
+    let (question, first) = said(&main, "question");
+    let answer = samples::message(&main, Some(question.id), Sender::Bot, "answer");
+    let done = server.store.commit(vec![first, repeated, samples::append(&answer)]).await.unwrap();
+    assert_eq!(done.iter().map(|c| c.applied).collect::<Vec<_>>(), [true, false, true]);
+    let page = server.store.page(main.id, Cursor::Newest { offset: 0 }, 10).await.unwrap().unwrap();
+    assert_eq!(page.items.iter().map(|m| m.id).collect::<Vec<_>>(), [question.id, answer.id]);
 }
 
 #[tokio::test]

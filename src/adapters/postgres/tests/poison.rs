@@ -1,0 +1,142 @@
+//! Rows that this version can't read, put there by another program: they are left out and counted, the rest is read.
+
+use deia_actors::{
+    domain::{
+        ids::{BotId, ConversationId, MessageId},
+        search::Query,
+    },
+    ports::{archive::Archive, history_store::Span, search::SearchIndex},
+};
+use sqlx::{AssertSqlSafe, Encode, Postgres, Type};
+
+use super::*;
+
+/// Ways to spoil a message, as SQL after `UPDATE chat_messages`.
+const SPOILT_MESSAGES: [&str; 5] = [
+    "SET sender = 'robot'",
+    "SET state = 'half'",
+    "SET metadata = '{\"a\":'",
+    "SET tool_calls = 'not json'",
+    "SET tokens = -1",
+];
+
+impl OnServer {
+    /// What another program does to the database.
+    async fn spoil<'q, T: Encode<'q, Postgres> + Type<Postgres> + 'q>(&self, sql: &str, id: T) {
+        let mut other = self.database.admin().await;
+        let done = sqlx::query(AssertSqlSafe(sql)).bind(id).execute(&mut other).await.unwrap();
+        assert_eq!(done.rows_affected(), 1, "{sql}");
+        other.close().await.unwrap();
+    }
+
+    /// A path of so many messages, oldest first.
+    async fn with_path(length: usize) -> (Self, BotId, Conversation, Vec<MessageId>) {
+        let (server, id, main) = Self::with_bot().await;
+        let (mut parent, mut ids, mut group) = (None, vec![], vec![]);
+        for n in 0..length {
+            let next = samples::message(&main, parent, Sender::User, &format!("word {n}"));
+            parent = Some(next.id);
+            ids.push(next.id);
+            group.push(samples::append(&next));
+        }
+        server.store.commit(group).await.unwrap();
+        (server, id, main, ids)
+    }
+}
+
+fn ids(messages: &[Message]) -> Vec<MessageId> {
+    messages.iter().map(|m| m.id).collect()
+}
+
+#[tokio::test]
+async fn a_message_that_can_not_be_read_is_left_out_of_every_list_and_counted_once() {
+    for spoilt in SPOILT_MESSAGES {
+        let (server, bot, main, all) = OnServer::with_path(6).await;
+        server.spoil(&format!("UPDATE chat_messages {spoilt} WHERE id = $1"), all[3].0).await;
+        let rest: Vec<_> = all.iter().copied().filter(|id| *id != all[3]).collect();
+        let store = &server.store;
+        for _ in 0..2 {
+            let page = store.page(main.id, Cursor::Newest { offset: 0 }, 50).await.unwrap().unwrap();
+            assert_eq!((ids(&page.items), page.has_more), (rest.clone(), false), "{spoilt}");
+            let mut path = ids(&store.path(all[5], 1000).await.unwrap());
+            path.reverse();
+            assert_eq!(path, rest);
+            let snapshot = store.conversation_snapshot(main.id, 50).await.unwrap().unwrap();
+            assert_eq!(ids(&snapshot.messages), rest);
+            assert_eq!(ids(&store.messages_after(main.id, None, 50, 1000).await.unwrap()), rest);
+            assert_eq!(ids(&store.messages_with(&all).await.unwrap()), rest);
+            let query = Query::parse("word").unwrap();
+            assert_eq!(store.search(&bot, None, &query, 50, 0).await.unwrap().items.len(), 5);
+            let error = store.message(&bot, all[3]).await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+        }
+        assert_eq!(store.quarantined_rows(), 1, "{spoilt}");
+        assert_eq!(store.path_rest(all[5]).await.unwrap().0, 5);
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_messages_that_can_not_be_read_is_not_the_end() {
+    let (server, _, main, all) = OnServer::with_path(12).await;
+    for id in &all[3..9] {
+        server.spoil("UPDATE chat_messages SET sender = 'robot' WHERE id = $1", id.0).await;
+    }
+    let page = async |cursor| {
+        let page = server.store.page(main.id, cursor, 2).await.unwrap().unwrap();
+        (ids(&page.items), page.has_more)
+    };
+    assert_eq!(page(Cursor::Newest { offset: 0 }).await, (all[10..].to_vec(), true));
+    assert_eq!(page(Cursor::Before(all[10])).await, (vec![all[2], all[9]], true));
+    assert_eq!(page(Cursor::Before(all[2])).await, (all[..2].to_vec(), false));
+    assert_eq!(page(Cursor::After(all[1])).await, (vec![all[2], all[9]], true));
+    assert_eq!(page(Cursor::After(all[9])).await, (all[10..].to_vec(), false));
+    let archive = server.store.messages_after(main.id, None, 5, 1000).await.unwrap();
+    assert_eq!(ids(&archive), [&all[..3], &all[9..11]].concat());
+    assert_eq!(server.store.quarantined_rows(), 6);
+}
+
+#[tokio::test]
+async fn a_bot_a_conversation_and_a_turn_that_can_not_be_read_keep_no_other_from_its_list() {
+    let (server, id, main) = OnServer::with_bot().await;
+    let (other, second) = (BotId::numbered(2), samples::conversation(&id));
+    let (first, question, reply) = samples::turn(&main, None, "one");
+    let (next, asked, answer) = samples::turn(&main, Some(reply.id), "two");
+    let conversation = Fact::new(Change::CreateConversation(second.clone()), vec![]);
+    let group = vec![
+        samples::launch(&other).0,
+        conversation,
+        samples::accept(&first, &question, &reply),
+        samples::accept(&next, &asked, &answer),
+    ];
+    assert!(server.store.commit(group).await.unwrap().iter().all(|c| c.applied));
+    server.spoil("UPDATE turns SET state = 'dreaming' WHERE id = $1", first.id.0).await;
+    for bot in [None, Some(&id)] {
+        let open = server.store.open_turns(bot).await.unwrap();
+        assert_eq!(open.iter().map(|(turn, ..)| turn.id).collect::<Vec<_>>(), [next.id]);
+    }
+    assert!(matches!(server.store.turn_snapshot(first.id).await, Err(StoreError::Corrupt(_))));
+    server.spoil("UPDATE conversations SET message_count = -1 WHERE id = $1", second.id.0).await;
+    let listed: Vec<ConversationId> =
+        server.store.conversations(&id).await.unwrap().iter().map(|c| c.id).collect();
+    assert_eq!(listed, [main.id]);
+    assert!(matches!(server.store.conversation(second.id).await, Err(StoreError::Corrupt(_))));
+    server.spoil("UPDATE bots SET config = '{' WHERE id = $1", id.as_str().to_owned()).await;
+    let roster: Vec<_> = server.store.roster().await.unwrap().into_iter().map(|(bot, _)| bot.id).collect();
+    assert_eq!(roster, [other]);
+    assert_eq!(server.store.quarantined_rows(), 3);
+}
+
+#[tokio::test]
+async fn an_event_that_can_not_be_read_keeps_its_number() {
+    let (server, _, main, _) = OnServer::with_path(3).await;
+    let before = server.store.events_after(0, 100).await.unwrap();
+    server.spoil("UPDATE outbox_events SET data = '{\"message\":' WHERE id = $1", before[2].id.0).await;
+    let events = server.store.events_after(0, 100).await.unwrap();
+    assert_eq!(events.len(), before.len());
+    assert_eq!((&*events[2].data, &events[2].seqs), (r#"{"redacted":true}"#, &before[2].seqs));
+    let span = Span { after: 0, through: 3 };
+    let topic = Topic::Conversation(main.id);
+    let told = server.store.topic_events(&topic, span, 100, 100_000).await.unwrap().unwrap();
+    assert_eq!(told, events[1..]);
+    assert_eq!(server.store.quarantined_rows(), 1);
+}
