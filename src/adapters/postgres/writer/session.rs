@@ -244,14 +244,16 @@ impl Session {
         batch: &mut Batch<'f>,
         group: &mut Group,
     ) -> sqlx::Result<()> {
+        // Also before one that is repeated: the next look-up must find it.
+        if !batch.is_empty() {
+            self.begin().await?;
+            self.flush(batch, group).await?;
+        }
         if self.is_repeated(fact) {
             group.refused();
             return Ok(());
         }
         self.begin().await?;
-        if !batch.is_empty() {
-            self.flush(batch, group).await?;
-        }
         let applied = change::apply(&mut self.connection, fact).await?;
         if !applied.applied {
             group.refused();
