@@ -156,8 +156,8 @@ impl Drop for Traced {
 }
 
 #[tokio::test]
-async fn every_acknowledgement_comes_after_a_sync() {
-    let home = Home::new().env("DEIA_INFERENCE__SIMULATED", "on");
+async fn every_acknowledgement_on_sqlite_comes_after_a_sync() {
+    let home = Home::on_sqlite("a database server syncs by itself").env("DEIA_INFERENCE__SIMULATED", "on");
     let (traced, url) = Traced::start(&home).await;
     let api = Api::new(&url);
     api.launch("ada", "sim:tokens=1").await;

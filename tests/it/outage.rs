@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::support::{Stage, eventually, numbered};
+use crate::support::{Home, Stage, eventually, numbered};
 
 /// The file of a stage.
 fn database(stage: &Stage) -> Connection {
@@ -14,8 +14,8 @@ fn database(stage: &Stage) -> Connection {
 }
 
 #[tokio::test]
-async fn a_database_that_is_locked_acknowledges_nothing_and_gets_every_answer_once_it_is_free() {
-    let stage = Stage::new().await;
+async fn a_database_on_sqlite_that_is_locked_acknowledges_nothing_and_gets_every_answer_once_it_is_free() {
+    let stage = Stage::at(Home::on_sqlite("another program locks its file and writes into it"), &[]).await;
     let deia = stage.start().await;
     let api = deia.api();
     // Longer than any wait for the lock.
@@ -72,8 +72,8 @@ async fn a_database_that_is_locked_acknowledges_nothing_and_gets_every_answer_on
 }
 
 #[tokio::test]
-async fn rows_that_can_not_be_read_are_reported_and_everything_else_works() {
-    let stage = Stage::new().await;
+async fn rows_on_sqlite_that_can_not_be_read_are_reported_and_everything_else_works() {
+    let stage = Stage::at(Home::on_sqlite("another program locks its file and writes into it"), &[]).await;
     let deia = stage.start().await;
     let api = deia.api();
     for bot in ["ada", "bob", "eve"] {
