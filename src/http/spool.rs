@@ -43,7 +43,9 @@ where
         }
         return Err(refusal);
     }
-    let made = tokio::task::spawn_blocking(move || tempfile::tempfile_in(folder)).await;
+    // The folder is not there where the database is a server and nothing else was kept in it.
+    let make = move || std::fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(folder));
+    let made = tokio::task::spawn_blocking(make).await;
     let made = made.map_err(|_| Problem::new(Code::Internal, "the file could not be made"))?;
     let mut file = File::from_std(made.map_err(|e| no_room(&e))?);
     let mut so_far = 0u64;
@@ -84,12 +86,13 @@ mod tests {
     use super::*;
 
     async fn spooled(kind: &str, parts: &[&'static str]) -> Result<String, Problem> {
-        let folder = tempfile::tempdir().unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("new");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, kind.parse().unwrap())]);
         let parts: Vec<Result<Bytes, Infallible>> =
             parts.iter().map(|p| Ok(Bytes::from_static(p.as_bytes()))).collect();
-        let mut file = spool(&headers, stream::iter(parts), 8, folder.path().to_owned()).await?;
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it has no name");
+        let mut file = spool(&headers, stream::iter(parts), 8, folder.clone()).await?;
+        assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0, "it has no name");
         let mut text = String::new();
         file.read_to_string(&mut text).await.unwrap();
         Ok(text)
