@@ -188,7 +188,7 @@ impl BotActorState {
             // Its acceptance was stored by the actor before, which died before it could say so.
             return self.acknowledge_found(me, *incoming, reply).await;
         }
-        match self.prepare(&mut incoming) {
+        match self.prepare(me.get_id(), &mut incoming) {
             // Nobody is left to be told where the caller gave up.
             Err(refusal) => drop(refused.send(refusal)),
             Ok(prepared) => self.accept(me, *incoming, prepared, reply).await?,
@@ -296,12 +296,14 @@ impl BotActorState {
         self.args.context.hubs.forget_reply(turn);
         let Some(conversation) = found else { return };
         if let Some(talk) = self.talks.get_mut(&conversation) {
-            talk.lane.remove(turn);
-            // The end of the path in memory may be a reply that was never stored.
-            match talk.lane.iter().last() {
+            let reply = talk.lane.remove(turn).map(|kept| kept.reply);
+            // Where its reply is the end of the path in memory: that was perhaps never stored.
+            match talk.lane.iter().last().map(|(_, last)| last.reply) {
                 None => drop(self.talks.remove(&conversation)),
-                Some((_, last)) => {
-                    talk.leaf = Some(last.reply);
+                Some(last) => {
+                    if talk.leaf == reply {
+                        talk.leaf = Some(last);
+                    }
                     self.advance(conversation);
                 }
             }

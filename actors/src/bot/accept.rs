@@ -4,7 +4,7 @@
 
 use std::{collections::hash_map::Entry, sync::Arc};
 
-use ractor::{ActorProcessingErr, ActorRef};
+use ractor::{ActorId, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -51,6 +51,8 @@ pub(crate) struct Incoming {
     pub idempotency: Option<Idempotency>,
     /// The conversation as stored, where the caller had to look it up.
     pub conversation: Option<StoredTalk>,
+    /// An actor died with it: it may be stored.
+    pub repeated: bool,
 }
 
 /// A message that is answered once more.
@@ -64,6 +66,8 @@ pub(crate) struct Again {
 /// A conversation as storage knows it.
 #[derive(Debug)]
 pub(crate) struct StoredTalk {
+    /// The actor that asked. What was looked up for an earlier one may be older than what that one stored.
+    pub asked_by: ActorId,
     pub conversation: Conversation,
     /// Messages that continue it already where its active path ends.
     pub beyond: u32,
@@ -72,8 +76,8 @@ pub(crate) struct StoredTalk {
 /// Why a bot did not take a message.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Look up the conversation and hand it in with the message.
-    ConversationUnknown,
+    /// Look up the conversation, and a repeated message itself, and hand it in with the message.
+    LookUp(ActorId),
     /// A problem for the caller.
     Problem(Box<Problem>),
 }
@@ -113,14 +117,18 @@ pub(super) struct Prepared {
 
 impl BotActorState {
     /// Everything that can refuse a message before anything is stored.
-    pub(super) fn prepare(&mut self, incoming: &mut Incoming) -> Result<Prepared, Refusal> {
+    pub(super) fn prepare(&mut self, me: ActorId, incoming: &mut Incoming) -> Result<Prepared, Refusal> {
+        let looked_up = incoming.conversation.take().filter(|stored| stored.asked_by == me);
+        if incoming.repeated && looked_up.is_none() {
+            return Err(Refusal::LookUp(me));
+        }
         let problem = |p: Problem| Refusal::Problem(Box::new(p));
         let record = self.entry().record();
         let conversation = incoming.send.conversation_id.unwrap_or(record.main_conversation_id);
         let talk = match self.talks.entry(conversation) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let stored = incoming.conversation.take().ok_or(Refusal::ConversationUnknown)?;
+                let stored = looked_up.ok_or(Refusal::LookUp(me))?;
                 let leaf = stored.conversation.leaf_message_id;
                 let path = leaf.is_none().then(|| Arc::new(Path::default()));
                 new.insert(Talk { leaf, beyond: stored.beyond, path, ..Talk::default() })

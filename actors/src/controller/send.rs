@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    bot::{Again, BotMessage, Incoming, Refusal, StoredTalk},
+    bot::{Again, BotMessage, Incoming, Refusal, StoredTalk, recovery},
     domain::{
         bot::{BotConfig, DEFAULT_NUM_CTX, check_overrides},
         event::Topic,
@@ -145,7 +145,7 @@ impl Controller {
             Some(again) => self.next_child(again.question.conversation_id, Some(again.question.id)).await?,
             None => self.check_parent(&send).await?,
         };
-        let mut conversation = None;
+        let (mut conversation, mut repeated) = (None, false);
         let deadline = tokio::time::Instant::now() + CALL;
         loop {
             crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
@@ -163,6 +163,7 @@ impl Controller {
                 siblings,
                 idempotency: idempotency.clone(),
                 conversation: conversation.take(),
+                repeated,
             };
             let (refused, refusal) = oneshot::channel();
             let (reply, answer) = oneshot::channel();
@@ -172,16 +173,27 @@ impl Controller {
                 continue;
             }
             match refusal.await {
-                Ok(Refusal::ConversationUnknown) => {
+                Ok(Refusal::LookUp(asked_by)) => {
+                    if repeated {
+                        let message = again.as_ref().map_or(ids.message, |again| again.question.id);
+                        match recovery::found(&self.turn_context(entry.clone()), ids.turn, message).await {
+                            Err(problem) if problem.code == Code::MessageNotFound => {}
+                            // Stored and perhaps ended since: it must not be put behind what came after it.
+                            found => return found.map(Sent::Turn),
+                        }
+                    }
                     let stored = self.conversation_of(&send.bot_id, send.conversation_id).await?;
                     let beyond = self.next_child(stored.id, stored.leaf_message_id).await? - 1;
-                    conversation = Some(StoredTalk { conversation: stored, beyond });
+                    conversation = Some(StoredTalk { asked_by, conversation: stored, beyond });
                 }
                 Ok(Refusal::Problem(problem)) => return Err(*problem),
                 // Dropped without a word: it was taken, or the actor died.
                 Err(_) => match answer.await {
                     Ok(result) => return result,
-                    Err(_) => tokio::task::yield_now().await,
+                    Err(_) => {
+                        repeated = true;
+                        tokio::task::yield_now().await;
+                    }
                 },
             }
         }

@@ -252,7 +252,7 @@ fn behind_a_snapshot_stands_only_what_it_does_not_hold_with_its_number() {
 async fn an_event_that_is_stored_but_not_published_yet_is_waited_for() {
     let stage = Stage::new();
     let hub = stage.hubs.hub(&stage.topic);
-    hub.init_head(1);
+    hub.publish(1, &committed(&stage.topic, 1, None));
     hub.published(1).await;
     let mut waits = std::pin::pin!(hub.published(3));
     assert!(futures_util::poll!(&mut waits).is_pending());

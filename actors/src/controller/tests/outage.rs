@@ -158,7 +158,8 @@ async fn answers_go_on_to_their_readers_through_an_outage_and_are_stored_once_af
             assert!(answer.say("and on ").await);
         }
         let history = house.tree.tree().children.into_iter().find(|n| n.name == "history").unwrap();
-        assert!(history.mailbox < 5, "{} facts wait: checkpoints pile up", history.mailbox);
+        // The reports of the background tasks wait, too.
+        assert!(history.mailbox < 15, "{} facts wait: checkpoints pile up", history.mailbox);
         let live = house.tree.inner.hubs.live(turn.turn.id).unwrap();
         until(async || live.len() == "once ".len() + 40 * "and on ".len()).await;
         answer.end().await;
