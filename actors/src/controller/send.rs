@@ -148,7 +148,18 @@ impl Controller {
         let (mut conversation, mut repeated) = (None, false);
         let deadline = tokio::time::Instant::now() + CALL;
         loop {
-            crate::bot::takes_messages(entry.state(), send.bot_id.as_str())?;
+            if let Err(problem) = crate::bot::takes_messages(entry.state(), send.bot_id.as_str()) {
+                if !repeated {
+                    return Err(problem);
+                }
+                // What the actor that died with it submitted is decided then, unless the process ends.
+                self.inner.history.barrier().await;
+                return self.stored_before(&entry, ids, again.as_deref()).await?.ok_or_else(|| {
+                    let unknown =
+                        "Its bot went down with this message, and it is not known whether it was stored.";
+                    Problem::new(Code::Unavailable, unknown).retry_after(1)
+                });
+            }
             let Ok(actor) =
                 entry.actor.wait(deadline.saturating_duration_since(tokio::time::Instant::now())).await
             else {
@@ -174,13 +185,9 @@ impl Controller {
             }
             match refusal.await {
                 Ok(Refusal::LookUp(asked_by)) => {
-                    if repeated {
-                        let message = again.as_ref().map_or(ids.message, |again| again.question.id);
-                        match recovery::found(&self.turn_context(entry.clone()), ids.turn, message).await {
-                            Err(problem) if problem.code == Code::MessageNotFound => {}
-                            // Stored and perhaps ended since: it must not be put behind what came after it.
-                            found => return found.map(Sent::Turn),
-                        }
+                    // Perhaps it ended since: it must not be put behind what came after it.
+                    if repeated && let Some(sent) = self.stored_before(&entry, ids, again.as_deref()).await? {
+                        return Ok(sent);
                     }
                     let stored = self.conversation_of(&send.bot_id, send.conversation_id).await?;
                     let beyond = self.next_child(stored.id, stored.leaf_message_id).await? - 1;
@@ -196,6 +203,20 @@ impl Controller {
                     }
                 },
             }
+        }
+    }
+
+    /// What became of a message that an actor died with; none where it is not stored.
+    async fn stored_before(
+        &self,
+        entry: &Arc<BotEntry>,
+        ids: Ids,
+        again: Option<&Again>,
+    ) -> Result<Option<Sent>, Problem> {
+        let message = again.map_or(ids.message, |again| again.question.id);
+        match recovery::found(&self.turn_context(entry.clone()), ids.turn, message).await {
+            Err(problem) if problem.code == Code::MessageNotFound => Ok(None),
+            found => found.map(|accepted| Some(Sent::Turn(accepted))),
         }
     }
 
