@@ -10,10 +10,11 @@ CREATE UNIQUE INDEX chat_messages_by_arrival ON chat_messages (arrival);
 -- order, each between two spaces of its own. (A tsvector with positions would know only the first 256 of each word.)
 -- Filled later, not by the commit that stores a message.
 CREATE TABLE search_messages (
-    message_id uuid PRIMARY KEY,
-    lexemes    tsvector NOT NULL,
-    words      text NOT NULL,
-    length     bigint NOT NULL
+    message_id      uuid PRIMARY KEY,
+    conversation_id uuid NOT NULL,
+    lexemes         tsvector NOT NULL,
+    words           text NOT NULL,
+    length          bigint NOT NULL
 );
 CREATE INDEX search_messages_by_lexemes ON search_messages USING gin (lexemes);
 

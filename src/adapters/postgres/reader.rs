@@ -29,7 +29,7 @@ use super::{
     connect::{self, PostgresConfig},
     error, events, pages,
     rows::{self, bot_columns, conversation_columns, message_columns, siblings, turn_columns},
-    search,
+    search, text,
 };
 
 /// The reading half of the store.
@@ -271,7 +271,7 @@ impl Reader {
             "SELECT fingerprint, turn_id, message_id, reply_id, created_at FROM idempotency_keys \
              WHERE user_id = $1 AND bot_id = $2 AND key = $3",
         )
-        .bind(user)
+        .bind(text::pack(user))
         .bind(bot.as_str())
         .bind(key.as_str())
         .fetch_optional(&self.pool)

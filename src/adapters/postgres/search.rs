@@ -84,17 +84,16 @@ pub(super) async fn search(
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
     // In this order whatever the statistics say: candidates, their ranks, one look at each.
     let found = sqlx::query(concat!(
-        "WITH candidates AS MATERIALIZED \
-             (SELECT message_id, words, length FROM search_messages WHERE lexemes @@ $1::tsquery) \
-         SELECT ",
+        "SELECT ",
         message_columns!(),
-        " FROM (SELECT s.message_id AS id, hit.rank FROM candidates s \
+        " FROM (SELECT s.message_id AS id, hit.rank FROM \
+                 (SELECT * FROM search_messages WHERE lexemes @@ $1::tsquery OFFSET 0) s \
              CROSS JOIN LATERAL ( \
                  SELECT CASE WHEN bool_and(n > 0) THEN sum(n / (n + 0.3 + 0.02 * s.length)) END AS rank FROM ( \
                      SELECT ((octet_length(s.words) - octet_length(replace(s.words, p, ''))) / octet_length(p))::float8 \
                      FROM unnest($2::text[]) AS parts(p)) AS counts(n)) hit \
-             WHERE hit.rank IS NOT NULL AND (SELECT c.retired_at IS NULL FROM chat_messages h \
-                 JOIN conversations c ON c.id = h.conversation_id WHERE h.id = s.message_id) \
+             WHERE hit.rank IS NOT NULL AND \
+                 (SELECT c.retired_at IS NULL FROM conversations c WHERE c.id = s.conversation_id) \
              ORDER BY hit.rank DESC, s.message_id DESC LIMIT $3 OFFSET $4) hit \
          CROSS JOIN LATERAL (SELECT * FROM chat_messages WHERE id = hit.id OFFSET 0) m \
          ORDER BY hit.rank DESC, m.id DESC"

@@ -44,6 +44,7 @@ impl Writer {
 #[derive(Default)]
 struct Entries {
     ids: Vec<Uuid>,
+    conversations: Vec<Uuid>,
     lexemes: Vec<String>,
     words: Vec<String>,
     lengths: Vec<i64>,
@@ -54,8 +55,10 @@ impl Entries {
     fn add(&mut self, row: &PgRow) -> sqlx::Result<()> {
         let words = words(&unpack(row.try_get(4)?));
         if !words.is_empty() {
-            let (lexemes, text) = search::entry(row.try_get(1)?, ConversationId(row.try_get(2)?), &words);
+            let conversation = row.try_get(2)?;
+            let (lexemes, text) = search::entry(row.try_get(1)?, ConversationId(conversation), &words);
             self.ids.push(row.try_get(0)?);
+            self.conversations.push(conversation);
             self.lexemes.push(lexemes);
             self.words.push(text);
             self.lengths.push(i64::try_from(words.len()).unwrap_or(i64::MAX));
@@ -107,15 +110,17 @@ pub(super) async fn slice(at: &mut PgConnection) -> sqlx::Result<bool> {
     sqlx::query(
         "WITH done AS (DELETE FROM search_waiting WHERE message_id = ANY($1)), \
              wait AS (INSERT INTO search_waiting (message_id) SELECT unnest($2::uuid[]) ON CONFLICT DO NOTHING), \
-             added AS (INSERT INTO search_messages (message_id, lexemes, words, length) \
-                 SELECT id, array_to_tsvector(string_to_array(lexemes, ' ')), words, length \
-                 FROM unnest($3::uuid[], $4::text[], $5::text[], $6::int8[]) AS e(id, lexemes, words, length) \
+             added AS (INSERT INTO search_messages (message_id, conversation_id, lexemes, words, length) \
+                 SELECT id, home, array_to_tsvector(string_to_array(lexemes, ' ')), words, length \
+                 FROM unnest($3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::int8[]) \
+                     AS e(id, home, lexemes, words, length) \
                  ON CONFLICT DO NOTHING) \
-         UPDATE search_state SET watermark = greatest(watermark, $7)",
+         UPDATE search_state SET watermark = greatest(watermark, $8)",
     )
     .bind(done)
     .bind(wait)
     .bind(entries.ids)
+    .bind(entries.conversations)
     .bind(entries.lexemes)
     .bind(entries.words)
     .bind(entries.lengths)
