@@ -1,8 +1,9 @@
 //! Keys that make a request safe to repeat: the same key does the same thing once.
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -58,20 +59,21 @@ impl Fingerprint {
     /// The fingerprint of a value. Maps must be written in an order of their own, which those of `serde_json` are.
     #[must_use]
     pub fn of(value: &impl Serialize) -> Self {
-        struct Into(Sha256);
-        impl io::Write for Into {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.update(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+        // Neither making nor writing plain data as JSON can fail.
+        let value = sorted(serde_json::to_value(value).unwrap_or_default());
+        Self(Sha256::digest(value.to_string()).into())
+    }
+}
+
+/// Objects with their members in order, however a map keeps them.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members: BTreeMap<_, _> = members.into_iter().map(|(name, v)| (name, sorted(v))).collect();
+            Value::Object(members.into_iter().collect())
         }
-        let mut hash = Into(Sha256::new());
-        // Neither hashing nor writing plain data as JSON can fail.
-        let _ = serde_json::to_writer(&mut hash, value);
-        Self(hash.0.finalize().into())
+        Value::Array(entries) => entries.into_iter().map(sorted).collect(),
+        plain => plain,
     }
 }
 
