@@ -7,7 +7,7 @@ use super::{accept::Overrides, turn::TurnContext, turn_end::without_text, turn_e
 use crate::{
     controller::requests::AcceptedTurn,
     domain::{
-        bot::BotStep,
+        bot::{BotStep, StoredStatus},
         event::TurnEnd,
         ids::{MessageId, TurnId},
         message::{Message, MessageState},
@@ -98,20 +98,28 @@ async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundT
     let id = context.entry.id();
     let open = context.read(context.store.open_turns(Some(&id))).await.map_err(|e| storage_problem(&e))?;
     let now = Timestamp::now();
-    let (ended, waiting): (Vec<_>, Vec<_>) =
-        open.into_iter().map(|found| (verdict(&found.0, cause, now), found)).partition(|(v, _)| v.is_some());
-    context.entry.reset_turns(u32::try_from(waiting.len()).unwrap_or(u32::MAX));
-    for (verdict, (turn, _, reply)) in ended {
-        if let Some(verdict) = verdict {
-            end(context, verdict, turn, reply).await?;
+    let (mut ended, mut waiting) = (vec![], vec![]);
+    for (turn, message, reply) in open {
+        let live = context.hubs.live(turn.id);
+        if let Some(TurnEnd { turn, reply: Some(reply) }) = live.as_ref().and_then(|live| live.decided()) {
+            // Its task died before the database heard of the end.
+            ended.push((turn.clone(), reply.clone(), context.entry.stored_status()));
+        } else if let Some(verdict) = verdict(&turn, cause, now) {
+            ended.push(judged(context, verdict, turn, reply));
+        } else {
+            waiting.push((turn, message, reply));
         }
+    }
+    context.entry.reset_turns(u32::try_from(waiting.len()).unwrap_or(u32::MAX));
+    for (turn, reply, status) in ended {
+        end(context, turn, reply, status).await?;
     }
     // A bot that had turns shows it is free again.
     context.entry.step(BotStep::TurnsEnded, None, |status, event| {
         context.history.note(Fact::new(Change::SaveStatus(status), vec![event]));
     });
     let mut found = Vec::with_capacity(waiting.len());
-    for (_, open) in waiting {
+    for open in waiting {
         found.push(complete(context, open).await?);
     }
     Ok(found)
@@ -153,13 +161,13 @@ fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, Problem
     }
 }
 
-/// Ends a turn that nobody runs, with the text that readers saw.
-async fn end(
+/// The end of a turn that nobody runs, with the text that readers saw, and the bot's totals after it.
+fn judged(
     context: &TurnContext,
     verdict: Verdict,
     mut turn: Turn,
     mut reply: Message,
-) -> Result<(), Problem> {
+) -> (Turn, Message, StoredStatus) {
     if let Some(live) = context.hubs.live(turn.id) {
         let text = live.seal();
         reply.content = text.content.into();
@@ -170,11 +178,21 @@ async fn end(
     turn.queue = None;
     turn.error = verdict.problem;
     turn.ended_at = Some(Timestamp::now());
-    tracing::info!(bot.id = %turn.bot_id, turn.id = %turn.id, action = turn.state.as_str(), "turn ended without its task");
     let status = match turn.error {
         Some(_) => context.entry.count_error(),
         None => context.entry.stored_status(),
     };
+    (turn, reply, status)
+}
+
+/// Stores the end of a turn that nobody runs.
+async fn end(
+    context: &TurnContext,
+    mut turn: Turn,
+    mut reply: Message,
+    status: StoredStatus,
+) -> Result<(), Problem> {
+    tracing::info!(bot.id = %turn.bot_id, turn.id = %turn.id, action = turn.state.as_str(), "turn ended without its task");
     let store = async |turn: &Turn, reply: &Message| {
         let event = turn_events::ended(turn, reply);
         let change = Change::FinishTurn { turn: turn.clone(), reply: reply.clone(), status: status.clone() };
@@ -207,7 +225,9 @@ pub(crate) async fn stop_waiting(context: &TurnContext, id: TurnId) -> Result<()
     match open.into_iter().find(|(turn, ..)| turn.id == id) {
         Some((turn, _, reply)) => {
             context.entry.forget_waiting();
-            end(context, Verdict { step: TurnStep::Stop, problem: None }, turn, reply).await
+            let (turn, reply, status) =
+                judged(context, Verdict { step: TurnStep::Stop, problem: None }, turn, reply);
+            end(context, turn, reply, status).await
         }
         None => Ok(()),
     }

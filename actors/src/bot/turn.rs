@@ -33,10 +33,10 @@ use crate::{
     domain::{
         bot::{BotConfig, Options},
         event::TurnEnd,
-        ids::MessageId,
+        ids::{MessageId, TurnId},
         message::Message,
         problem::{Code, Problem},
-        turn::{Turn, TurnStep},
+        turn::{Turn, TurnState, TurnStep},
     },
     history::{CommitResult, History, Submitted, Unsaved, storage_problem},
     inference::{Inference, SlotPermit, model_problem},
@@ -72,20 +72,33 @@ impl TurnContext {
         self.history.watch().read(ask).await
     }
 
-    /// Reads the path that ends with `leaf`, however long the database is away: an acknowledged message is not given
-    /// up for that.
-    pub async fn load_path(&self, leaf: Option<MessageId>, keep_bytes: usize) -> Result<Path, Problem> {
-        let Some(leaf) = leaf else { return Ok(Path::default()) };
+    /// Reads the record, however long the database is away: an acknowledged message is not given up for that.
+    async fn read_at_last<T, F>(&self, ask: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut pause = RETRY_PAUSE.0;
         loop {
-            match self.read_path(leaf, keep_bytes).await {
+            match ask().await {
                 Err(StoreError::Unavailable(_)) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_PAUSE.1);
                 }
-                read => return read.map_err(|e| storage_problem(&e)),
+                read => return read,
             }
         }
+    }
+
+    /// Reads the path that ends with `leaf`.
+    pub async fn load_path(&self, leaf: Option<MessageId>, keep_bytes: usize) -> Result<Path, Problem> {
+        let Some(leaf) = leaf else { return Ok(Path::default()) };
+        self.read_at_last(|| self.read_path(leaf, keep_bytes)).await.map_err(|e| storage_problem(&e))
+    }
+
+    /// Whether a turn generates, as storage has it.
+    async fn generates(&self, turn: TurnId) -> bool {
+        let stored = self.read_at_last(|| self.read(self.store.turn_snapshot(turn))).await;
+        stored.is_ok_and(|found| found.is_some_and(|found| found.turn.state == TurnState::Generating))
     }
 
     async fn read_path(&self, leaf: MessageId, keep_bytes: usize) -> Result<Path, StoreError> {
@@ -216,6 +229,8 @@ impl TurnJob {
             self.context.hubs.forget_end(id);
         }
         let _ = self.bot.cast(BotMessage::TurnGone { turn: id });
+        // Nobody may run it.
+        let _ = self.bot.cast(BotMessage::LookForStrays);
         let _ = reply.send(answer);
     }
 
@@ -333,7 +348,8 @@ impl TurnJob {
         });
         // An acknowledged message is not given up because the database is away for a moment.
         match self.context.history.persist(submitted).await {
-            Ok(done) if done.applied => Ok((permit, plan)),
+            // Not applied, and begun all the same: it was stored before, and nobody could say so.
+            Ok(done) if done.applied || self.context.generates(id).await => Ok((permit, plan)),
             Ok(_) => Err(End::Gone),
             Err(error) => Err(End::Failed(storage_problem(&error))),
         }

@@ -112,6 +112,8 @@ impl TurnJob {
             duration_ms = turn.timings.total_ms, "turn ended"
         );
         let context = &self.context;
+        // The bot may die before the database hears of it; its successor stores this end then.
+        self.shared.live.decide(TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) });
         let entries = [ContextEntry::of(&self.shared.message), ContextEntry::of(&reply)];
         let submitted = submit_end(&context.entry, &context.history, turn.clone(), reply.clone());
         // The lane is free as soon as the end is on its way: what follows is behind it in the same line.

@@ -2,14 +2,17 @@
 //! readers attach, whoever ends the turn seals it; after that nothing can be added, so what
 //! readers saw is exactly what is stored.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::{frame::TokenFrames, hub::Hub, reader::Queue};
 use crate::{
     controller::requests::{RunningReply, TextFrom, TextOffsets},
-    domain::ids::{MessageId, TurnId},
+    domain::{
+        event::TurnEnd,
+        ids::{MessageId, TurnId},
+    },
     ports::chat_model::{Piece, PieceKind},
 };
 
@@ -37,6 +40,7 @@ pub(crate) struct LiveReply {
     /// Hubs that carry it, each with its ready-made frames.
     hubs: [(Arc<Hub>, Arc<TokenFrames>); 2],
     text: Mutex<Text>,
+    end: OnceLock<TurnEnd>,
 }
 
 impl LiveReply {
@@ -45,7 +49,7 @@ impl LiveReply {
             let frames = TokenFrames::new(hub.topic().clone(), hub.epoch(), turn_id, message_id);
             (hub, Arc::new(frames))
         });
-        Self { turn_id, message_id, hubs, text: Mutex::default() }
+        Self { turn_id, message_id, hubs, text: Mutex::default(), end: OnceLock::new() }
     }
 
     pub fn turn_id(&self) -> TurnId {
@@ -97,6 +101,17 @@ impl LiveReply {
         let mut text = self.text.lock();
         text.sealed = true;
         ReplyText { content: text.content.clone(), thinking: text.thinking.clone() }
+    }
+
+    /// How the turn ends is known, though not stored yet: whoever finds the turn open stores this end and no other.
+    pub fn decide(&self, end: TurnEnd) {
+        // A second decision changes nothing: the first may have been told already.
+        let _ = self.end.set(end);
+    }
+
+    /// How the turn ends, once that is decided.
+    pub fn decided(&self) -> Option<&TurnEnd> {
+        self.end.get()
     }
 
     /// The text from the offsets on, for a reader that was just attached to `hub`: what already waits

@@ -175,6 +175,33 @@ async fn answers_go_on_to_their_readers_through_an_outage_and_are_stored_once_af
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_that_the_bot_took_to_its_grave_is_stored_by_its_successor() {
+    let (house, bot) = House::with_bot("ada").await;
+    let (first, answer) = house.speaking(&bot, "one").await;
+    let second = house.send(&bot, "two").await.unwrap();
+    let third = house.send(&bot, "three").await.unwrap();
+    house.store.go_away(Outage::Refusing);
+    // One ends, the next is stopped before its beginning is stored: both ends are known, and neither can be stored.
+    answer.end().await;
+    let decided = |turn: &AcceptedTurn| {
+        house.tree.inner.hubs.live(turn.turn.id).is_some_and(|live| live.decided().is_some())
+    };
+    until(async || decided(&first)).await;
+    let _away = house.tree.stop_turn(second.turn.id).await;
+    until(async || decided(&second)).await;
+    house.crash(&bot);
+    until(async || house.tree.status(&bot).unwrap().restart_count == 1).await;
+    house.store.come_back();
+    house.model.called().await.end().await;
+    house.all_ended_once().await;
+    for (turn, state) in
+        [(first, TurnState::Completed), (second, TurnState::Stopped), (third, TurnState::Completed)]
+    {
+        assert_eq!(house.reply_of(&turn).await.0.state, state);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn crashes_in_an_outage_quarantine_nobody_and_every_end_is_stored_once_after_it() {
     for outage in [Outage::Refusing, Outage::Silent] {
         let (house, ada) = House::with_bot("ada").await;
