@@ -11,7 +11,6 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     controller::requests::Sent,
@@ -32,6 +31,7 @@ mod exchange;
 pub(crate) mod lane;
 pub(crate) mod recovery;
 mod resume;
+mod talk;
 pub(crate) mod turn;
 mod turn_end;
 mod turn_events;
@@ -43,6 +43,7 @@ pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
 use lane::Lane;
 use recovery::{Cause, FoundTurn};
 use resume::Readiness;
+use talk::{Kept, Talk};
 pub(crate) use turn::behind_a_lost_one;
 use turn::{TurnContext, TurnJob};
 use work::Work;
@@ -83,6 +84,8 @@ pub(crate) enum BotMessage {
     Halt { all: bool, reply: RpcReplyPort<Vec<TurnId>> },
     /// A slash command and its answer, to be put at the end of a conversation.
     Exchange { exchange: Box<Exchange>, reply: RpcReplyPort<Exchanged> },
+    /// An exchange was not stored: the conversation ends where it did before.
+    ExchangeLost { conversation: ConversationId, reply: MessageId, behind: Option<MessageId> },
     /// The history of a conversation changed under it, or its end did: forget what is in memory of it.
     Forget { conversation: ConversationId },
     /// Messages were deleted that any conversation may go on from: forget what was said.
@@ -105,37 +108,6 @@ pub(crate) struct BotArgs {
     pub queue_limit: usize,
     /// Why there may be turns without an actor; none for a new bot.
     pub recover: Option<Cause>,
-}
-
-/// A conversation in memory.
-#[derive(Default)]
-struct Talk {
-    lane: Lane<Kept>,
-    /// End of the conversation's active path, accepted turns included.
-    leaf: Option<MessageId>,
-    /// Messages that continue it there already, on other branches.
-    beyond: u32,
-    /// What is said so far, as far as it is in memory.
-    path: Option<Arc<Path>>,
-    /// The history changed under the running turn: what that turn knows of it is not to be kept.
-    forgotten: bool,
-}
-
-impl Talk {
-    fn forget(&mut self) {
-        (self.path, self.forgotten) = (None, true);
-    }
-}
-
-/// A turn in a lane.
-struct Kept {
-    /// Cancelled to stop it.
-    stop: CancellationToken,
-    /// The reply that it writes: the end of the path while it is the last one.
-    reply: MessageId,
-    /// Tells a waiting turn that it may begin.
-    go: Option<oneshot::Sender<Arc<Path>>>,
-    work: Option<ActorId>,
 }
 
 /// State of [`BotActor`].
@@ -221,8 +193,8 @@ impl BotActorState {
         )
         .await?;
         let talk = self.talks.entry(conversation).or_default();
-        (talk.leaf, talk.beyond) = (Some(leaf), 0);
-        talk.lane.push(id, Kept { stop, reply: leaf, go, work: Some(work.get_id()) });
+        let behind = talk.grow(leaf);
+        talk.lane.push(id, Kept { stop, reply: leaf, behind, go, work: Some(work.get_id()) });
         self.last_turn = Timestamp::now();
         Ok(())
     }
@@ -296,16 +268,14 @@ impl BotActorState {
         self.args.context.hubs.forget_reply(turn);
         let Some(conversation) = found else { return };
         if let Some(talk) = self.talks.get_mut(&conversation) {
-            let reply = talk.lane.remove(turn).map(|kept| kept.reply);
-            // Where its reply is the end of the path in memory: that was perhaps never stored.
-            match talk.lane.iter().last().map(|(_, last)| last.reply) {
-                None => drop(self.talks.remove(&conversation)),
-                Some(last) => {
-                    if talk.leaf == reply {
-                        talk.leaf = Some(last);
-                    }
-                    self.advance(conversation);
-                }
+            if let Some(kept) = talk.lane.remove(turn) {
+                talk.lose(kept.reply, kept.behind);
+            }
+            // Where nothing is on its way storage knows the end.
+            if talk.lane.is_empty() {
+                self.talks.remove(&conversation);
+            } else {
+                self.advance(conversation);
             }
         }
     }
@@ -328,6 +298,15 @@ impl BotActorState {
         let lanes = self.talks.values().map(|talk| &talk.lane);
         let chosen = lanes.flat_map(|lane| lane.iter().filter(move |(turn, _)| running(lane, *turn)));
         chosen.inspect(|(_, kept)| kept.stop.cancel()).map(|(turn, _)| *turn).collect()
+    }
+
+    fn exchange_lost(&mut self, conversation: ConversationId, reply: MessageId, behind: Option<MessageId>) {
+        if let Some(talk) = self.talks.get_mut(&conversation) {
+            talk.lose(reply, behind);
+            if talk.lane.is_empty() {
+                self.talks.remove(&conversation);
+            }
+        }
     }
 
     fn forget(&mut self, conversation: ConversationId) {
@@ -445,6 +424,9 @@ impl Actor for BotActor {
             }
             BotMessage::Exchange { exchange, reply } => {
                 let _ = reply.send(state.exchange(*exchange));
+            }
+            BotMessage::ExchangeLost { conversation, reply, behind } => {
+                state.exchange_lost(conversation, reply, behind);
             }
             BotMessage::Forget { conversation } => state.forget(conversation),
             BotMessage::ForgetTexts => state.forget_texts(),

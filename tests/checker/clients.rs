@@ -16,6 +16,10 @@ use crate::{
 
 /// A step that takes longer has an unknown outcome.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a message with a key is sent until its outcome is known.
+const TRIES: usize = 400;
+/// Where a message is acknowledged as soon as it is durable.
+const LATER: &str = "/api/chat/send?wait=false";
 /// How soon a client comes back that finds nobody.
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -59,7 +63,7 @@ impl Client {
         for (number, step) in steps.into_iter().enumerate() {
             self.stage.up().await;
             match step {
-                Step::Send { bot, door } => self.send(number, bot, door).await,
+                Step::Send { bot, door, keyed } => self.send(number, bot, door, keyed).await,
                 Step::Stop => self.stop().await,
                 Step::Read { bot } => self.read(bot).await,
             }
@@ -77,20 +81,36 @@ impl Client {
         Some((status, response.json().await.ok()?))
     }
 
-    async fn send(&mut self, number: usize, bot: usize, door: Door) {
+    async fn send(&mut self, number: usize, bot: usize, door: Door, keyed: bool) {
         let bot = self.stage.bots[bot].id.clone();
         let content = format!("{bot} client {} message {number}", self.number);
+        let key = keyed.then(|| content.replace(' ', "-"));
         let body = json!({"bot_id": bot, "content": content});
+        let key = key.as_deref();
         let invoked = self.stage.ticks.next();
-        let (outcome, stream) = match door {
-            Door::Wait => (self.post("/api/chat/send", body).await, None),
-            Door::Later => (self.post("/api/chat/send?wait=false", body).await, None),
-            Door::Socket => (self.over_the_socket(body).await, None),
-            Door::Stream => self.stream(body).await,
+        let (mut outcome, stream) = match door {
+            Door::Wait => (self.post("/api/chat/send", &body, key).await, None),
+            Door::Later => (self.post(LATER, &body, key).await, None),
+            Door::Socket => (self.over_the_socket(body.clone(), key).await, None),
+            Door::Stream => self.stream(&body, key).await,
         };
+        let mut again = None;
+        if key.is_some() {
+            for _ in 0..TRIES {
+                if outcome != Outcome::Unknown {
+                    break;
+                }
+                tokio::time::sleep(AGAIN).await;
+                self.stage.up().await;
+                outcome = self.post(LATER, &body, key).await;
+            }
+        }
         let finished = self.stage.ticks.next();
         if let Outcome::Ok { turn, .. } = &outcome {
             self.turn = Some(turn.clone());
+            if key.is_some() {
+                again = Some(self.post(LATER, &body, key).await);
+            }
         }
         self.stage.notes.lock().sent.push(Sent {
             client: self.number,
@@ -99,24 +119,36 @@ impl Client {
             invoked,
             finished,
             outcome,
+            again,
         });
         if let Some((events, stream)) = stream {
             self.follow(events, stream).await;
         }
     }
 
-    async fn post(&self, path: &str, body: Value) -> Outcome {
-        match Self::answer(self.request(Method::POST, path).json(&body)).await {
+    fn chat(&self, path: &str, body: &Value, key: Option<&str>) -> RequestBuilder {
+        let request = self.request(Method::POST, path).json(body);
+        match key {
+            Some(key) => request.header("idempotency-key", key),
+            None => request,
+        }
+    }
+
+    async fn post(&self, path: &str, body: &Value, key: Option<&str>) -> Outcome {
+        match Self::answer(self.chat(path, body, key)).await {
             Some((status, body)) => outcome(status, &body),
             None => Outcome::Unknown,
         }
     }
 
-    async fn over_the_socket(&mut self, mut frame: Value) -> Outcome {
+    async fn over_the_socket(&mut self, mut frame: Value, key: Option<&str>) -> Outcome {
         if self.socket.is_none() {
             self.socket = Socket::try_connect(&self.stage.url).await;
         }
         frame["type"] = json!("send");
+        if let Some(key) = key {
+            frame["idempotency_key"] = json!(key);
+        }
         let Some(socket) = &mut self.socket else { return Outcome::Unknown };
         match socket.try_call(frame).await {
             Some(answer) if answer["type"] == "ok" => outcome(200, &answer),
@@ -132,9 +164,13 @@ impl Client {
     }
 
     /// Sends and reads the first two events: acceptance and message.
-    async fn stream(&self, body: Value) -> (Outcome, Option<(Option<ServerSentEvents>, Opened)>) {
-        let request = self.request(Method::POST, "/api/chat/send").header("accept", "text/event-stream");
-        let Ok(response) = request.json(&body).send().await else { return (Outcome::Unknown, None) };
+    async fn stream(
+        &self,
+        body: &Value,
+        key: Option<&str>,
+    ) -> (Outcome, Option<(Option<ServerSentEvents>, Opened)>) {
+        let request = self.chat("/api/chat/send", body, key).header("accept", "text/event-stream");
+        let Ok(response) = request.send().await else { return (Outcome::Unknown, None) };
         let status = response.status().as_u16();
         if status != 200 {
             let body = response.json().await.unwrap_or_default();

@@ -45,6 +45,9 @@ fn messages(history: &History, conversation: &Conversation, wrong: &mut Vec<Stri
     }
     for sent in sent_to(history, conversation) {
         let found = stored.remove(sent.content.as_str()).unwrap_or_default();
+        if !same(&sent.outcome, sent.again.as_ref()) {
+            wrong.push(format!("its key was answered with something else: {sent:?}"));
+        }
         match (&sent.outcome, found.as_slice()) {
             (Outcome::Ok { turn, message, .. }, [one]) => {
                 if one.id != *message || one.turn.as_ref() != Some(turn) {
@@ -62,6 +65,18 @@ fn messages(history: &History, conversation: &Conversation, wrong: &mut Vec<Stri
     }
     for content in stored.keys() {
         wrong.push(format!("stored in {} and never sent: {content}", conversation.bot));
+    }
+}
+
+/// Whether a repeated request was answered with the turn of the first, as far as one knows.
+fn same(first: &Outcome, again: Option<&Outcome>) -> bool {
+    match (first, again) {
+        (
+            Outcome::Ok { turn, message, .. },
+            Some(Outcome::Ok { turn: same_turn, message: same_message, .. }),
+        ) => turn == same_turn && message == same_message,
+        (_, None | Some(Outcome::Unknown)) | (Outcome::Refused, Some(Outcome::Refused)) => true,
+        _ => false,
     }
 }
 

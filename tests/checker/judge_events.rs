@@ -75,8 +75,6 @@ struct View<'a> {
     accepted: HashSet<String>,
     /// Whether what comes on this connection is new, not repeated.
     live: bool,
-    /// Whether a snapshot was the last thing that counts.
-    fresh: bool,
     /// Finished messages, from snapshot and events.
     known: HashMap<String, String>,
     /// First message of the last snapshot, where it was full.
@@ -94,7 +92,6 @@ impl<'a> View<'a> {
             followed: HashSet::new(),
             accepted: HashSet::new(),
             live: false,
-            fresh: false,
             known: HashMap::new(),
             since: None,
             wrong: vec![],
@@ -129,7 +126,6 @@ impl<'a> View<'a> {
             self.wrong("subscribed, and not told where it stands", frame);
         }
         self.live = recovered != Some(true);
-        self.fresh = self.live;
         self.place = frame["seq"].as_u64().map(|seq| (frame["epoch"].clone(), seq));
         if let Some(messages) = snapshot["messages"].as_array() {
             self.snapshot(messages);
@@ -171,12 +167,9 @@ impl<'a> View<'a> {
         };
         let ephemeral = matches!(text(&frame["event"]), "token" | "queue_moved");
         let next = if ephemeral { at } else { at + 1 };
-        // Text may have been on its way when the snapshot was read; then it is older by its number.
-        let older = ephemeral && self.fresh && seq < Some(at);
-        if frame["topic"] != self.topic || frame["epoch"] != epoch || (seq != Some(next) && !older) {
+        if frame["topic"] != self.topic || frame["epoch"] != epoch || seq != Some(next) {
             self.wrong("not the next event", frame);
         }
-        self.fresh &= ephemeral;
         match text(&frame["event"]) {
             "token" => return self.token(data),
             "queue_moved" => return,

@@ -43,12 +43,13 @@ fn subscribed(after: Option<Value>, more: Value) -> Heard {
 
 /// Two messages: the first is answered before the eyes of a reader, the second while he is away and comes back.
 fn good() -> History {
-    let sent = |n: usize, at, outcome| Sent {
+    let sent = |n: usize, at, outcome: Outcome| Sent {
         client: 0,
         bot: "b".into(),
         content: format!("q{n}"),
         invoked: at,
         finished: at + 1,
+        again: Some(outcome.clone()),
         outcome,
     };
     let ok = |n: usize, reply: Option<&str>| Outcome::Ok {
@@ -161,6 +162,11 @@ const SPOILED: &[Spoiled] = &[
         "an acknowledged message that is lost",
         |h| drop(stored(h).messages.drain(2..)),
         "acknowledged and lost",
+    ),
+    (
+        "a key that is answered with another turn",
+        |h| h.sent[0].again = Some(h.sent[1].outcome.clone()),
+        "its key was answered with something else",
     ),
     (
         "a message stored twice",

@@ -39,6 +39,8 @@ pub struct Sent {
     pub invoked: u64,
     pub finished: u64,
     pub outcome: Outcome,
+    /// What the same request with the same Idempotency-Key was answered after that.
+    pub again: Option<Outcome>,
 }
 
 /// The newest page of a conversation, as a client read it.

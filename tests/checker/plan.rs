@@ -42,13 +42,13 @@ pub enum Step {
     Send {
         bot: usize,
         door: Door,
+        /// With an Idempotency-Key, and again until its outcome is known.
+        keyed: bool,
     },
     /// Stops the newest turn that this client knows.
     Stop,
     /// Reads the newest page.
-    Read {
-        bot: usize,
-    },
+    Read { bot: usize },
 }
 
 /// What goes wrong.
@@ -135,7 +135,7 @@ fn steps(bots: usize, random: &mut StdRng) -> Vec<Step> {
         let door = *[Door::Wait, Door::Later, Door::Later, Door::Stream, Door::Socket, Door::Socket]
             .choose(random)
             .expect("there are doors");
-        steps.push(Step::Send { bot, door });
+        steps.push(Step::Send { bot, door, keyed: random.random() });
         match random.random_range(0..8) {
             0 => steps.push(Step::Stop),
             1 => steps.push(Step::Read { bot }),

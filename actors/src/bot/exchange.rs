@@ -6,7 +6,6 @@ use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
         idempotency::Idempotency,
-        ids::MessageId,
         message::{Message, Siblings},
     },
     history::{History, Submitted},
@@ -45,11 +44,10 @@ pub(crate) fn submit(history: &History, exchange: Exchange) -> Exchanged {
 impl BotActorState {
     pub(super) fn exchange(&mut self, mut exchange: Exchange) -> Exchanged {
         if let Some(talk) = self.talks.get_mut(&exchange.message.conversation_id) {
-            let end: Option<MessageId> = talk.leaf;
             let place = talk.beyond + 1;
+            let end = talk.grow(exchange.reply.id);
             (exchange.message.parent_id, exchange.message.siblings) =
                 (end, Siblings { index: place, count: place });
-            (talk.leaf, talk.beyond) = (Some(exchange.reply.id), 0);
             // Models are not shown commands: what is said so far is the same, its end is not.
             match &mut talk.path {
                 Some(path) if path.leaf == end => std::sync::Arc::make_mut(path).leaf = talk.leaf,

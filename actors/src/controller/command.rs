@@ -161,8 +161,8 @@ impl Controller {
             done => done.map(drop).map_err(|e| storage_problem(&e)),
         };
         if let Err(problem) = stored {
-            let forget = BotMessage::Forget { conversation };
-            let _ = entry.actor.cast(forget);
+            let (reply, behind) = (exchanged.reply.id, exchanged.message.parent_id);
+            let _ = entry.actor.cast(BotMessage::ExchangeLost { conversation, reply, behind });
             return Err(problem);
         }
         Ok((exchanged.message, exchanged.reply))

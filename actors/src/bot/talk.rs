@@ -1,0 +1,89 @@
+//! A conversation in the memory of its bot: the line of its turns, where its path ends, what was said.
+
+use std::{collections::HashMap, sync::Arc};
+
+use ractor::ActorId;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{context::Path, lane::Lane};
+use crate::domain::ids::MessageId;
+
+/// A conversation in memory.
+#[derive(Default)]
+pub(super) struct Talk {
+    pub lane: Lane<Kept>,
+    /// End of the conversation's active path, accepted turns included.
+    pub leaf: Option<MessageId>,
+    /// Messages that continue it there already, on other branches.
+    pub beyond: u32,
+    /// Ends that it had for a while and that were not stored, each with the end before it.
+    pub lost: HashMap<MessageId, Option<MessageId>>,
+    /// What is said so far, as far as it is in memory.
+    pub path: Option<Arc<Path>>,
+    /// The history changed under the running turn: what that turn knows of it is not to be kept.
+    pub forgotten: bool,
+}
+
+impl Talk {
+    pub fn forget(&mut self) {
+        (self.path, self.forgotten) = (None, true);
+    }
+
+    /// The path goes on to `end`; answers with the end before it.
+    pub fn grow(&mut self, end: MessageId) -> Option<MessageId> {
+        self.beyond = 0;
+        // One that was given up before may come again.
+        self.lost.remove(&end);
+        self.leaf.replace(end)
+    }
+
+    /// `end` was not stored, and nothing behind it will be.
+    pub fn lose(&mut self, end: MessageId, behind: Option<MessageId>) {
+        self.lost.insert(end, behind);
+        while let Some(behind) = self.leaf.and_then(|leaf| self.lost.get(&leaf)) {
+            self.leaf = *behind;
+        }
+        if self.path.as_ref().and_then(|path| path.leaf).is_some_and(|leaf| self.lost.contains_key(&leaf)) {
+            self.path = None;
+        }
+    }
+}
+
+/// A turn in a lane.
+pub(super) struct Kept {
+    /// Cancelled to stop it.
+    pub stop: CancellationToken,
+    /// The reply that it writes: the end of the path while it is the last one.
+    pub reply: MessageId,
+    /// The end before it.
+    pub behind: Option<MessageId>,
+    /// Tells a waiting turn that it may begin.
+    pub go: Option<oneshot::Sender<Arc<Path>>>,
+    pub work: Option<ActorId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_stored_leaves_the_end_where_it_was_in_whatever_order_that_is_learnt() {
+        let [stored, first, second, third] = std::array::from_fn(|_| MessageId::new());
+        let behind = [(first, Some(stored)), (second, Some(first)), (third, Some(second))];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [1, 0, 2]] {
+            let mut talk = Talk { leaf: Some(third), ..Talk::default() };
+            for at in order {
+                let (end, before) = behind[at];
+                talk.lose(end, before);
+            }
+            assert_eq!(talk.leaf, Some(stored), "{order:?}");
+        }
+        let mut talk = Talk { leaf: Some(third), ..Talk::default() };
+        talk.lose(second, Some(first));
+        assert_eq!(talk.leaf, Some(third), "the last one may have got through");
+        let mut talk = Talk { leaf: Some(first), ..Talk::default() };
+        talk.lose(first, None);
+        assert_eq!(talk.leaf, None, "it was to be the first message");
+    }
+}
