@@ -2,7 +2,7 @@
 
 use crate::plan::Database;
 
-/// Histories where nobody says how many: a look in passing. `--histories 200` and more is for proofs.
+/// Histories where nobody says how many: a look in passing. `scripts/test` and proofs want more.
 const HISTORIES: u64 = 6;
 /// The first seed where nobody names one.
 const SEED: u64 = 1;

@@ -2,7 +2,8 @@
 //! pure judge looks at what everybody saw and at what is stored. Everything that is chosen follows from a seed.
 //!
 //! ```text
-//! cargo test --test checker                                    what CI runs
+//! cargo test --test checker                                    a few
+//! scripts/test histories                                       what CI runs: 200 on SQLite, 60 on PostgreSQL
 //! cargo test --test checker -- --histories 5000                more of them
 //! cargo test --test checker -- --seed 1234 --histories 1       that one again
 //! scripts/with-postgres cargo test --test checker -- --database postgres

@@ -75,7 +75,6 @@ impl Place {
                     ("storage.url", url.into()),
                     ("storage.pool_min", "1".into()),
                     ("storage.pool_max", "4".into()),
-                    ("storage.acquire_timeout_s", "1".into()),
                 ]
             }
         }

@@ -28,7 +28,7 @@ const PAGE: u32 = 1000;
 const READERS: Duration = Duration::from_secs(20);
 
 /// How long it may take until everything that was sent has ended.
-const REST: Duration = Duration::from_secs(15);
+const REST: Duration = Duration::from_secs(30);
 /// Between two looks.
 const AGAIN: Duration = Duration::from_millis(5);
 
