@@ -1,6 +1,7 @@
 //! HistoryActor: the one place where facts become durable. It groups what waits while a commit runs
-//! into the next one; each group is one transaction, then its events are published in the order of
-//! the commit, then everybody is answered. A fact that the store refuses for its content fails alone.
+//! into the next one, and what came together into the first; each group is one transaction, then its events
+//! are published in the order of the commit, then everybody is answered. A fact that the store refuses for
+//! its content fails alone.
 //!
 //! Parent: root. Children: none (a commit is a tracked task). Ports: HistoryStore.
 //!
@@ -60,8 +61,8 @@ pub(crate) enum HistoryMessage {
     Append(Append),
     /// Answers once everything submitted before is decided.
     Barrier(RpcReplyPort<()>),
-    /// The running group is decided.
-    GroupEnded,
+    /// The next group may begin: the running one is decided, or its first fact came.
+    GroupDue,
     /// What it is doing.
     Observe(RpcReplyPort<HistoryObservation>),
 }
@@ -83,7 +84,7 @@ struct GroupEnded(ActorRef<HistoryMessage>);
 impl Drop for GroupEnded {
     fn drop(&mut self) {
         // A dead actor needs no news: its successor starts with an empty group.
-        let _ = self.0.cast(HistoryMessage::GroupEnded);
+        let _ = self.0.cast(HistoryMessage::GroupDue);
     }
 }
 
@@ -92,41 +93,54 @@ pub(crate) struct HistoryState {
     ledger: Ledger,
     waiting: Vec<Append>,
     barriers: Vec<RpcReplyPort<()>>,
-    committing: bool,
+    /// A group is running or called for.
+    busy: bool,
+    /// How many waited when the group that is called for was looked at last.
+    seen: usize,
     observation: HistoryObservation,
 }
 
 impl HistoryState {
     fn append(&mut self, me: &ActorRef<HistoryMessage>, append: Append) {
         self.waiting.push(append);
-        self.begin_group(me);
+        self.call_for_group(me);
     }
 
-    fn begin_group(&mut self, me: &ActorRef<HistoryMessage>) {
-        if self.committing {
+    fn barrier(&mut self, me: &ActorRef<HistoryMessage>, reply: RpcReplyPort<()>) {
+        self.barriers.push(reply);
+        self.call_for_group(me);
+    }
+
+    /// Behind the messages that are here already, so that facts which came together share one transaction.
+    fn call_for_group(&mut self, me: &ActorRef<HistoryMessage>) {
+        if !std::mem::replace(&mut self.busy, true) {
+            // An actor that can't be told is ending; what waits is submitted again by its callers.
+            let _ = me.cast(HistoryMessage::GroupDue);
+        }
+    }
+
+    /// Begins the group once nothing more came while everybody else had a turn: who was answered a moment ago and has more goes
+    /// along instead of waiting behind it. Nobody waits for a time; a single fact waits for those who could run anyway.
+    async fn group_due(&mut self, me: &ActorRef<HistoryMessage>) {
+        let waiting = self.waiting.len();
+        if waiting > self.seen && waiting < MAX_GROUP {
+            self.seen = waiting;
+            tokio::task::yield_now().await;
+            let _ = me.cast(HistoryMessage::GroupDue);
             return;
         }
-        if self.waiting.is_empty() {
+        self.seen = 0;
+        self.busy = waiting > 0;
+        if !self.busy {
             for barrier in self.barriers.drain(..) {
                 let _ = barrier.send(());
             }
             return;
         }
-        let group: Vec<_> = self.waiting.drain(..self.waiting.len().min(MAX_GROUP)).collect();
+        let group: Vec<_> = self.waiting.drain(..waiting.min(MAX_GROUP)).collect();
         self.observation.groups += 1;
         self.observation.facts += group.len() as u64;
-        self.committing = true;
         self.ledger.begin(group, GroupEnded(me.clone()));
-    }
-
-    fn barrier(&mut self, me: &ActorRef<HistoryMessage>, reply: RpcReplyPort<()>) {
-        self.barriers.push(reply);
-        self.begin_group(me);
-    }
-
-    fn group_ended(&mut self, me: &ActorRef<HistoryMessage>) {
-        self.committing = false;
-        self.begin_group(me);
     }
 
     fn observe(&self) -> HistoryObservation {
@@ -148,8 +162,8 @@ impl Actor for HistoryActor {
         ledger: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         // The group of a predecessor that was killed runs to its end first; the database may take its time.
-        let committing = ledger.is_busy();
-        if committing {
+        let busy = ledger.is_busy();
+        if busy {
             let (before, ended) = (ledger.clone(), GroupEnded(me.clone()));
             let wait = async move {
                 before.settled().await;
@@ -161,7 +175,8 @@ impl Actor for HistoryActor {
             ledger,
             waiting: vec![],
             barriers: vec![],
-            committing,
+            busy,
+            seen: 0,
             observation: HistoryObservation::default(),
         })
     }
@@ -175,7 +190,7 @@ impl Actor for HistoryActor {
         match message {
             HistoryMessage::Append(append) => state.append(&me, append),
             HistoryMessage::Barrier(reply) => state.barrier(&me, reply),
-            HistoryMessage::GroupEnded => state.group_ended(&me),
+            HistoryMessage::GroupDue => state.group_due(&me).await,
             HistoryMessage::Observe(reply) => {
                 let _ = reply.send(state.observe());
             }

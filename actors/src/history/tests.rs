@@ -98,6 +98,29 @@ proptest! {
 }
 
 #[tokio::test]
+async fn callers_that_come_together_share_every_group_and_a_caller_alone_waits_for_nobody() {
+    let desk = Desk::new().await;
+    let callers: Vec<_> = (0..10)
+        .map(|_| {
+            let history = desk.history.clone();
+            tokio::spawn(async move {
+                for _ in 0..5 {
+                    assert!(history.offer(told()).outcome().await.unwrap().applied);
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let observe = || async { ractor::call!(desk.slot.get().unwrap(), HistoryMessage::Observe).unwrap() };
+    assert_eq!(observe().await, HistoryObservation { waiting: 0, groups: 5, facts: 50 });
+    desk.history.offer(told()).outcome().await.unwrap();
+    assert_eq!(observe().await, HistoryObservation { waiting: 0, groups: 6, facts: 51 });
+    desk.history.barrier().await;
+}
+
+#[tokio::test]
 async fn a_group_that_the_store_is_away_for_fails_as_a_whole_in_one_try() {
     let desk = Desk::new().await;
     desk.store.pause();

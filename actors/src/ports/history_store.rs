@@ -151,6 +151,30 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether it is one of the many: it adds turns and messages or moves on what is theirs. It deletes nothing, and of
+    /// conversations it moves only the end.
+    #[must_use]
+    pub fn is_frequent(&self) -> bool {
+        match self {
+            Self::None
+            | Self::SaveStatus(_)
+            | Self::AcceptTurn { .. }
+            | Self::AppendMessages { .. }
+            | Self::StartTurn(_)
+            | Self::Checkpoint { .. }
+            | Self::FinishTurn { .. } => true,
+            Self::CreateBot { .. }
+            | Self::UpdateBot(_)
+            | Self::DeleteBot { .. }
+            | Self::CreateConversation(_)
+            | Self::UpdateConversation(_)
+            | Self::DeleteConversation(_)
+            | Self::HoldConversation { .. }
+            | Self::ClearHistory { .. }
+            | Self::Import(_) => false,
+        }
+    }
+
     /// The bot that it is about, where it says so.
     #[must_use]
     pub fn bot_id(&self) -> Option<&BotId> {

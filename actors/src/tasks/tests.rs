@@ -107,6 +107,8 @@ async fn a_database_that_is_away_is_tried_again_and_is_no_crash() {
     let (store, _) = record().await;
     let (tree, mut reader) = tree(&store, RetentionRules::default()).await;
     let began = Instant::now();
+    // By then all is stored that the start has to tell; the next write is that of the run.
+    tokio::time::sleep(FIRST / 2).await;
     store.fail_next(1);
     let first = run(&mut reader).await;
     assert!(first[0].error.as_ref().is_some_and(|e| e.contains("injected")), "{first:?}");

@@ -4,6 +4,7 @@
 //! a new one.
 
 mod change;
+mod ends;
 mod history;
 mod import;
 mod index;

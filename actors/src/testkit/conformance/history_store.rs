@@ -2,12 +2,13 @@
 
 mod branches;
 mod commits;
+mod groups;
 mod keys;
 mod model;
 mod numbers;
 mod pages;
 
-pub use self::{branches::*, commits::*, keys::*, model::*, numbers::*, pages::*};
+pub use self::{branches::*, commits::*, groups::*, keys::*, model::*, numbers::*, pages::*};
 use super::{Subject, samples};
 use crate::{
     domain::{ids::BotId, message::Conversation},
@@ -61,6 +62,9 @@ macro_rules! history_store_suite {
                 a_path_stops_where_it_is_large_enough
                 conversations_are_listed_main_first_then_by_last_use
                 a_snapshot_is_of_one_moment
+                a_conversation_grows_by_every_message_of_a_group
+                nothing_is_put_behind_what_just_went_away
+                a_stored_id_in_a_group_is_left_out_of_it
                 a_committed_fact_is_seen_by_every_read
                 a_random_life_matches_the_model
             );

@@ -1,4 +1,5 @@
-//! What a run of facts has to know of the database before it is decided, read in one statement.
+//! What a run of facts has to know of the database before it is decided: read in one statement, and remembered for the
+//! next ones.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,6 +15,9 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::super::text::pack;
+
+/// Rows remembered before all are forgotten at once.
+const REMEMBERED: usize = 16_384;
 
 /// What is asked. Asking twice for the same does no harm.
 #[derive(Default)]
@@ -206,6 +210,25 @@ impl Union {
 }
 
 impl Found {
+    /// Takes in what was found since.
+    pub(super) fn add(&mut self, found: Self) {
+        let Self { turns, messages, conversations, statuses, keys, .. } = found;
+        self.turns.extend(turns);
+        self.messages.extend(messages);
+        self.conversations.extend(conversations);
+        self.statuses.extend(statuses);
+        self.keys.extend(keys);
+    }
+
+    /// Forgets everything where it became too much.
+    pub(super) fn limit(&mut self) {
+        let Self { turns, messages, conversations, statuses, keys, .. } = self;
+        let rows = turns.len() + messages.len() + conversations.len() + statuses.len() + keys.len();
+        if rows > REMEMBERED {
+            *self = Self::default();
+        }
+    }
+
     fn take(&mut self, row: &PgRow, keys: &[RequestKey]) -> sqlx::Result<()> {
         let (a, b): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
         let id = || row.try_get::<Uuid, _>(1);

@@ -123,10 +123,10 @@ impl Outbox {
         self.heads.get(&Key::Turn(turn)).copied().unwrap_or(0)
     }
 
-    /// Adds the topics whose numbers are not in memory.
-    pub(super) fn want(&self, events: &[NewEvent], look_up: &mut LookUp) {
+    /// Adds the topics whose numbers are not in memory; not that of a turn that is `new`.
+    pub(super) fn want(&self, events: &[NewEvent], new: Option<TurnId>, look_up: &mut LookUp) {
         for topic in events.iter().flat_map(|event| &event.topics) {
-            if self.has(topic) {
+            if self.has(topic) || new.is_some_and(|new| *topic == Topic::Turn(new)) {
                 continue;
             }
             match topic {
@@ -141,7 +141,8 @@ impl Outbox {
         }
     }
 
-    fn has(&self, topic: &Topic) -> bool {
+    /// Whether the number of its last event is in memory.
+    pub(super) fn has(&self, topic: &Topic) -> bool {
         self.key(topic).is_some_and(|key| self.heads.contains_key(&key))
     }
 
@@ -195,7 +196,7 @@ impl Outbox {
             return Ok(());
         }
         let mut look_up = LookUp::default();
-        self.want(events, &mut look_up);
+        self.want(events, None, &mut look_up);
         self.learn(&look_up.run(connection).await?);
         for topic in events.iter().flat_map(|event| &event.topics) {
             match topic {

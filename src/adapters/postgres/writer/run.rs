@@ -1,12 +1,12 @@
 //! Facts of the hot path, decided in memory: what the database says of their targets is looked up for a whole run of them
-//! at once, and what the run does to those is kept beside it.
+//! at once, unless it is known from the runs before; and what the run does to those is kept beside it.
 
 use deia_actors::{
     domain::{
         bot::StoredStatus,
         event::Topic,
         idempotency::{Idempotency, expiry},
-        ids::TurnId,
+        ids::{BotId, ConversationId, MessageId, TurnId},
         message::{Message, MessageState},
     },
     ports::history_store::{Change, Fact},
@@ -18,52 +18,39 @@ use super::{
     outbox::Outbox,
 };
 
-/// Whether a run can hold the change.
-pub(super) fn holds(change: &Change) -> bool {
+/// Adds what has to be known to decide a change and is not known yet. Where it `trusts` the ids of what is new they are not
+/// looked for: a row that has one of them already makes the statement fail, and the group is tried again without trust.
+pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool, look_up: &mut LookUp) {
+    let mut want = Want { known, outbox, look_up };
     match change {
-        Change::None
-        | Change::SaveStatus(_)
-        | Change::AcceptTurn { .. }
-        | Change::AppendMessages { .. }
-        | Change::StartTurn(_)
-        | Change::Checkpoint { .. }
-        | Change::FinishTurn { .. } => true,
-        Change::CreateBot { .. }
-        | Change::UpdateBot(_)
-        | Change::DeleteBot { .. }
-        | Change::CreateConversation(_)
-        | Change::UpdateConversation(_)
-        | Change::DeleteConversation(_)
-        | Change::HoldConversation { .. }
-        | Change::ClearHistory { .. }
-        | Change::Import(_) => false,
-    }
-}
-
-/// Adds what has to be known to decide a change.
-pub(super) fn want(change: &Change, look_up: &mut LookUp) {
-    match change {
-        Change::SaveStatus(status) => look_up.statuses.push(status.bot_id.as_str().to_owned()),
+        Change::SaveStatus(status) => want.status(&status.bot_id),
         Change::AcceptTurn { turn, message, reply, idempotency, .. } => {
-            look_up.keys.extend(idempotency.as_ref().map(|i| RequestKey::of(i, message)));
-            look_up.turns.push(turn.id.0);
-            look_up.messages.extend([message.id.0, reply.id.0]);
-            look_up.messages.extend(message.parent_id.map(|p| p.0));
-            look_up.conversations.push(turn.conversation_id.0);
+            want.key(idempotency.as_ref(), message);
+            if !trusts {
+                want.turn(turn.id);
+                want.message(reply.id);
+            }
+            if !trusts || message.turn_id != Some(turn.id) {
+                want.message(message.id);
+            }
+            message.parent_id.into_iter().for_each(|parent| want.message(parent));
+            want.conversation(turn.conversation_id);
         }
         Change::AppendMessages { messages, idempotency } => {
-            let first = messages.first();
-            look_up.keys.extend(idempotency.as_ref().zip(first).map(|(i, first)| RequestKey::of(i, first)));
-            look_up.messages.extend(messages.iter().map(|m| m.id.0));
-            look_up.messages.extend(first.and_then(|first| first.parent_id).map(|p| p.0));
-            look_up.conversations.extend(messages.last().map(|m| m.conversation_id.0));
+            let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return };
+            want.key(idempotency.as_ref(), first);
+            if !trusts {
+                messages.iter().for_each(|message| want.message(message.id));
+            }
+            first.parent_id.into_iter().for_each(|parent| want.message(parent));
+            want.conversation(last.conversation_id);
         }
-        Change::StartTurn(turn) => look_up.turns.push(turn.id.0),
-        Change::Checkpoint { reply_id, .. } => look_up.messages.push(reply_id.0),
+        Change::StartTurn(turn) => want.turn(turn.id),
+        Change::Checkpoint { reply_id, .. } => want.message(*reply_id),
         Change::FinishTurn { turn, reply, status } => {
-            look_up.turns.push(turn.id.0);
-            look_up.messages.push(reply.id.0);
-            look_up.statuses.push(status.bot_id.as_str().to_owned());
+            want.turn(turn.id);
+            want.message(reply.id);
+            want.status(&status.bot_id);
         }
         // Nothing to know, and what no run holds.
         Change::None
@@ -76,6 +63,53 @@ pub(super) fn want(change: &Change, look_up: &mut LookUp) {
         | Change::HoldConversation { .. }
         | Change::ClearHistory { .. }
         | Change::Import(_) => {}
+    }
+}
+
+/// The turn that a change makes.
+pub(super) fn new_turn(change: &Change) -> Option<TurnId> {
+    match change {
+        Change::AcceptTurn { turn, .. } => Some(turn.id),
+        _ => None,
+    }
+}
+
+/// Asks for what is not known.
+struct Want<'a> {
+    known: &'a Found,
+    outbox: &'a Outbox,
+    look_up: &'a mut LookUp,
+}
+
+impl Want<'_> {
+    /// Also where the number of its last event was forgotten.
+    fn turn(&mut self, id: TurnId) {
+        if !self.known.turns.contains_key(&id.0) || !self.outbox.has(&Topic::Turn(id)) {
+            self.look_up.turns.push(id.0);
+        }
+    }
+
+    fn message(&mut self, id: MessageId) {
+        if !self.known.messages.contains_key(&id.0) {
+            self.look_up.messages.push(id.0);
+        }
+    }
+
+    fn conversation(&mut self, id: ConversationId) {
+        if !self.known.conversations.contains_key(&id.0) {
+            self.look_up.conversations.push(id.0);
+        }
+    }
+
+    fn status(&mut self, bot: &BotId) {
+        if !self.known.statuses.contains_key(bot) {
+            self.look_up.statuses.push(bot.as_str().to_owned());
+        }
+    }
+
+    fn key(&mut self, idempotency: Option<&Idempotency>, message: &Message) {
+        let key = idempotency.map(|i| RequestKey::of(i, message));
+        self.look_up.keys.extend(key.filter(|key| !self.known.keys.contains_key(key)));
     }
 }
 

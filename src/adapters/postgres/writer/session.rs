@@ -22,7 +22,7 @@ use super::{
     change::{self, Applied},
     index,
     lock::{self, Lock, Target},
-    lookup::LookUp,
+    lookup::{Found, LookUp},
     outbox::Outbox,
     pending::Pending,
     retention::{self, Piece},
@@ -69,6 +69,10 @@ impl Group {
 pub(super) struct Session {
     connection: PgConnection,
     outbox: Outbox,
+    /// What this connection read and wrote of turns and messages.
+    known: Found,
+    /// Whether ids of what is new are taken for new: not after a group that failed, nor at first.
+    trusts: bool,
     patience: Duration,
     /// Number of the open transaction.
     transaction: Option<i64>,
@@ -94,7 +98,8 @@ impl Session {
                 .execute(&mut connection)
                 .await?;
             let outbox = Outbox::load(&mut connection).await?;
-            Ok(Self { connection, outbox, patience: target.patience(), transaction: None })
+            let (known, patience) = (Found::default(), target.patience());
+            Ok(Self { connection, outbox, known, trusts: false, patience, transaction: None })
         })
         .await
     }
@@ -123,6 +128,7 @@ impl Session {
 
     /// Deletes a piece of what is too old. Its outcome need not be known: it may be done again.
     pub(super) async fn prune(&mut self, piece: &Piece) -> sqlx::Result<Pruned> {
+        self.known = Found::default();
         connect::within(self.patience, sqlx::raw_sql("BEGIN").execute(&mut self.connection)).await?;
         let pruned = connect::within(self.patience, retention::prune(&mut self.connection, piece)).await;
         let end = match &pruned {
@@ -146,8 +152,9 @@ impl Session {
         let patience = self.patience;
         match connect::within(patience, self.store(facts, &mut group)).await {
             Ok(()) => {
-                self.transaction = None;
+                (self.transaction, self.trusts) = (None, true);
                 self.outbox.committed(group.position);
+                self.known.limit();
                 Ok(group.committed)
             }
             Err(error) if group.sent && (error::is_lost(&error) || error.as_database_error().is_none()) => {
@@ -158,6 +165,7 @@ impl Session {
             Err(error) if error::is_lost(&error) => Err(Failure::Lost(error)),
             Err(error) => {
                 self.outbox.rolled_back();
+                (self.known, self.trusts) = (Found::default(), false);
                 if self.transaction.take().is_some()
                     && let Err(error) =
                         connect::within(patience, sqlx::raw_sql("ROLLBACK").execute(&mut self.connection))
@@ -176,7 +184,7 @@ impl Session {
         let mut batch = Batch::default();
         let mut rest = facts;
         loop {
-            let (run, more) = rest.split_at(rest.iter().take_while(|f| run::holds(&f.change)).count());
+            let (run, more) = rest.split_at(rest.iter().take_while(|f| f.change.is_frequent()).count());
             self.run(run, &mut batch, group).await?;
             let Some((fact, more)) = more.split_first() else { break };
             self.step(fact, &mut batch, group).await?;
@@ -222,13 +230,15 @@ impl Session {
     ) -> sqlx::Result<()> {
         let mut look_up = LookUp::default();
         for fact in facts {
-            run::want(&fact.change, &mut look_up);
-            self.outbox.want(&fact.events, &mut look_up);
+            run::want(&fact.change, &self.known, &self.outbox, self.trusts, &mut look_up);
+            let new = run::new_turn(&fact.change).filter(|_| self.trusts);
+            self.outbox.want(&fact.events, new, &mut look_up);
         }
-        let mut known = look_up.run(&mut self.connection).await?;
-        self.outbox.learn(&known);
+        let found = look_up.run(&mut self.connection).await?;
+        self.outbox.learn(&found);
+        self.known.add(found);
         for fact in facts {
-            if self.is_repeated(fact) || !run::decide(fact, &mut known, &mut self.outbox, batch) {
+            if self.is_repeated(fact) || !run::decide(fact, &mut self.known, &mut self.outbox, batch) {
                 group.refused();
             } else {
                 self.tell(fact, Applied::YES, batch, group).await?;
@@ -254,6 +264,7 @@ impl Session {
             return Ok(());
         }
         self.begin().await?;
+        self.known = Found::default();
         let applied = change::apply(&mut self.connection, fact).await?;
         if !applied.applied {
             group.refused();

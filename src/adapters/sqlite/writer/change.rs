@@ -12,7 +12,7 @@ use deia_actors::{
 };
 use rusqlite::{Connection, params};
 
-use super::{super::words::json, history, import, keys, outbox::Outbox, session::Applied, turn};
+use super::{super::words::json, ends::Ends, history, import, keys, outbox::Outbox, session::Applied, turn};
 
 /// Counters as SQLite has them.
 pub(super) fn int(number: u64) -> i64 {
@@ -20,7 +20,16 @@ pub(super) fn int(number: u64) -> i64 {
 }
 
 /// Applies the change of a fact.
-pub(super) fn apply(db: &Connection, outbox: &mut Outbox, fact: &Fact) -> rusqlite::Result<Applied> {
+pub(super) fn apply(
+    db: &Connection,
+    outbox: &mut Outbox,
+    ends: &mut Ends,
+    fact: &Fact,
+) -> rusqlite::Result<Applied> {
+    if !fact.change.is_frequent() {
+        ends.write(db)?;
+        ends.forget();
+    }
     match &fact.change {
         Change::None => Ok(Applied::YES),
         Change::CreateBot { bot, main, status } => create_bot(db, bot, main, status),
@@ -36,7 +45,7 @@ pub(super) fn apply(db: &Connection, outbox: &mut Outbox, fact: &Fact) -> rusqli
         }
         Change::AcceptTurn { turn, message, reply, overrides, idempotency } => {
             keys::once(db, idempotency.as_ref(), Some(turn.id), message, reply, || {
-                turn::accept(db, outbox, turn, message, reply, overrides.as_ref())
+                turn::accept(db, outbox, ends, turn, message, reply, overrides.as_ref())
             })
         }
         Change::AppendMessages { messages, idempotency } => match &messages[..] {
@@ -44,7 +53,7 @@ pub(super) fn apply(db: &Connection, outbox: &mut Outbox, fact: &Fact) -> rusqli
             [first, ..] => {
                 let last = messages.last().unwrap_or(first);
                 keys::once(db, idempotency.as_ref(), None, first, last, || {
-                    history::append_messages(db, messages, last)
+                    history::append_messages(db, ends, messages, last)
                 })
             }
         },

@@ -13,7 +13,7 @@ use deia_actors::{
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use uuid::Uuid;
 
-use super::{super::words::json, change::int, outbox::redact, session::Applied};
+use super::{super::words::json, change::int, ends::Ends, outbox::redact, session::Applied};
 
 /// Whether a conversation is stored, retired ones included.
 pub(super) fn exists(db: &Connection, id: ConversationId) -> rusqlite::Result<bool> {
@@ -88,39 +88,14 @@ pub(super) fn bind_message<T>(
     ])
 }
 
-/// Moves the leaf behind new messages.
-pub(super) fn grow(
-    db: &Connection,
-    conversation: ConversationId,
-    leaf: &Message,
-    messages: usize,
-) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "UPDATE conversations SET leaf_message_id = ?2, message_count = message_count + ?3, \
-             last_at = max(coalesce(last_at, ?4), ?4) WHERE id = ?1",
-    )?
-    .execute(params![
-        conversation.0,
-        leaf.id.0,
-        i64::try_from(messages).unwrap_or(i64::MAX),
-        leaf.created_at.0
-    ])
-    .map(drop)
-}
-
 pub(super) fn append_messages(
     db: &Connection,
+    ends: &mut Ends,
     messages: &[Message],
     last: &Message,
 ) -> rusqlite::Result<Applied> {
     let Some(first) = messages.first() else { return Ok(Applied::NO) };
-    let open = db
-        .prepare_cached(
-            "SELECT 1 FROM conversations WHERE id = ?1 AND retired_at IS NULL \
-                 AND (?2 IS NULL OR EXISTS (SELECT 1 FROM chat_messages WHERE id = ?2))",
-        )?
-        .exists(params![last.conversation_id.0, first.parent_id.map(|p| p.0)])?;
-    if !open {
+    if !ends.takes(db, last.conversation_id, first.parent_id)? {
         return Ok(Applied::NO);
     }
     let mut written = 0;
@@ -128,7 +103,7 @@ pub(super) fn append_messages(
         written += insert_message(db, message)?;
     }
     if written > 0 {
-        grow(db, last.conversation_id, last, written)?;
+        ends.grow(last.conversation_id, last, written);
     }
     Ok(Applied::if_any(written))
 }

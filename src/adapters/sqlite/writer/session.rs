@@ -1,5 +1,5 @@
-//! One writing connection with what it remembers of the database: the numbers of topics and the
-//! last events, so that a repeated group is recognised.
+//! One writing connection with what it remembers of the database: the numbers of topics, the last events, so that a
+//! repeated group is recognised, and where conversations end.
 
 use deia_actors::{
     domain::{
@@ -16,7 +16,9 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
     super::{error, words},
-    Target, change, index,
+    Target, change,
+    ends::Ends,
+    index,
     outbox::Outbox,
     retention,
 };
@@ -28,6 +30,7 @@ const STATEMENTS: usize = 80;
 pub(super) struct Session {
     connection: Connection,
     outbox: Outbox,
+    ends: Ends,
     /// `data_version` at the last transaction: moves when another connection committed.
     version: i64,
 }
@@ -78,7 +81,7 @@ impl Session {
             params![Epoch::new().0],
         )?;
         let outbox = Outbox::load(&connection)?;
-        Ok(Self { connection, outbox, version: 0 })
+        Ok(Self { connection, outbox, ends: Ends::default(), version: 0 })
     }
 
     #[cfg(test)]
@@ -88,7 +91,11 @@ impl Session {
 
     /// Commits a group: all of it or nothing.
     pub(super) fn commit(&mut self, facts: Vec<Fact>) -> rusqlite::Result<Vec<Committed>> {
-        self.transaction(|session| facts.into_iter().map(|fact| session.apply(fact)).collect())
+        self.transaction(|session| {
+            let committed = facts.into_iter().map(|fact| session.apply(fact)).collect::<Result<_, _>>()?;
+            session.ends.write(&session.connection)?;
+            Ok(committed)
+        })
     }
 
     /// Indexes some messages; true where there are more.
@@ -116,7 +123,10 @@ impl Session {
 
     /// Deletes a piece of what is too old.
     pub(super) fn prune(&mut self, what: Prune, limit: u32) -> rusqlite::Result<Pruned> {
-        self.transaction(|session| retention::prune(&session.connection, what, limit))
+        self.transaction(|session| {
+            session.ends.forget();
+            retention::prune(&session.connection, what, limit)
+        })
     }
 
     /// Deletes these events.
@@ -134,6 +144,7 @@ impl Session {
             self.outbox.committed();
         } else {
             self.outbox.rolled_back();
+            self.ends.forget();
             if !self.connection.is_autocommit() {
                 // If even this fails the caller drops the connection, which rolls back too.
                 self.connection.execute_batch("ROLLBACK").ok();
@@ -147,8 +158,9 @@ impl Session {
         let version =
             self.connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
         if version != self.version {
-            // Somebody else wrote: what is remembered of the numbers may be old.
+            // Somebody else wrote: what is remembered may be old.
             self.outbox.forget();
+            self.ends.forget();
             self.version = version;
         }
         Ok(())
@@ -159,7 +171,8 @@ impl Session {
         if first.is_some_and(|id| self.outbox.knows(id)) {
             return Ok(Committed { applied: false, deleted: 0, events: vec![] });
         }
-        let Applied { applied, deleted, events } = change::apply(&self.connection, &mut self.outbox, &fact)?;
+        let Applied { applied, deleted, events } =
+            change::apply(&self.connection, &mut self.outbox, &mut self.ends, &fact)?;
         if !applied {
             return Ok(Committed { applied, deleted: 0, events: vec![] });
         }

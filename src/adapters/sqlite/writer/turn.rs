@@ -12,10 +12,7 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::{
-    super::words::json,
-    change::save_status,
-    history::{grow, insert_message},
-    outbox::Outbox,
+    super::words::json, change::save_status, ends::Ends, history::insert_message, outbox::Outbox,
     session::Applied,
 };
 
@@ -23,6 +20,7 @@ use super::{
 pub(super) fn accept(
     db: &Connection,
     outbox: &mut Outbox,
+    ends: &mut Ends,
     t: &Turn,
     message: &Message,
     reply: &Message,
@@ -74,7 +72,7 @@ pub(super) fn accept(
     // A regenerated answer comes with a question that is there already.
     let written = insert_message(db, message)? + insert_message(db, reply)?;
     if written > 0 {
-        grow(db, t.conversation_id, reply, written)?;
+        ends.grow(t.conversation_id, reply, written);
     }
     outbox.turn_is_new(t.id);
     Ok(Applied::YES)
