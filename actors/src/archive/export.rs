@@ -22,12 +22,12 @@ use crate::{
     },
 };
 
-/// Messages of one read.
-const PAGE: u32 = 500;
+/// Messages of one read. Few: what a read takes is what the allocator keeps several times over.
+const PAGE: u32 = 100;
 /// Conversations of one piece of the list of them.
 const LISTED: usize = 500;
 /// Content of one read, in bytes, roughly.
-const PAGE_BYTES: usize = 256 * 1024;
+const PAGE_BYTES: usize = 64 * 1024;
 
 /// Begins an export of one conversation of a bot, or of all of them. What is said later is not in it.
 ///
