@@ -6,8 +6,10 @@
 #![allow(dead_code, reason = "each bench uses a part")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "programs for people")]
 
+pub mod files;
 pub mod http;
 pub mod process;
+pub mod raw;
 pub mod stats;
 pub mod ws;
 
@@ -28,10 +30,20 @@ pub const TOKEN_BYTES: usize = 5;
 pub const QUESTION: &str = "What is the capital of this country?";
 
 /// How long a round takes.
-#[allow(clippy::disallowed_methods, reason = "the one knob of the benches")]
 pub fn seconds() -> Duration {
-    let given = std::env::var("DEIA_BENCH_SECONDS").ok().and_then(|s| s.parse().ok());
-    Duration::from_secs_f64(given.unwrap_or(8.0))
+    Duration::from_secs_f64(knob("DEIA_BENCH_SECONDS", 8.0))
+}
+
+/// A size that the environment may make smaller or larger.
+#[allow(clippy::disallowed_methods, reason = "the knobs of the benches")]
+pub fn knob<T: std::str::FromStr>(name: &str, usual: T) -> T {
+    std::env::var(name).ok().and_then(|s| s.parse().ok()).unwrap_or(usual)
+}
+
+/// The server of `scripts/with-postgres`, where the bench runs under it.
+#[allow(clippy::disallowed_methods, reason = "how scripts/with-postgres talks to what it runs")]
+pub fn postgres_server() -> Option<String> {
+    std::env::var("TEST_POSTGRES_URL").ok()
 }
 
 fn words_of(program: &str, arguments: &[&str]) -> String {

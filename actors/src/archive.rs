@@ -24,6 +24,7 @@ mod export;
 mod format;
 mod import;
 mod markdown;
+mod sorted;
 #[cfg(test)]
 mod tests;
 

@@ -91,6 +91,16 @@ pub fn simulator(core: Option<&str>) -> Running {
 
 /// The service on a data folder, with one model server and slots for everybody.
 pub fn service(core: Option<&str>, data: &Path, model_server: SocketAddr) -> Running {
+    service_with(core, data, model_server, |_| {})
+}
+
+/// The same, with more of an environment.
+pub fn service_with(
+    core: Option<&str>,
+    data: &Path,
+    model_server: SocketAddr,
+    prepare: impl FnOnce(&mut Command),
+) -> Running {
     start(env!("CARGO_BIN_EXE_deia"), core, |command| {
         command
             .env("DEIA_DATA_DIR", data)
@@ -101,7 +111,40 @@ pub fn service(core: Option<&str>, data: &Path, model_server: SocketAddr) -> Run
             .env("DEIA_BOTS__MAX_RUNNING", "100000")
             .env("DEIA_LOG__LEVEL", "warn")
             .stderr(Stdio::null());
+        prepare(command);
     })
+}
+
+/// A command that ran to its end.
+pub struct Ran {
+    pub took: Duration,
+    /// Most memory that it had, in KiB, seen at most 2 ms before its end.
+    pub peak: f64,
+}
+
+/// Runs a subcommand of deia on a data folder; it must succeed.
+pub fn run(data: &Path, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deia"));
+    own_environment(&mut command);
+    command.args(arguments).env("DEIA_DATA_DIR", data).stdin(Stdio::null()).stdout(Stdio::null());
+    prepare(&mut command);
+    let (start, mut peak) = (Instant::now(), 0.0);
+    let mut child = command.spawn().unwrap();
+    let status = loop {
+        peak = memory(child.id(), "VmHWM:").unwrap_or(peak);
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => pause(Duration::from_millis(2)),
+        }
+    };
+    assert!(status.success(), "deia {arguments:?} ended with {status}");
+    Ran { took: start.elapsed(), peak }
+}
+
+/// A line of a process's status, in KiB; none once it has ended.
+fn memory(id: u32, name: &str) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    number(&status, name).map(|kib| kib as f64)
 }
 
 impl Running {
@@ -144,8 +187,17 @@ impl Running {
 
     /// Memory that it has now, in KiB.
     pub fn rss(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        number(&status, "VmRSS:").unwrap() as f64
+        memory(self.id(), "VmRSS:").unwrap()
+    }
+
+    /// Most memory that it had since [`Self::forget_peak`], in KiB.
+    pub fn peak(&self) -> f64 {
+        memory(self.id(), "VmHWM:").unwrap()
+    }
+
+    /// From now on the peak is counted anew.
+    pub fn forget_peak(&self) {
+        fs::write(format!("/proc/{}/clear_refs", self.id()), "5").unwrap();
     }
 
     /// Memory once it has not changed for half a second (at most 10 s), in KiB.

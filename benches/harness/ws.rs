@@ -64,14 +64,25 @@ impl Socket {
         self.stream.write_all(&frame).await.unwrap();
     }
 
-    /// Subscribes and waits until that is confirmed.
-    pub async fn subscribe(&mut self, topic: &str) {
+    /// Subscribes behind an event that was seen. What follows is read with [`Self::read`].
+    pub async fn resume(&mut self, topic: &str, epoch: &str, seq: u64) {
+        let after = format!(r#"{{"epoch":"{epoch}","seq":{seq}}}"#);
+        self.say(&format!(r#"{{"type":"subscribe","ref":1,"topic":"{topic}","after":{after}}}"#)).await;
+    }
+
+    /// Subscribes and waits until that is confirmed; the confirmation.
+    pub async fn subscribe(&mut self, topic: &str) -> String {
         self.say(&format!(r#"{{"type":"subscribe","ref":1,"topic":"{topic}"}}"#)).await;
         loop {
-            let mut confirmed = false;
-            self.read(|text| confirmed |= text.contains("\"subscribed\"")).await;
-            if confirmed {
-                return;
+            let mut confirmed = None;
+            let see = |text: &str| {
+                if text.contains("\"subscribed\"") {
+                    confirmed = Some(text.to_owned());
+                }
+            };
+            assert!(self.read(see).await, "the socket ended before the subscription");
+            if let Some(confirmed) = confirmed {
+                return confirmed;
             }
         }
     }
@@ -117,6 +128,32 @@ fn whole(bytes: &[u8]) -> Option<(usize, usize)> {
         short => (2, short),
     };
     (bytes.len() >= from + length).then_some((from, from + length))
+}
+
+/// A text as a server frames it.
+pub fn framed(text: &str) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match (u8::try_from(text.len()), u16::try_from(text.len())) {
+        (Ok(short), _) if short < 126 => frame.push(short),
+        (_, Ok(middle)) => {
+            frame.push(126);
+            frame.extend(middle.to_be_bytes());
+        }
+        _ => {
+            frame.push(127);
+            frame.extend((text.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend(text.as_bytes());
+    frame
+}
+
+/// Epoch and number of an event or a confirmation.
+pub fn place(frame: &str) -> Option<(&str, u64)> {
+    let (epoch, rest) = frame.split_once("\"epoch\":\"")?.1.split_once('"')?;
+    let digits = rest.strip_prefix(",\"seq\":")?;
+    let end = digits.find(|c: char| !c.is_ascii_digit())?;
+    Some((epoch, digits.get(..end)?.parse().ok()?))
 }
 
 /// The token in a frame, if it is one.

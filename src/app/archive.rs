@@ -114,7 +114,8 @@ pub async fn import(config: &Config, path: &Path) -> Result<(), AppError> {
     let file = File::open(path).await.map_err(failed(path))?;
     let report = on_store(config, "POST /api/chat/BOT/import".to_owned(), async |store: Arc<dyn Storage>| {
         let mut source = BufReader::with_capacity(1 << 16, file);
-        let imported = archive::import(&*store, &Straight(&*store), None, &mut source).await;
+        let imported =
+            archive::import(&*store, &Straight(&*store), None, &mut source, &config.data_dir).await;
         imported.map_err(AppError::Archive)
     })
     .await?;

@@ -22,10 +22,12 @@ use crate::{
     },
 };
 
-/// Messages of one read.
-const PAGE: u32 = 500;
+/// Messages of one read. Few: what a read takes is what the allocator keeps several times over.
+const PAGE: u32 = 100;
+/// Conversations of one piece of the list of them.
+const LISTED: usize = 500;
 /// Content of one read, in bytes, roughly.
-const PAGE_BYTES: usize = 256 * 1024;
+const PAGE_BYTES: usize = 64 * 1024;
 
 /// Begins an export of one conversation of a bot, or of all of them. What is said later is not in it.
 ///
@@ -117,6 +119,8 @@ enum Writer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Begin,
+    /// With how many are written.
+    Conversations(usize),
     Messages,
     Over,
 }
@@ -142,8 +146,9 @@ impl Exporter {
             match self.stage {
                 Stage::Begin => {
                     self.begin(&mut out);
-                    self.stage = Stage::Messages;
+                    self.stage = Stage::Conversations(0);
                 }
+                Stage::Conversations(written) => self.list(&mut out, written),
                 Stage::Messages if self.at < self.conversations.len() => self.page(&mut out).await?,
                 Stage::Messages => {
                     if let Writer::Json(json) = &mut self.writer {
@@ -159,10 +164,29 @@ impl Exporter {
 
     fn begin(&mut self, out: &mut Vec<u8>) {
         match &mut self.writer {
-            Writer::Json(json) => json.begin(out, &self.bot, &self.conversations),
+            Writer::Json(json) => json.begin(out, &self.bot),
             Writer::Markdown(markdown) => markdown.begin(out, &self.bot),
             Writer::Csv(csv) => csv.begin(out),
         }
+    }
+
+    /// A piece of the list of conversations that JSON begins with.
+    fn list(&mut self, out: &mut Vec<u8>, written: usize) {
+        let Writer::Json(json) = &mut self.writer else {
+            self.stage = Stage::Messages;
+            return;
+        };
+        let rest = self.conversations.get(written..).unwrap_or_default();
+        let piece = rest.get(..LISTED).unwrap_or(rest);
+        for conversation in piece {
+            json.conversation(out, conversation);
+        }
+        self.stage = if piece.is_empty() {
+            json.messages(out);
+            Stage::Messages
+        } else {
+            Stage::Conversations(written + piece.len())
+        };
     }
 
     /// One page of the conversation that it is at.

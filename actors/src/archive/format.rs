@@ -254,16 +254,24 @@ pub(super) struct JsonWriter {
 }
 
 impl JsonWriter {
-    pub(super) fn begin(&mut self, out: &mut Vec<u8>, bot: &BotId, conversations: &[Conversation]) {
+    pub(super) fn begin(&mut self, out: &mut Vec<u8>, bot: &BotId) {
         let from = out.len();
         put(out, &Header { format: FORMAT.into(), version: VERSION, bot_id: bot.clone() });
         out.pop();
         out.extend_from_slice(OPEN_CONVERSATIONS.as_bytes());
-        for (n, conversation) in conversations.iter().enumerate() {
-            out.extend_from_slice(if n == 0 { b"\n" } else { b",\n" });
-            put(out, &conversation_line(conversation));
-            self.counts.conversations += 1;
-        }
+        self.hash.update(out.get(from..).unwrap_or_default());
+    }
+
+    pub(super) fn conversation(&mut self, out: &mut Vec<u8>, conversation: &Conversation) {
+        let from = out.len();
+        out.extend_from_slice(if self.counts.conversations == 0 { b"\n" } else { b",\n" });
+        put(out, &conversation_line(conversation));
+        self.counts.conversations += 1;
+        self.hash.update(out.get(from..).unwrap_or_default());
+    }
+
+    pub(super) fn messages(&mut self, out: &mut Vec<u8>) {
+        let from = out.len();
         out.push(b'\n');
         out.extend_from_slice(OPEN_MESSAGES.as_bytes());
         self.hash.update(out.get(from..).unwrap_or_default());

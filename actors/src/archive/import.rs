@@ -1,7 +1,7 @@
 //! Taking in: the whole file is read and judged first, against itself and against what is stored; only then it is read
 //! again and stored, in parts. A crash in between leaves a part, which importing the file once more completes.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncSeek, AsyncSeekExt};
@@ -39,7 +39,8 @@ const PART_BYTES: usize = 1 << 20;
 pub trait Source: AsyncBufRead + AsyncSeek + Send + Unpin {}
 impl<T: AsyncBufRead + AsyncSeek + Send + Unpin> Source for T {}
 
-/// Imports a file of the form `json`. With `bot` it must be that bot's; the bot must be in the roster.
+/// Imports a file of the form `json`. With `bot` it must be that bot's; the bot must be in the roster. `scratch` = folder for
+/// what the check of a long file has to note, 32 to 48 bytes a message, in a file without a name; made where it is missing.
 ///
 /// # Errors
 /// `import_invalid`, `import_conflict`, `bot_not_found`, `storage_unavailable`; nothing is stored then, unless the
@@ -49,8 +50,9 @@ pub async fn import(
     commit: &dyn Commit,
     bot: Option<&BotId>,
     source: &mut dyn Source,
+    scratch: &Path,
 ) -> Result<ImportReport, Problem> {
-    let report = check(store, bot, source).await?;
+    let report = check(store, bot, source, scratch).await?;
     source.rewind().await.map_err(|e| unreadable(&e))?;
     let mut lines = Lines::new(source, bot.cloned());
     while let Some(part) = lines.part().await? {
@@ -86,9 +88,10 @@ async fn check(
     store: &dyn Storage,
     bot: Option<&BotId>,
     source: &mut dyn Source,
+    scratch: &Path,
 ) -> Result<ImportReport, Problem> {
     let mut lines = Lines::new(source, bot.cloned());
-    let mut checker = Checker::default();
+    let mut checker = Checker::new(scratch);
     let mut unchanged = Counts::default();
     while let Some(part) = lines.part().await? {
         for conversation in &part.conversations {
@@ -105,7 +108,9 @@ async fn check(
         let detail = format!("There is no bot {bot_id}. Launch it with this id, then import.");
         return Err(Problem::new(Code::BotNotFound, detail));
     }
-    for chunk in checker.end()?.chunks(PART) {
+    let outside = tokio::task::spawn_blocking(|| checker.end()).await;
+    let outside = outside.map_err(|_| Problem::new(Code::Internal, "The check of the file broke off."))??;
+    for chunk in outside.chunks(PART) {
         let found = store.messages_with(chunk).await.map_err(|e| storage_problem(&e))?;
         let stored = |id: &MessageId| found.iter().any(|m| m.id == *id && m.bot_id == bot_id);
         if let Some(missing) = chunk.iter().find(|id| !stored(id)) {

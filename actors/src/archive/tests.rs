@@ -37,7 +37,14 @@ async fn exported(store: &MemoryStore, format: ExportFormat, only: Option<Conver
 
 async fn imported(store: &MemoryStore, file: &str) -> Result<ImportReport, Problem> {
     let bot = ada();
-    import(store, &Straight(store), Some(&bot), &mut Cursor::new(file.as_bytes().to_vec())).await
+    import(
+        store,
+        &Straight(store),
+        Some(&bot),
+        &mut Cursor::new(file.as_bytes().to_vec()),
+        &std::env::temp_dir(),
+    )
+    .await
 }
 
 /// With the checksum that fits, as somebody would make it who edits a file.
@@ -247,7 +254,8 @@ async fn what_is_stored_with_other_content_is_named_and_nothing_is_stored() {
     store.commit(vec![samples::launch(&eve).0]).await.unwrap();
     let stolen = sealed(&file.replace("\"bot_id\":\"ada\"", "\"bot_id\":\"eve\""));
     let mut source = Cursor::new(stolen.into_bytes());
-    let problem = import(&store, &Straight(&store), Some(&eve), &mut source).await.unwrap_err();
+    let problem =
+        import(&store, &Straight(&store), Some(&eve), &mut source, &std::env::temp_dir()).await.unwrap_err();
     assert_eq!(problem.code, Code::ImportConflict, "{problem}");
     assert_eq!(store.groups(), before + 1, "only the launch");
 }
@@ -320,4 +328,20 @@ async fn markdown_is_made_to_be_read() {
     assert_eq!(exported(&store, ExportFormat::Markdown, None).await, expected);
     let csv = exported(&store, ExportFormat::Csv, None).await;
     assert!(csv.contains(",'=1+1,") && csv.ends_with("\r\n"), "{csv}");
+}
+
+#[tokio::test]
+async fn a_long_list_of_conversations_comes_in_pieces_and_is_whole() {
+    let (store, _) = fresh().await;
+    for _ in 0..1100 {
+        let change = Change::CreateConversation(samples::conversation(&ada()));
+        store.commit(vec![Fact::new(change, vec![])]).await.unwrap();
+    }
+    let begun = export(Arc::new(store.clone()), &ada(), ExportFormat::Json, None).await.unwrap();
+    let chunks: Vec<_> = begun.body.map(|chunk| chunk.unwrap().len()).collect().await;
+    assert!(chunks.iter().all(|length| *length < 256 * 1024), "{chunks:?}");
+    let file = exported(&store, ExportFormat::Json, None).await;
+    let (second, _) = fresh().await;
+    assert_eq!(imported(&second, &file).await.unwrap().imported.conversations, 1101);
+    assert_eq!(exported(&second, ExportFormat::Json, None).await, file);
 }
