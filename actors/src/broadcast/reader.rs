@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::{
     frame::TokenFrames,
-    replay::{NextPage, Replay},
+    replay::{NextPage, Page, Replay},
 };
 use crate::{
     domain::{
@@ -279,11 +279,11 @@ impl Queue {
     }
 
     /// A page was read.
-    fn page(&self, asked: &NextPage, page: Option<Vec<CommittedEvent>>) {
+    fn page(&self, asked: &NextPage, page: Page) {
         let mut state = self.state.lock();
         let wanted = state.replays.front_mut().filter(|r| r.wants().is_some_and(|w| w.is(asked)));
         // Nobody waits for it where the reader has left the topic meanwhile.
-        if wanted.is_some_and(|replay| !page.is_some_and(|page| replay.extend(page))) {
+        if wanted.is_some_and(|replay| !page.is_some_and(|page| replay.extend(&page))) {
             state.lose(Lost::NotKept);
         }
     }
@@ -360,7 +360,7 @@ impl Queue {
 /// A page on its way.
 struct Loading {
     asked: NextPage,
-    page: BoxFuture<'static, Option<Vec<CommittedEvent>>>,
+    page: BoxFuture<'static, Page>,
 }
 
 /// A queue of events for one reader (a socket, an SSE response, a Rust stream). Dropping it detaches it everywhere.

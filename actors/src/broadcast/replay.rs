@@ -2,10 +2,20 @@
 //!
 //! A reader that comes back is attached first, so everything newer than the head of that moment waits in its queue; what
 //! it missed up to there is a fixed span of committed events. Pages are pulled, never pushed: a thousand readers that
-//! come back at once cost a page each, and [`READS`] connections of the database together.
+//! come back at once cost a page each, and [`READS`] connections of the database together. Those who ask for the same page
+//! while it is read share it; nothing is kept after that, so nobody is given what was deleted meanwhile.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared, WeakShared},
+};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{frame, hub::Hub, reader::Delivery};
@@ -49,12 +59,21 @@ impl Recovery {
     }
 }
 
+/// Events of a page in order; none where they are not kept as a whole.
+pub(super) type Page = Option<Arc<[Arc<CommittedEvent>]>>;
+
+/// A page that is being read, for whoever wants it.
+type Reading = Shared<BoxFuture<'static, Result<Page, StoreError>>>;
+
 /// The record, as readers that come back read it.
 #[derive(Clone)]
 pub(crate) struct Record {
     store: Arc<dyn HistoryStore>,
     reads: Arc<Semaphore>,
+    reading: Arc<Mutex<HashMap<(Topic, Span), WeakReading>>>,
 }
+
+type WeakReading = WeakShared<BoxFuture<'static, Result<Page, StoreError>>>;
 
 impl std::fmt::Debug for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -64,7 +83,7 @@ impl std::fmt::Debug for Record {
 
 impl Record {
     pub fn new(store: Arc<dyn HistoryStore>) -> Self {
-        Self { store, reads: Arc::new(Semaphore::new(READS)) }
+        Self { store, reads: Arc::new(Semaphore::new(READS)), reading: Arc::default() }
     }
 
     /// Begins a replay with its first page; none where the span is not kept as a whole.
@@ -72,22 +91,44 @@ impl Record {
     /// # Errors
     /// [`StoreError::Unavailable`]. What can't be read can't be replayed: that is none.
     pub async fn replay(&self, hub: &Hub, span: Span) -> Result<Option<Replay>, StoreError> {
-        let Some(page) = self.page(hub.topic(), span).await? else { return Ok(None) };
         let (topic, epoch) = (hub.topic().clone(), hub.epoch());
+        let Some(page) = self.page(&topic, span).await? else { return Ok(None) };
         let mut replay = Replay { record: self.clone(), topic, epoch, span, ready: VecDeque::new() };
-        Ok(replay.extend(page).then_some(replay))
+        Ok(replay.extend(&page).then_some(replay))
     }
 
-    async fn page(&self, topic: &Topic, span: Span) -> Result<Option<Vec<CommittedEvent>>, StoreError> {
-        // Never closed.
-        let _turn = self.reads.acquire().await.ok();
-        match self.store.topic_events(topic, span, PAGE_EVENTS, PAGE_BYTES).await {
-            Err(StoreError::Corrupt(reason)) => {
-                tracing::error!(%topic, %reason, "stored events can't be read; their readers get the state instead");
-                Ok(None)
-            }
-            page => page,
+    async fn page(&self, topic: &Topic, span: Span) -> Result<Page, StoreError> {
+        self.reading(topic, span).await
+    }
+
+    fn reading(&self, topic: &Topic, span: Span) -> Reading {
+        let mut reading = self.reading.lock();
+        let key = (topic.clone(), span);
+        if let Some(page) = reading.get(&key).and_then(WeakShared::upgrade) {
+            return page;
         }
+        reading.retain(|_, page| page.upgrade().is_some());
+        let page = read(self.store.clone(), self.reads.clone(), topic.clone(), span).boxed().shared();
+        // It was not polled yet, so it is there.
+        reading.extend(page.downgrade().map(|weak| (key, weak)));
+        page
+    }
+}
+
+async fn read(
+    store: Arc<dyn HistoryStore>,
+    reads: Arc<Semaphore>,
+    topic: Topic,
+    span: Span,
+) -> Result<Page, StoreError> {
+    // Never closed.
+    let _turn = reads.acquire().await.ok();
+    match store.topic_events(&topic, span, PAGE_EVENTS, PAGE_BYTES).await {
+        Err(StoreError::Corrupt(reason)) => {
+            tracing::error!(%topic, %reason, "stored events can't be read; their readers get the state instead");
+            Ok(None)
+        }
+        page => page.map(|page| page.map(|events| events.into_iter().map(Arc::new).collect())),
     }
 }
 
@@ -106,7 +147,7 @@ impl NextPage {
     }
 
     /// Reads it, however long the database is away: the reader takes the events of its other topics meanwhile.
-    pub async fn read(self) -> Option<Vec<CommittedEvent>> {
+    pub async fn read(self) -> Page {
         loop {
             match self.record.page(&self.topic, self.span).await {
                 Ok(page) => return page,
@@ -155,7 +196,7 @@ impl Replay {
     }
 
     /// Takes a page in; false where it does not continue the numbers.
-    pub fn extend(&mut self, page: Vec<CommittedEvent>) -> bool {
+    pub fn extend(&mut self, page: &[Arc<CommittedEvent>]) -> bool {
         let before = self.span.after;
         for event in page {
             let seq = event.seqs.iter().find(|(topic, _)| *topic == *self.topic).map(|(_, seq)| *seq);
@@ -163,8 +204,45 @@ impl Replay {
                 return false;
             }
             self.span.after += 1;
-            self.ready.push_back((self.span.after, Arc::new(event)));
+            self.ready.push_back((self.span.after, event.clone()));
         }
         self.span.after > before || self.span.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        domain::event::{EventBody, NewEvent},
+        ports::history_store::{Change, Fact},
+        testkit::fakes::memory_store::MemoryStore,
+    };
+
+    #[tokio::test]
+    async fn a_page_is_shared_by_those_who_ask_while_it_is_read_and_read_anew_after_that() {
+        let store = MemoryStore::new();
+        let body = EventBody::ActorRestarted { path: "x".into(), reason: String::new(), took_ms: 1.0 };
+        let event = NewEvent::new(vec![Topic::Tree], &body);
+        store.commit(vec![Fact::new(Change::None, vec![event])]).await.unwrap();
+        let record = Record::new(Arc::new(store));
+        let span = Span { after: 0, through: 1 };
+        let ask = async || record.page(&Topic::Tree, span).await.unwrap().unwrap();
+        // Both come while nothing can be read.
+        let busy = record.reads.acquire_many(u32::try_from(READS).unwrap()).await.unwrap();
+        let later = async {
+            tokio::task::yield_now().await;
+            drop(busy);
+        };
+        let (one, other, ()) = tokio::join!(ask(), ask(), later);
+        assert!(Arc::ptr_eq(&one, &other));
+        let later = ask().await;
+        assert_eq!(later, one);
+        assert!(!Arc::ptr_eq(&later, &one));
+        drop((one, other, later));
+        let beyond = Span { after: 0, through: 2 };
+        assert_eq!(record.page(&Topic::Tree, beyond).await, Ok(None));
+        assert!(record.reading.lock().len() <= 1, "what was read is not kept");
     }
 }

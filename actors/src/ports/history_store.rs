@@ -244,7 +244,7 @@ pub struct Committed {
 }
 
 /// A run of numbers of a topic: those above `after`, up to `through`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Span {
     /// The number before the first.
     pub after: u64,
