@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use deia_actors::domain::{
     idempotency::{Idempotency, IdempotencyKey},
     ids::BotId,
-    message::Message,
+    message::{Message, MessageState},
 };
 use sqlx::{
     PgConnection, Postgres, QueryBuilder, Row,
@@ -22,6 +22,8 @@ pub(super) struct LookUp {
     pub(super) turns: Vec<Uuid>,
     /// Whether they are there, and pending.
     pub(super) messages: Vec<Uuid>,
+    /// Messages and the conversations in which something comes behind them: whether it goes on in their branch.
+    pub(super) tips: Vec<(Uuid, Uuid)>,
     /// Whether they are there, and not retired.
     pub(super) conversations: Vec<Uuid>,
     /// The time of the stored status, of bots in the roster.
@@ -70,12 +72,21 @@ pub(super) struct FoundBot {
     pub(super) head: i64,
 }
 
+/// Where a message stands in the tree.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    pub(super) branch: Uuid,
+    pub(super) depth: i64,
+}
+
 /// What was found; what is missing is not stored.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) turns: HashMap<Uuid, FoundTurn>,
     /// True for pending ones.
     pub(super) messages: HashMap<Uuid, bool>,
+    /// Those whose branch goes on with what comes behind them in this conversation.
+    tips: HashMap<(Uuid, Uuid), Spot>,
     /// True for those that take something new.
     pub(super) conversations: HashMap<Uuid, bool>,
     /// The times of the stored ones.
@@ -91,6 +102,12 @@ pub(super) struct Found {
 }
 
 impl LookUp {
+    /// Asks whether a message is there, and where it will stand.
+    pub(super) fn message(&mut self, m: &Message) {
+        self.messages.push(m.id.0);
+        self.tips.extend(m.parent_id.map(|parent| (parent.0, m.conversation_id.0)));
+    }
+
     /// Asks for key and head of a bot.
     pub(super) fn bot(&mut self, id: &BotId) {
         self.bot_heads.push(id.as_str().to_owned());
@@ -156,6 +173,22 @@ impl LookUp {
                 ));
             }
         }
+        let mut tips = self.tips;
+        tips.sort_unstable();
+        tips.dedup();
+        if !tips.is_empty() {
+            // Nothing stands there and nothing ever did: below a message whose parent was deleted the branch is taken.
+            statement.begin("SELECT 12::int2, p.branch, NULL::text, n.at, p.depth FROM UNNEST(");
+            let mut columns = statement.0.separated(", ");
+            columns.push_bind(tips.iter().map(|tip| tip.0).bind_iter());
+            columns.push_bind(tips.iter().map(|tip| tip.1).bind_iter());
+            statement.0.push(
+                ") WITH ORDINALITY n(id, home, at) JOIN chat_messages p ON p.id = n.id AND p.conversation_id = n.home \
+                 WHERE NOT EXISTS (SELECT 1 FROM chat_messages c WHERE c.conversation_id = n.home AND c.parent_id = n.id) \
+                     AND NOT EXISTS (SELECT 1 FROM chat_messages t \
+                         WHERE t.branch = p.branch AND t.depth > p.depth AND t.parent_id IS NULL)",
+            );
+        }
         let mut keys = self.keys;
         keys.sort_unstable();
         keys.dedup();
@@ -174,7 +207,7 @@ impl LookUp {
         }
         if statement.1 {
             for row in statement.0.build().fetch_all(connection).await? {
-                found.take(&row, &keys)?;
+                found.take(&row, &keys, &tips)?;
             }
         }
         Ok(found)
@@ -206,7 +239,23 @@ impl Union {
 }
 
 impl Found {
-    fn take(&mut self, row: &PgRow, keys: &[RequestKey]) -> sqlx::Result<()> {
+    /// Where a message stands from now on: behind its parent, or at the begin of a branch of its own. None where it is
+    /// stored already.
+    pub(super) fn add(&mut self, m: &Message) -> Option<Spot> {
+        if self.messages.contains_key(&m.id.0) {
+            return None;
+        }
+        self.messages.insert(m.id.0, m.state == MessageState::Pending);
+        let home = m.conversation_id.0;
+        let spot = match m.parent_id.and_then(|parent| self.tips.remove(&(parent.0, home))) {
+            Some(tip) => Spot { depth: tip.depth + 1, ..tip },
+            None => Spot { branch: m.id.0, depth: 0 },
+        };
+        self.tips.insert((m.id.0, home), spot);
+        Some(spot)
+    }
+
+    fn take(&mut self, row: &PgRow, keys: &[RequestKey], tips: &[(Uuid, Uuid)]) -> sqlx::Result<()> {
         let (a, b): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
         let id = || row.try_get::<Uuid, _>(1);
         let bot = || BotId::parse(row.try_get(2)?).map_err(|e| sqlx::Error::Decode(e.into()));
@@ -221,6 +270,11 @@ impl Found {
             8 => self.tree = Some(b),
             9 => self.models = Some(b),
             10 => self.tasks = Some(b),
+            12 => {
+                let tip = usize::try_from(a).ok().and_then(|at| tips.get(at.checked_sub(1)?));
+                let spot = Spot { branch: id()?, depth: b };
+                self.tips.extend(tip.map(|tip| (*tip, spot)));
+            }
             _ => {
                 let key = usize::try_from(a).ok().and_then(|at| keys.get(at.checked_sub(1)?));
                 self.keys.extend(key.map(|key| (key.clone(), b)));

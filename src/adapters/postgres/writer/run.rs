@@ -47,14 +47,14 @@ pub(super) fn want(change: &Change, look_up: &mut LookUp) {
         Change::AcceptTurn { turn, message, reply, idempotency, .. } => {
             look_up.keys.extend(idempotency.as_ref().map(|i| RequestKey::of(i, message)));
             look_up.turns.push(turn.id.0);
-            look_up.messages.extend([message.id.0, reply.id.0]);
+            [message, reply].into_iter().for_each(|m| look_up.message(m));
             look_up.messages.extend(message.parent_id.map(|p| p.0));
             look_up.conversations.push(turn.conversation_id.0);
         }
         Change::AppendMessages { messages, idempotency } => {
             let first = messages.first();
             look_up.keys.extend(idempotency.as_ref().zip(first).map(|(i, first)| RequestKey::of(i, first)));
-            look_up.messages.extend(messages.iter().map(|m| m.id.0));
+            messages.iter().for_each(|m| look_up.message(m));
             look_up.messages.extend(first.and_then(|first| first.parent_id).map(|p| p.0));
             look_up.conversations.extend(messages.last().map(|m| m.conversation_id.0));
         }
@@ -168,12 +168,11 @@ pub(super) fn decide<'f>(
 
 /// Adds a message that is not there yet.
 fn add<'f>(message: &'f Message, known: &mut Found, batch: &mut Batch<'f>) -> bool {
-    let new = !known.messages.contains_key(&message.id.0);
-    if new {
-        known.messages.insert(message.id.0, message.state == MessageState::Pending);
-        batch.add_message(message);
+    let spot = known.add(message);
+    if let Some(spot) = spot {
+        batch.add_message(message, spot);
     }
-    new
+    spot.is_some()
 }
 
 /// Whether no key stands against a change.
