@@ -1,7 +1,7 @@
 //! Deep trees: long chains, edits at every level, forks, imports of any shape, and deletions that leave holes. The pages of
 //! every path must be those of a naive walk along `parent_id`. The seed is in the message of a failure.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use rand::{
     Rng, SeedableRng,
@@ -211,11 +211,12 @@ impl Grove {
 
     /// Pages of every conversation, before and after messages of its path and at offsets; and what is no cursor.
     pub async fn check(&mut self, store: &impl Storage) {
-        let mut left: HashMap<MessageId, Message> = HashMap::new();
+        let mut left: BTreeMap<MessageId, Message> = BTreeMap::new();
         for home in &self.homes {
             let own = self.model.messages_after(home.id, None, u32::MAX, usize::MAX).await.unwrap();
             left.extend(own.into_iter().map(|m| (m.id, m)));
         }
+        let ids: Vec<_> = left.keys().copied().collect();
         for home in self.homes.clone() {
             let leaf = self.model.conversation(home.id).await.unwrap().and_then(|c| c.leaf_message_id);
             let up = |m: &&Message| m.parent_id.and_then(|parent| left.get(&parent));
@@ -231,7 +232,9 @@ impl Grove {
                 let offset = self.random.random_range(0..path.len() as u32 + 2);
                 self.page(store, home.id, &path, Cursor::Newest { offset }, limit).await;
                 let on = path.choose(&mut self.random).map(|m| m.id);
-                for id in [on, self.message().map(|m| m.id)].into_iter().flatten() {
+                // Most of these are not on the path; some of them are above a hole in it.
+                let any = ids.choose(&mut self.random).copied();
+                for id in [on, any, self.message().map(|m| m.id)].into_iter().flatten() {
                     self.page(store, home.id, &path, Cursor::Before(id), limit).await;
                     self.page(store, home.id, &path, Cursor::After(id), limit).await;
                 }
