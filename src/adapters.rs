@@ -4,5 +4,6 @@ pub mod migrations;
 pub mod ollama;
 pub mod postgres;
 mod quarantine;
+mod spans;
 pub mod sqlite;
 mod words;

@@ -1,5 +1,5 @@
-//! Walks along `parent_id`. A walk reads ids only and stops as soon as it may; contents are read
-//! for the messages that are returned.
+//! Paths and their pages. A walk along `parent_id` begins close to what is wanted (see `spans`), reads ids only and stops as
+//! soon as it may; contents are read for the messages that are returned.
 
 use deia_actors::{
     domain::{
@@ -12,7 +12,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
-    super::quarantine::Quarantine,
+    super::{quarantine::Quarantine, spans},
     error,
     rows::{self, message_columns, siblings},
 };
@@ -47,17 +47,12 @@ pub(super) async fn page(
     let (mut items, has_more) = match cursor {
         Cursor::Newest { offset } => older(at, quarantine, leaf, i64::from(offset), wanted).await?,
         Cursor::Before(id) => {
-            if depth(at, leaf, id).await?.is_none() {
-                return Ok(None);
-            }
-            match parent(at, id).await? {
-                Some(parent) => older(at, quarantine, parent, 0, wanted).await?,
-                None => (vec![], false),
-            }
+            let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
+            older(at, quarantine, leaf, below + 1, wanted).await?
         }
         Cursor::After(id) => {
-            let Some(depth) = depth(at, leaf, id).await? else { return Ok(None) };
-            newer(at, quarantine, leaf, depth, wanted).await?
+            let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
+            newer(at, quarantine, leaf, below, wanted).await?
         }
     };
     items.reverse();
@@ -89,15 +84,15 @@ async fn older(
     Ok((items, has_more))
 }
 
-/// So many messages before `depth` (towards the leaf) that can be read, newest first, and whether there are more.
+/// So many messages of the `below` newest that can be read, the oldest of them, newest first, and whether there are more.
 async fn newer(
     at: &mut PgConnection,
     quarantine: &Quarantine,
     leaf: MessageId,
-    depth: i64,
+    below: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
-    let (mut items, mut to) = (vec![], depth);
+    let (mut items, mut to) = (vec![], below);
     while count(&items) < wanted && to > 0 {
         let from = (to - (wanted - count(&items))).max(0);
         let (mut read, _) = slice(at, quarantine, leaf, from, to).await?;
@@ -195,18 +190,14 @@ async fn slice(
     to: i64,
 ) -> Result<(Vec<Message>, i64), StoreError> {
     let rows = sqlx::query(concat!(
-        "WITH RECURSIVE up(id, parent_id, depth) AS ( \
-             SELECT id, parent_id, 1::int8 FROM chat_messages WHERE id = $1 \
-             UNION ALL \
-             SELECT m.id, m.parent_id, up.depth + 1 FROM up JOIN chat_messages m ON m.id = up.parent_id \
-             WHERE up.depth < $2) \
-         SELECT ",
+        spans::walk!(),
+        " SELECT ",
         message_columns!(),
-        " FROM up JOIN chat_messages m ON m.id = up.id WHERE up.depth > $3 AND up.depth <= $2 ORDER BY up.depth"
+        " FROM up JOIN chat_messages m ON m.id = up.id WHERE up.below >= $2 ORDER BY up.below"
     ))
     .bind(leaf.0)
-    .bind(to)
     .bind(from)
+    .bind(to)
     .fetch_all(at)
     .await
     .map_err(error::sort)?;
@@ -216,28 +207,6 @@ async fn slice(
 }
 
 /// Messages between the leaf and `id`; none where `id` is not on the path.
-async fn depth(at: &mut PgConnection, leaf: MessageId, id: MessageId) -> Result<Option<i64>, StoreError> {
-    sqlx::query_scalar(
-        "WITH RECURSIVE up(id, parent_id, depth) AS ( \
-             SELECT id, parent_id, 0::int8 FROM chat_messages WHERE id = $1 \
-             UNION ALL \
-             SELECT m.id, m.parent_id, up.depth + 1 FROM up JOIN chat_messages m ON m.id = up.parent_id \
-             WHERE up.id <> $2) \
-         SELECT depth FROM up WHERE id = $2",
-    )
-    .bind(leaf.0)
-    .bind(id.0)
-    .fetch_optional(at)
-    .await
-    .map_err(error::sort)
-}
-
-async fn parent(at: &mut PgConnection, id: MessageId) -> Result<Option<MessageId>, StoreError> {
-    let parent: Option<Option<Uuid>> =
-        sqlx::query_scalar("SELECT parent_id FROM chat_messages WHERE id = $1")
-            .bind(id.0)
-            .fetch_optional(at)
-            .await
-            .map_err(error::sort)?;
-    Ok(parent.flatten().map(MessageId))
+async fn place(at: &mut PgConnection, leaf: MessageId, id: MessageId) -> Result<Option<i64>, StoreError> {
+    sqlx::query_scalar(spans::place!()).bind(leaf.0).bind(id.0).fetch_optional(at).await.map_err(error::sort)
 }

@@ -15,6 +15,7 @@ const MIGRATIONS: &[Numbered] = &[
     (2, "durable_events", include_str!("../../../migrations/postgres/0002_durable_events.sql")),
     (3, "idempotency", include_str!("../../../migrations/postgres/0003_idempotency.sql")),
     (4, "search", include_str!("../../../migrations/postgres/0004_search.sql")),
+    (5, "branches", include_str!("../../../migrations/postgres/0005_branches.sql")),
 ];
 
 /// Brings the database to this version. Of two processes that do so at once, one waits for the other; a database that is

@@ -20,7 +20,7 @@ use deia_actors::{
         state_store::StateStore,
     },
     retention_store_suite, search_suite, state_store_suite,
-    testkit::conformance::samples,
+    testkit::conformance::{Subject, history_store::Grove, samples},
 };
 use sqlx::Connection;
 
@@ -413,4 +413,21 @@ async fn a_lost_answer_to_a_group_without_events_is_found_out_too() {
 async fn a_group_is_tried_again_where_the_connection_was_lost_before_its_end() {
     let (outcome, server) = cut(Cut::After, (b'Q', "BEGIN"), mixed).await;
     outcome.check(server, Some(true)).await;
+}
+
+/// What takes the schema back to that of migration 4.
+const BEFORE_BRANCHES: &str = "DROP INDEX chat_messages_marks; DROP INDEX chat_messages_tops; \
+     ALTER TABLE chat_messages DROP COLUMN branch; ALTER TABLE chat_messages DROP COLUMN depth; \
+     DELETE FROM _sqlx_migrations WHERE version = 5";
+
+#[tokio::test]
+async fn a_database_without_branches_gets_them_and_has_the_same_pages() {
+    let server = OnServer::create().await;
+    let mut grove = Grove::plant(&server.store, 7).await;
+    grove.grow(&server.store, 40).await;
+    server.store.close().await;
+    server.database.run(BEFORE_BRANCHES).await;
+    let server = server.reopen().await;
+    grove.check(&server.store).await;
+    grove.grow(&server.store, 20).await;
 }

@@ -1,5 +1,5 @@
-//! Walks along `parent_id`. A walk reads ids only and stops as soon as it may; contents are read
-//! for the messages that are returned.
+//! Paths and their pages. A walk along `parent_id` begins close to what is wanted (see `spans`), reads ids only and stops as
+//! soon as it may; contents are read for the messages that are returned.
 
 use deia_actors::{
     domain::{
@@ -13,6 +13,7 @@ use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
+    super::spans,
     error,
     quarantine::Quarantine,
     rows::{self, message_columns},
@@ -48,17 +49,12 @@ pub(super) async fn page(
     let (mut items, has_more) = match cursor {
         Cursor::Newest { offset } => older(at, quarantine, leaf, i64::from(offset), wanted).await?,
         Cursor::Before(id) => {
-            if depth(at, leaf, id).await?.is_none() {
-                return Ok(None);
-            }
-            match parent(at, id).await? {
-                Some(parent) => older(at, quarantine, parent, 0, wanted).await?,
-                None => (vec![], false),
-            }
+            let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
+            older(at, quarantine, leaf, below + 1, wanted).await?
         }
         Cursor::After(id) => {
-            let Some(depth) = depth(at, leaf, id).await? else { return Ok(None) };
-            newer(at, quarantine, leaf, depth, wanted).await?
+            let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
+            newer(at, quarantine, leaf, below, wanted).await?
         }
     };
     items.reverse();
@@ -90,15 +86,15 @@ async fn older(
     Ok((items, has_more))
 }
 
-/// So many messages before `depth` (towards the leaf) that can be read, newest first, and whether there are more.
+/// So many messages of the `below` newest that can be read, the oldest of them, newest first, and whether there are more.
 async fn newer(
     at: &mut SqliteConnection,
     quarantine: &Quarantine,
     leaf: MessageId,
-    depth: i64,
+    below: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
-    let (mut items, mut to) = (vec![], depth);
+    let (mut items, mut to) = (vec![], below);
     while count(&items) < wanted && to > 0 {
         let from = (to - (wanted - count(&items))).max(0);
         let (mut read, _) = slice(at, quarantine, leaf, from, to).await?;
@@ -119,7 +115,7 @@ pub(super) async fn path(
     leaf: MessageId,
     max_bytes: usize,
 ) -> Result<Vec<Message>, StoreError> {
-    let mut rows = walk(at, leaf, 0, -1);
+    let mut rows = walk(at, leaf, 0, i64::MAX);
     let (mut messages, mut bytes) = (vec![], 0usize);
     while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
         let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? else {
@@ -188,8 +184,8 @@ async fn slice(
     Ok((messages, count))
 }
 
-/// Rows of the path from `from` on until `to`; a negative `to` is the first message. The recursion
-/// yields parents in their order, and CROSS JOIN keeps it outermost.
+/// Rows of the path from `from` on until `to`, counted from the leaf. The recursion yields parents in their order, and CROSS JOIN
+/// keeps it outermost.
 fn walk(
     at: &mut SqliteConnection,
     leaf: MessageId,
@@ -197,44 +193,23 @@ fn walk(
     to: i64,
 ) -> futures_util::stream::BoxStream<'_, Result<SqliteRow, sqlx::Error>> {
     sqlx::query(concat!(
-        "WITH RECURSIVE up(id, parent_id, depth) AS ( \
-             SELECT id, parent_id, 0 FROM chat_messages WHERE id = $1 \
-             UNION ALL \
-             SELECT m.id, m.parent_id, up.depth + 1 FROM up JOIN chat_messages m ON m.id = up.parent_id \
-             LIMIT $2) \
-         SELECT ",
+        spans::walk!(),
+        " SELECT ",
         message_columns!(),
-        " FROM up CROSS JOIN chat_messages m ON m.id = up.id WHERE up.depth >= $3"
+        " FROM up CROSS JOIN chat_messages m ON m.id = up.id WHERE up.below >= $2"
     ))
     .bind(leaf.0)
-    .bind(to)
     .bind(from)
+    .bind(to)
     .fetch(at)
 }
 
 /// Messages between the leaf and `id`; none where `id` is not on the path.
-async fn depth(at: &mut SqliteConnection, leaf: MessageId, id: MessageId) -> Result<Option<i64>, StoreError> {
-    sqlx::query_scalar(
-        "WITH RECURSIVE up(id, parent_id, depth) AS ( \
-             SELECT id, parent_id, 0 FROM chat_messages WHERE id = $1 \
-             UNION ALL \
-             SELECT m.id, m.parent_id, up.depth + 1 FROM up JOIN chat_messages m ON m.id = up.parent_id \
-             WHERE up.id <> $2) \
-         SELECT depth FROM up WHERE id = $2",
-    )
-    .bind(leaf.0)
-    .bind(id.0)
-    .fetch_optional(at)
-    .await
-    .map_err(error::of_reader)
-}
-
-async fn parent(at: &mut SqliteConnection, id: MessageId) -> Result<Option<MessageId>, StoreError> {
-    let parent: Option<Option<Uuid>> =
-        sqlx::query_scalar("SELECT parent_id FROM chat_messages WHERE id = $1")
-            .bind(id.0)
-            .fetch_optional(at)
-            .await
-            .map_err(error::of_reader)?;
-    Ok(parent.flatten().map(MessageId))
+async fn place(at: &mut SqliteConnection, leaf: MessageId, id: MessageId) -> Result<Option<i64>, StoreError> {
+    sqlx::query_scalar(spans::place!())
+        .bind(leaf.0)
+        .bind(id.0)
+        .fetch_optional(at)
+        .await
+        .map_err(error::of_reader)
 }

@@ -19,6 +19,7 @@ const MIGRATIONS: &[Numbered] = &[
     (2, "durable_events", include_str!("../../../migrations/sqlite/0002_durable_events.sql")),
     (3, "idempotency", include_str!("../../../migrations/sqlite/0003_idempotency.sql")),
     (4, "search", include_str!("../../../migrations/sqlite/0004_search.sql")),
+    (5, "branches", include_str!("../../../migrations/sqlite/0005_branches.sql")),
 ];
 
 /// Creates the database if there is none and brings it to this version.

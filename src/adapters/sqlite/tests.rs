@@ -15,7 +15,7 @@ use deia_actors::{
         state_store::StateStore,
     },
     retention_store_suite, search_suite, state_store_suite,
-    testkit::conformance::{Subject, samples},
+    testkit::conformance::{Subject, history_store::Grove, samples},
 };
 use tempfile::TempDir;
 
@@ -306,4 +306,21 @@ async fn what_was_said_is_indexed_in_peace_without_a_search() {
     };
     tokio::time::timeout(Duration::from_secs(30), all).await.expect("the index is filled");
     store.close().await;
+}
+
+/// What takes the schema back to that of migration 4.
+const BEFORE_BRANCHES: &str = "DROP INDEX chat_messages_marks; DROP INDEX chat_messages_tops; \
+     ALTER TABLE chat_messages DROP COLUMN branch; ALTER TABLE chat_messages DROP COLUMN depth; \
+     DELETE FROM _sqlx_migrations WHERE version = 5";
+
+#[tokio::test]
+async fn a_database_without_branches_gets_them_and_has_the_same_pages() {
+    let disk = OnDisk::create().await;
+    let mut grove = Grove::plant(&disk.store, 7).await;
+    grove.grow(&disk.store, 40).await;
+    disk.store.close().await;
+    rusqlite::Connection::open(disk.file()).unwrap().execute_batch(BEFORE_BRANCHES).unwrap();
+    let disk = disk.reopen().await;
+    grove.check(&disk.store).await;
+    grove.grow(&disk.store, 20).await;
 }

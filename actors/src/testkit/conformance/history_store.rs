@@ -7,8 +7,9 @@ mod keys;
 mod model;
 mod numbers;
 mod pages;
+mod trees;
 
-pub use self::{branches::*, commits::*, groups::*, keys::*, model::*, numbers::*, pages::*};
+pub use self::{branches::*, commits::*, groups::*, keys::*, model::*, numbers::*, pages::*, trees::*};
 use super::{Subject, samples};
 use crate::{
     domain::{ids::BotId, message::Conversation},
@@ -53,6 +54,7 @@ macro_rules! history_store_suite {
                 a_redacted_event_is_given_out_under_its_number
                 pages_follow_the_active_path
                 a_cursor_off_the_path_is_no_page
+                pages_of_deep_trees_are_those_of_a_walk
                 siblings_are_counted_within_their_conversation
                 a_fork_begins_with_the_path_of_its_origin
                 an_answer_made_anew_stands_beside_the_first

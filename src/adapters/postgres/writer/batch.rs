@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{
     super::{super::words::json, text::pack},
     int,
-    lookup::RequestKey,
+    lookup::{RequestKey, Spot},
     outbox::EventRow,
 };
 
@@ -54,6 +54,7 @@ pub(super) enum TurnStep<'f> {
 /// A message that is new.
 pub(super) struct NewMessage<'f> {
     pub(super) message: &'f Message,
+    pub(super) spot: Spot,
     /// What it holds by now.
     pub(super) text: Option<MessageText<'f>>,
 }
@@ -112,9 +113,9 @@ impl<'f> Batch<'f> {
         }
     }
 
-    pub(super) fn add_message(&mut self, message: &'f Message) {
+    pub(super) fn add_message(&mut self, message: &'f Message, spot: Spot) {
         self.message_at.insert(message.id, self.new_messages.len());
-        self.new_messages.push(NewMessage { message, text: None });
+        self.new_messages.push(NewMessage { message, spot, text: None });
     }
 
     pub(super) fn write_message(&mut self, id: MessageId, text: MessageText<'f>) {
@@ -275,13 +276,13 @@ impl<'f> Batch<'f> {
         if !self.new_messages.is_empty() {
             let q = statement.part(
                 "INSERT INTO chat_messages (id, parent_id, conversation_id, bot_id, turn_id, sender, created_at, \
-                     images, state, tokens, metadata, content, thinking, tool_calls) SELECT * FROM ",
+                     images, branch, depth, state, tokens, metadata, content, thinking, tool_calls) SELECT * FROM ",
             );
             unnest!(q, self.new_messages, n =>
                 n.message.id.0, n.message.parent_id.map(|p| p.0), n.message.conversation_id.0,
                 n.message.bot_id.as_str(), n.message.turn_id.map(|t| t.0), n.message.sender.as_str(),
-                n.message.created_at.0, n.message.images.as_ref().map(json), n.now().state.as_str(),
-                i64::from(n.now().tokens), json(&n.now().metadata), pack(n.content()), n.thinking().map(pack),
+                n.message.created_at.0, n.message.images.as_ref().map(json), n.spot.branch, n.spot.depth,
+                n.now().state.as_str(), i64::from(n.now().tokens), json(&n.now().metadata), pack(n.content()), n.thinking().map(pack),
                 n.now().tool_calls.as_ref().map(json)
             );
         }

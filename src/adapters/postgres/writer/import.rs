@@ -11,6 +11,7 @@ use super::{
     super::{super::words::json, text::pack},
     batch::unnest,
     change::Applied,
+    lookup::{LookUp, Spot},
 };
 
 /// Stores a part, all of it or nothing.
@@ -86,16 +87,16 @@ async fn store_conversation(db: &mut PgConnection, bot: &BotId, c: &Conversation
 macro_rules! message_columns {
     () => {
         "id, parent_id, conversation_id, bot_id, turn_id, sender, state, tokens, created_at, metadata, content, \
-         thinking, tool_calls, images"
+         thinking, tool_calls, images, branch, depth"
     };
 }
 
-fn message_cells(q: &mut QueryBuilder<Postgres>, messages: &[Message]) {
+fn message_cells(q: &mut QueryBuilder<Postgres>, messages: &[(&Message, Option<Spot>)]) {
     unnest!(q, messages, m =>
-        m.id.0, m.parent_id.map(|p| p.0), m.conversation_id.0, m.bot_id.as_str(), m.turn_id.map(|t| t.0),
-        m.sender.as_str(), m.state.as_str(), i64::from(m.tokens), m.created_at.0, json(&m.metadata),
-        pack(&m.content), m.thinking.as_deref().map(pack), m.tool_calls.as_ref().map(json),
-        m.images.as_ref().map(json)
+        m.0.id.0, m.0.parent_id.map(|p| p.0), m.0.conversation_id.0, m.0.bot_id.as_str(), m.0.turn_id.map(|t| t.0),
+        m.0.sender.as_str(), m.0.state.as_str(), i64::from(m.0.tokens), m.0.created_at.0, json(&m.0.metadata),
+        pack(&m.0.content), m.0.thinking.as_deref().map(pack), m.0.tool_calls.as_ref().map(json),
+        m.0.images.as_ref().map(json), m.1.map(|spot| spot.branch), m.1.map_or(0, |spot| spot.depth)
     );
 }
 
@@ -103,12 +104,16 @@ async fn store_messages(db: &mut PgConnection, messages: &[Message]) -> sqlx::Re
     if messages.is_empty() {
         return Ok(true);
     }
+    let mut look_up = LookUp::default();
+    messages.iter().for_each(|m| look_up.message(m));
+    let mut known = look_up.run(&mut *db).await?;
+    let messages: Vec<_> = messages.iter().map(|m| (m, known.add(m))).collect();
     let mut q = QueryBuilder::new(concat!(
         "WITH new AS (INSERT INTO chat_messages (",
         message_columns!(),
         ") SELECT * FROM "
     ));
-    message_cells(&mut q, messages);
+    message_cells(&mut q, &messages);
     q.push(
         " ON CONFLICT DO NOTHING RETURNING conversation_id, created_at), \
          grown AS (UPDATE conversations c SET message_count = c.message_count + n.messages, \
@@ -118,12 +123,12 @@ async fn store_messages(db: &mut PgConnection, messages: &[Message]) -> sqlx::Re
          SELECT count(*) FROM new",
     );
     let written: i64 = q.build_query_scalar().fetch_one(&mut *db).await?;
-    if is_all(written, messages) {
+    if is_all(written, &messages) {
         return Ok(true);
     }
     // Text that was written by the same writer from the same value is the same text.
     let mut q = QueryBuilder::new("SELECT count(*) FROM ");
-    message_cells(&mut q, messages);
+    message_cells(&mut q, &messages);
     q.push(concat!(
         " n(",
         message_columns!(),
@@ -132,7 +137,7 @@ async fn store_messages(db: &mut PgConnection, messages: &[Message]) -> sqlx::Re
          IS NOT DISTINCT FROM (n.parent_id, n.conversation_id, n.bot_id, n.turn_id, n.sender, n.state, n.tokens, \
              n.created_at, n.metadata, n.content, n.thinking, n.tool_calls, n.images)"
     ));
-    Ok(is_all(q.build_query_scalar().fetch_one(db).await?, messages))
+    Ok(is_all(q.build_query_scalar().fetch_one(db).await?, &messages))
 }
 
 macro_rules! turn_columns {

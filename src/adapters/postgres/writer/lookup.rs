@@ -1,12 +1,15 @@
 //! What a run of facts has to know of the database before it is decided: read in one statement, and remembered for the
 //! next ones.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use deia_actors::domain::{
     idempotency::{Idempotency, IdempotencyKey},
     ids::BotId,
-    message::Message,
+    message::{Message, MessageState},
 };
 use sqlx::{
     PgConnection, Postgres, QueryBuilder, Row,
@@ -26,6 +29,10 @@ pub(super) struct LookUp {
     pub(super) turns: Vec<Uuid>,
     /// Whether they are there, and pending.
     pub(super) messages: Vec<Uuid>,
+    /// Messages and the conversations in which something comes behind them: whether it goes on in their branch.
+    pub(super) tips: Vec<(Uuid, Uuid)>,
+    /// Messages that the run brings: what comes behind them needs no look.
+    pub(super) coming: HashSet<Uuid>,
     /// Whether they are there, and not retired.
     pub(super) conversations: Vec<Uuid>,
     /// The time of the stored status, of bots in the roster.
@@ -74,12 +81,22 @@ pub(super) struct FoundBot {
     pub(super) head: i64,
 }
 
+/// Where a message stands in the tree.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    pub(super) branch: Uuid,
+    pub(super) depth: i64,
+}
+
 /// What was found; what is missing is not stored.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) turns: HashMap<Uuid, FoundTurn>,
     /// True for pending ones.
     pub(super) messages: HashMap<Uuid, bool>,
+    /// By message and the conversation in which something comes behind it: where it stands, if its branch goes on with
+    /// that, or none.
+    pub(super) tips: HashMap<(Uuid, Uuid), Option<Spot>>,
     /// True for those that take something new.
     pub(super) conversations: HashMap<Uuid, bool>,
     /// The times of the stored ones.
@@ -95,6 +112,12 @@ pub(super) struct Found {
 }
 
 impl LookUp {
+    /// Asks whether a message is there, and where it would stand.
+    pub(super) fn message(&mut self, m: &Message) {
+        self.messages.push(m.id.0);
+        self.tips.extend(m.parent_id.map(|parent| (parent.0, m.conversation_id.0)));
+    }
+
     /// Asks for key and head of a bot.
     pub(super) fn bot(&mut self, id: &BotId) {
         self.bot_heads.push(id.as_str().to_owned());
@@ -160,6 +183,22 @@ impl LookUp {
                 ));
             }
         }
+        let mut tips = self.tips;
+        tips.sort_unstable();
+        tips.dedup();
+        if !tips.is_empty() {
+            // Nothing stands there and nothing ever did: below a message whose parent was deleted the branch is taken.
+            statement.begin("SELECT 12::int2, p.branch, NULL::text, n.at, p.depth FROM UNNEST(");
+            let mut columns = statement.0.separated(", ");
+            columns.push_bind(tips.iter().map(|tip| tip.0).bind_iter());
+            columns.push_bind(tips.iter().map(|tip| tip.1).bind_iter());
+            statement.0.push(
+                ") WITH ORDINALITY n(id, home, at) JOIN chat_messages p ON p.id = n.id AND p.conversation_id = n.home \
+                 WHERE NOT EXISTS (SELECT 1 FROM chat_messages c WHERE c.conversation_id = n.home AND c.parent_id = n.id) \
+                     AND NOT EXISTS (SELECT 1 FROM chat_messages t \
+                         WHERE t.branch = p.branch AND t.depth > p.depth AND t.parent_id IS NULL)",
+            );
+        }
         let mut keys = self.keys;
         keys.sort_unstable();
         keys.dedup();
@@ -178,8 +217,11 @@ impl LookUp {
         }
         if statement.1 {
             for row in statement.0.build().fetch_all(connection).await? {
-                found.take(&row, &keys)?;
+                found.take(&row, &keys, &tips)?;
             }
+        }
+        for tip in tips {
+            found.tips.entry(tip).or_default();
         }
         Ok(found)
     }
@@ -211,10 +253,11 @@ impl Union {
 
 impl Found {
     /// Takes in what was found since.
-    pub(super) fn add(&mut self, found: Self) {
-        let Self { turns, messages, conversations, statuses, keys, .. } = found;
+    pub(super) fn extend(&mut self, found: Self) {
+        let Self { turns, messages, tips, conversations, statuses, keys, .. } = found;
         self.turns.extend(turns);
         self.messages.extend(messages);
+        self.tips.extend(tips);
         self.conversations.extend(conversations);
         self.statuses.extend(statuses);
         self.keys.extend(keys);
@@ -222,14 +265,33 @@ impl Found {
 
     /// Forgets everything where it became too much.
     pub(super) fn limit(&mut self) {
-        let Self { turns, messages, conversations, statuses, keys, .. } = self;
-        let rows = turns.len() + messages.len() + conversations.len() + statuses.len() + keys.len();
+        let Self { turns, messages, tips, conversations, statuses, keys, .. } = self;
+        let rows =
+            turns.len() + messages.len() + tips.len() + conversations.len() + statuses.len() + keys.len();
         if rows > REMEMBERED {
             *self = Self::default();
         }
     }
 
-    fn take(&mut self, row: &PgRow, keys: &[RequestKey]) -> sqlx::Result<()> {
+    /// Where a message stands from now on: behind its parent, or at the begin of a branch of its own. None where it is
+    /// stored already.
+    pub(super) fn add(&mut self, m: &Message) -> Option<Spot> {
+        if self.messages.contains_key(&m.id.0) {
+            return None;
+        }
+        self.messages.insert(m.id.0, m.state == MessageState::Pending);
+        let home = m.conversation_id.0;
+        // From now on the branch of its parent is taken.
+        let tip = m.parent_id.and_then(|parent| self.tips.insert((parent.0, home), None).flatten());
+        let spot = match tip {
+            Some(tip) => Spot { depth: tip.depth + 1, ..tip },
+            None => Spot { branch: m.id.0, depth: 0 },
+        };
+        self.tips.insert((m.id.0, home), Some(spot));
+        Some(spot)
+    }
+
+    fn take(&mut self, row: &PgRow, keys: &[RequestKey], tips: &[(Uuid, Uuid)]) -> sqlx::Result<()> {
         let (a, b): (i64, i64) = (row.try_get(3)?, row.try_get(4)?);
         let id = || row.try_get::<Uuid, _>(1);
         let bot = || BotId::parse(row.try_get(2)?).map_err(|e| sqlx::Error::Decode(e.into()));
@@ -244,6 +306,11 @@ impl Found {
             8 => self.tree = Some(b),
             9 => self.models = Some(b),
             10 => self.tasks = Some(b),
+            12 => {
+                let tip = usize::try_from(a).ok().and_then(|at| tips.get(at.checked_sub(1)?));
+                let spot = Spot { branch: id()?, depth: b };
+                self.tips.extend(tip.map(|tip| (*tip, Some(spot))));
+            }
             _ => {
                 let key = usize::try_from(a).ok().and_then(|at| keys.get(at.checked_sub(1)?));
                 self.keys.extend(key.map(|key| (key.clone(), b)));

@@ -34,6 +34,7 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
                 want.message(message.id);
             }
             message.parent_id.into_iter().for_each(|parent| want.message(parent));
+            [message, reply].into_iter().for_each(|m| want.place(m, trusts));
             want.conversation(turn.conversation_id);
         }
         Change::AppendMessages { messages, idempotency } => {
@@ -43,6 +44,7 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
                 messages.iter().for_each(|message| want.message(message.id));
             }
             first.parent_id.into_iter().for_each(|parent| want.message(parent));
+            messages.iter().for_each(|m| want.place(m, trusts));
             want.conversation(last.conversation_id);
         }
         Change::StartTurn(turn) => want.turn(turn.id),
@@ -93,6 +95,18 @@ impl Want<'_> {
         if !self.known.messages.contains_key(&id.0) {
             self.look_up.messages.push(id.0);
         }
+    }
+
+    /// Where a new message will stand. Behind one that comes in the same run that is known by then, if that one is new.
+    fn place(&mut self, m: &Message, trusts: bool) {
+        if let Some(parent) = m.parent_id.map(|parent| parent.0) {
+            let behind = (parent, m.conversation_id.0);
+            let comes = trusts && self.look_up.coming.contains(&parent);
+            if !comes && !self.known.tips.contains_key(&behind) {
+                self.look_up.tips.push(behind);
+            }
+        }
+        self.look_up.coming.insert(m.id.0);
     }
 
     fn conversation(&mut self, id: ConversationId) {
@@ -202,12 +216,11 @@ pub(super) fn decide<'f>(
 
 /// Adds a message that is not there yet.
 fn add<'f>(message: &'f Message, known: &mut Found, batch: &mut Batch<'f>) -> bool {
-    let new = !known.messages.contains_key(&message.id.0);
-    if new {
-        known.messages.insert(message.id.0, message.state == MessageState::Pending);
-        batch.add_message(message);
+    let spot = known.add(message);
+    if let Some(spot) = spot {
+        batch.add_message(message, spot);
     }
-    new
+    spot.is_some()
 }
 
 /// Whether no key stands against a change.

@@ -236,7 +236,7 @@ impl Session {
         }
         let found = look_up.run(&mut self.connection).await?;
         self.outbox.learn(&found);
-        self.known.add(found);
+        self.known.extend(found);
         for fact in facts {
             if self.is_repeated(fact) || !run::decide(fact, &mut self.known, &mut self.outbox, batch) {
                 group.refused();

@@ -57,12 +57,29 @@ pub(super) fn update_conversation(db: &Connection, c: &Conversation) -> rusqlite
 
 /// Writes a message that is not there yet; 1 where it was written.
 pub(super) fn insert_message(db: &Connection, m: &Message) -> rusqlite::Result<usize> {
+    let (branch, depth) = place(db, m)?;
     let mut insert = db.prepare_cached(
         "INSERT INTO chat_messages (id, parent_id, conversation_id, bot_id, turn_id, sender, state, tokens, \
-             created_at, metadata, content, thinking, tool_calls, images) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT (id) DO NOTHING",
+             created_at, metadata, content, thinking, tool_calls, images, branch, depth) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (id) DO NOTHING",
     )?;
-    bind_message(m, |values| insert.execute(values))
+    bind_message(m, |values| insert.execute(&[values, params![branch, depth]].concat()[..]))
+}
+
+/// Branch and depth of a message that is new: those behind its parent, where nothing stands there and nothing ever did (below a
+/// message whose parent was deleted the branch is taken), or those of a branch of its own.
+fn place(db: &Connection, m: &Message) -> rusqlite::Result<(Uuid, i64)> {
+    let Some(parent) = m.parent_id else { return Ok((m.id.0, 0)) };
+    let behind = db
+        .prepare_cached(
+            "SELECT p.branch, p.depth + 1 FROM chat_messages p WHERE p.id = ?1 AND p.conversation_id = ?2 \
+                 AND NOT EXISTS (SELECT 1 FROM chat_messages c WHERE c.conversation_id = ?2 AND c.parent_id = ?1) \
+                 AND NOT EXISTS (SELECT 1 FROM chat_messages t \
+                     WHERE t.branch = p.branch AND t.depth > p.depth AND t.parent_id IS NULL)",
+        )?
+        .query_row(params![parent.0, m.conversation_id.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(behind.unwrap_or((m.id.0, 0)))
 }
 
 /// Runs something with the values of a message's columns, in the order of [`insert_message`].
