@@ -36,6 +36,7 @@ use crate::{
 };
 
 pub(crate) mod gate;
+pub mod queue;
 
 pub use gate::ServerSpec;
 pub(crate) use gate::{Gate, ProbeResult, SlotPermit};
