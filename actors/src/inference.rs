@@ -37,6 +37,7 @@ use crate::{
 
 pub(crate) mod gate;
 pub mod queue;
+pub mod service_times;
 
 pub use gate::ServerSpec;
 pub(crate) use gate::{Gate, ProbeResult, SlotPermit};
