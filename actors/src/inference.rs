@@ -35,6 +35,7 @@ use crate::{
     },
 };
 
+pub mod breaker;
 pub(crate) mod gate;
 pub mod queue;
 pub mod service_times;
