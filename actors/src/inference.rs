@@ -39,6 +39,7 @@ pub mod breaker;
 pub(crate) mod gate;
 pub mod queue;
 pub mod service_times;
+pub mod slots;
 
 pub use gate::ServerSpec;
 pub(crate) use gate::{Gate, ProbeResult, SlotPermit};
