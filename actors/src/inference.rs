@@ -38,6 +38,7 @@ use crate::{
 pub mod breaker;
 pub(crate) mod gate;
 pub mod queue;
+pub mod routing;
 pub mod service_times;
 pub mod slots;
 
