@@ -35,7 +35,12 @@ use crate::{
     },
 };
 
+pub mod breaker;
 pub(crate) mod gate;
+pub mod queue;
+pub mod routing;
+pub mod service_times;
+pub mod slots;
 
 pub use gate::ServerSpec;
 pub(crate) use gate::{Gate, ProbeResult, SlotPermit};

@@ -8,7 +8,7 @@ pub mod commands;
 pub mod controller;
 pub mod domain;
 mod history;
-mod inference;
+pub mod inference;
 pub mod ports;
 mod root;
 mod state;
