@@ -4,6 +4,7 @@ pub mod migrations;
 pub mod ollama;
 pub mod postgres;
 mod quarantine;
+pub mod scratch;
 mod spans;
 pub mod sqlite;
 mod words;

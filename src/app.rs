@@ -22,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::storage::Database;
 use crate::{
-    adapters::ollama::{self, Limits, Ollama},
+    adapters::{
+        ollama::{self, Limits, Ollama},
+        scratch::ScratchFolder,
+    },
     cli::{EXIT_CONFIGURATION, EXIT_GAVE_UP, EXIT_PENDING},
     config::{Config, ModelServer, Simulated},
     http,
@@ -225,7 +228,9 @@ impl App {
             .map_err(|source| AppError::Listen { address: listen, source })?;
         let database = Database::open(&config.storage).await?;
         let (servers, simulator) = model_servers(config).await?;
-        let mut builder = Controller::builder(database.storage()).settings(settings(config));
+        let mut builder = Controller::builder(database.storage())
+            .settings(settings(config))
+            .scratch(Arc::new(ScratchFolder(config.data_dir.clone())));
         for server in servers {
             builder = builder.server(server);
         }

@@ -33,6 +33,7 @@ pub(crate) mod recovery;
 mod resume;
 mod talk;
 pub(crate) mod turn;
+pub(crate) mod turn_context;
 mod turn_end;
 mod turn_events;
 pub(crate) mod work;
@@ -44,8 +45,9 @@ use lane::Lane;
 use recovery::{Cause, FoundTurn};
 use resume::Readiness;
 use talk::{Kept, Talk};
+use turn::TurnJob;
 pub(crate) use turn::behind_a_lost_one;
-use turn::{TurnContext, TurnJob};
+use turn_context::TurnContext;
 use work::Work;
 
 /// Between two attempts to read what a crash left behind, while the database is away.

@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    bot::{BotActor, BotArgs, BotMessage, recovery::Cause, turn::TurnContext},
+    bot::{BotActor, BotArgs, BotMessage, recovery::Cause, turn_context::TurnContext},
     broadcast::Hubs,
     controller::requests::KillHow,
     domain::{

@@ -13,7 +13,7 @@ use std::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    bot::turn::TurnContext,
+    bot::turn_context::TurnContext,
     bot_supervisor::{BotSupervisorMessage, BotSupervisorObservation},
     broadcast::{BroadcastMessage, BroadcastObservation, Hubs, Record, reader::Reader},
     commands,
@@ -32,6 +32,7 @@ use crate::{
     ports::{
         chat_model::{LoadedModel, ModelDetails},
         history_store::{Change, Fact, StoreError},
+        scratch::Scratch,
         storage::Storage,
     },
     root::{self, Parts, Root, Slots},
@@ -44,6 +45,7 @@ use crate::{
 mod archive;
 mod bots;
 mod branches;
+mod builder;
 mod chat;
 mod command;
 mod merge;
@@ -57,6 +59,7 @@ mod tests {
     mod outage;
 }
 
+pub use builder::Builder;
 use once::KeysInUse;
 use requests::*;
 
@@ -121,80 +124,6 @@ impl Default for Settings {
     }
 }
 
-/// Puts a tree together.
-pub struct Builder {
-    settings: Settings,
-    store: Arc<dyn Storage>,
-    servers: Vec<ServerSpec>,
-}
-
-impl Builder {
-    /// With these settings instead of the defaults.
-    #[must_use]
-    pub fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
-    }
-
-    /// With one more model server.
-    #[must_use]
-    pub fn server(mut self, server: ServerSpec) -> Self {
-        self.servers.push(server);
-        self
-    }
-
-    /// Starts the tree: bots run and interrupted turns are settled when this returns.
-    ///
-    /// # Errors
-    /// Where the record can't be read or an actor does not start.
-    pub async fn start(self) -> Result<Controller, ControllerError> {
-        let Self { settings, store, servers } = self;
-        let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
-        let epoch =
-            epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
-        let hubs = Arc::new(Hubs::new(epoch));
-        let slots = Slots::default();
-        let roster = Arc::new(Roster::default());
-        let clock = Clock::new();
-        let inference = Inference::new(servers.clone(), settings.inference);
-        let board = TaskBoard::default();
-        let parts = Parts {
-            settings: settings.clone(),
-            store: store.clone(),
-            hubs: hubs.clone(),
-            slots: slots.clone(),
-            roster: roster.clone(),
-            inference: inference.clone(),
-            board: board.clone(),
-            clock,
-        };
-        let Root { actor, task, view, history, tree, tasks } = root::start(parts).await.map_err(|error| {
-            tracing::error!(%error, "the tree did not start");
-            Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
-        })?;
-        let inner = Inner {
-            history,
-            hubs,
-            record: Record::new(store.clone()),
-            slots,
-            roster,
-            inference,
-            store,
-            settings,
-            clock,
-            tree,
-            board,
-            tasks,
-            closing: AtomicBool::new(false),
-            keys: KeysInUse::default(),
-            root: actor,
-            view,
-            root_task: tokio::sync::Mutex::new(Some(task)),
-        };
-        Ok(Controller { inner: Arc::new(inner) })
-    }
-}
-
 struct Inner {
     history: History,
     hubs: Arc<Hubs>,
@@ -203,6 +132,7 @@ struct Inner {
     roster: Arc<Roster>,
     inference: Inference,
     store: Arc<dyn Storage>,
+    scratch: Arc<dyn Scratch>,
     settings: Settings,
     clock: Clock,
     tree: TreeSource,
@@ -248,7 +178,7 @@ impl Controller {
     /// Begins to put a tree together, on this record.
     #[must_use]
     pub fn builder(store: Arc<dyn Storage>) -> Builder {
-        Builder { settings: Settings::default(), store, servers: vec![] }
+        Builder::new(store)
     }
 
     fn entry(&self, id: &BotId) -> Result<Arc<BotEntry>, Problem> {

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod chat_model;
 pub mod history_store;
 pub mod retention;
+pub mod scratch;
 pub mod search;
 pub mod state_store;
 pub mod storage;

@@ -12,13 +12,13 @@ use deia_actors::{
         ids::{BotId, ConversationId},
         problem::{Code, Problem},
     },
-    ports::{history_store::StoreError, storage::Storage},
+    ports::{history_store::StoreError, scratch::Scratch, storage::Storage},
 };
 use futures_util::StreamExt;
 use tokio::{fs::File, io::BufReader};
 
 use super::{AppError, storage::Database};
-use crate::config::Config;
+use crate::{adapters::scratch::ScratchFolder, config::Config};
 
 /// What `deia export` is asked for.
 #[derive(Debug)]
@@ -114,8 +114,8 @@ pub async fn import(config: &Config, path: &Path) -> Result<(), AppError> {
     let file = File::open(path).await.map_err(failed(path))?;
     let report = on_store(config, "POST /api/chat/BOT/import".to_owned(), async |store: Arc<dyn Storage>| {
         let mut source = BufReader::with_capacity(1 << 16, file);
-        let imported =
-            archive::import(&*store, &Straight(&*store), None, &mut source, &config.data_dir).await;
+        let scratch: Arc<dyn Scratch> = Arc::new(ScratchFolder(config.data_dir.clone()));
+        let imported = archive::import(&*store, &Straight(&*store), None, &mut source, &scratch).await;
         imported.map_err(AppError::Archive)
     })
     .await?;

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    path::Path,
+    sync::Arc,
 };
 
 use uuid::Uuid;
@@ -16,7 +16,7 @@ use crate::{
         message::{Conversation, Message},
         problem::{Code, Problem},
     },
-    ports::archive::Place,
+    ports::{archive::Place, scratch::Scratch},
 };
 
 /// Collects what is needed to judge a file.
@@ -35,15 +35,15 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    /// `scratch` = folder for what is too much for memory.
-    pub(super) fn new(scratch: &Path) -> Self {
+    /// `scratch` is for what is too much for memory.
+    pub(super) fn new(scratch: &Arc<dyn Scratch>) -> Self {
         Self {
             conversations: HashMap::new(),
             main: None,
             last_conversation: None,
             last: None,
-            nodes: Sorter::new(scratch.to_owned()),
-            needed: Sorter::new(scratch.to_owned()),
+            nodes: Sorter::new(scratch.clone()),
+            needed: Sorter::new(scratch.clone()),
             turned: vec![],
         }
     }
@@ -230,7 +230,7 @@ mod tests {
 
     fn checked(edges: &[Edge]) -> Result<BTreeSet<u128>, Problem> {
         let home = samples::conversation(&BotId::numbered(1));
-        let mut checker = Checker::new(Path::new("never needed"));
+        let mut checker = Checker::new(&(Arc::new(crate::ports::scratch::InMemory) as Arc<dyn Scratch>));
         checker.conversation(&home)?;
         for (parent, id) in edges {
             let [parent, id] = [*parent, Some(*id)].map(|id| id.map(|id| MessageId(Uuid::from_u128(id))));

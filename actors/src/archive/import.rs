@@ -1,7 +1,7 @@
 //! Taking in: the whole file is read and judged first, against itself and against what is stored; only then it is read
 //! again and stored, in parts. A crash in between leaves a part, which importing the file once more completes.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncSeek, AsyncSeekExt};
@@ -24,6 +24,7 @@ use crate::{
     ports::{
         archive::{ArchivedTurn, ImportPart},
         history_store::{Change, Fact},
+        scratch::Scratch,
         storage::Storage,
     },
 };
@@ -39,8 +40,8 @@ const PART_BYTES: usize = 1 << 20;
 pub trait Source: AsyncBufRead + AsyncSeek + Send + Unpin {}
 impl<T: AsyncBufRead + AsyncSeek + Send + Unpin> Source for T {}
 
-/// Imports a file of the form `json`. With `bot` it must be that bot's; the bot must be in the roster. `scratch` = folder for
-/// what the check of a long file has to note, 32 to 48 bytes a message, in a file without a name; made where it is missing.
+/// Imports a file of the form `json`. With `bot` it must be that bot's; the bot must be in the roster. `scratch` is for
+/// what the check of a long file has to note, 32 to 48 bytes a message.
 ///
 /// # Errors
 /// `import_invalid`, `import_conflict`, `bot_not_found`, `storage_unavailable`; nothing is stored then, unless the
@@ -50,7 +51,7 @@ pub async fn import(
     commit: &dyn Commit,
     bot: Option<&BotId>,
     source: &mut dyn Source,
-    scratch: &Path,
+    scratch: &Arc<dyn Scratch>,
 ) -> Result<ImportReport, Problem> {
     let report = check(store, bot, source, scratch).await?;
     source.rewind().await.map_err(|e| unreadable(&e))?;
@@ -88,7 +89,7 @@ async fn check(
     store: &dyn Storage,
     bot: Option<&BotId>,
     source: &mut dyn Source,
-    scratch: &Path,
+    scratch: &Arc<dyn Scratch>,
 ) -> Result<ImportReport, Problem> {
     let mut lines = Lines::new(source, bot.cloned());
     let mut checker = Checker::new(scratch);

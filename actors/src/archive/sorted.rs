@@ -1,11 +1,12 @@
-//! More records than memory should hold, in order: sorted runs in a file without a name, merged as they are read.
+//! More records than memory should hold, in order: sorted runs in a scratch file, merged as they are read.
 
 use std::{
     collections::BinaryHeap,
-    fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
-    path::PathBuf,
+    io::{self, SeekFrom},
+    sync::Arc,
 };
+
+use crate::ports::scratch::{Scratch, ScratchFile};
 
 /// Records of a run; fewer than that stay in memory altogether.
 const RUN: usize = 1 << 16;
@@ -14,17 +15,17 @@ const READ: usize = 256;
 
 /// Takes records in any order.
 pub(super) struct Sorter<const N: usize> {
-    /// Where the file is made, once it is needed.
-    folder: PathBuf,
+    scratch: Arc<dyn Scratch>,
     run: Vec<[u8; N]>,
-    file: Option<File>,
+    file: Option<Box<dyn ScratchFile>>,
     /// Runs in the file; each is full.
     runs: u64,
 }
 
 impl<const N: usize> Sorter<N> {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, run: vec![], file: None, runs: 0 }
+    /// The scratch file is made once it is needed.
+    pub(super) fn new(scratch: Arc<dyn Scratch>) -> Self {
+        Self { scratch, run: vec![], file: None, runs: 0 }
     }
 
     pub(super) fn push(&mut self, record: [u8; N]) -> io::Result<()> {
@@ -35,10 +36,7 @@ impl<const N: usize> Sorter<N> {
         self.run.sort_unstable();
         let file = match &mut self.file {
             Some(file) => file,
-            none => {
-                std::fs::create_dir_all(&self.folder)?;
-                none.insert(tempfile::tempfile_in(&self.folder)?)
-            }
+            none => none.insert(self.scratch.file()?),
         };
         file.write_all(self.run.as_flattened())?;
         self.runs += 1;
@@ -71,7 +69,7 @@ struct Run<const N: usize> {
 
 /// Records of all runs, the greatest first.
 pub(super) struct Descending<const N: usize> {
-    file: Option<File>,
+    file: Option<Box<dyn ScratchFile>>,
     runs: Vec<Run<N>>,
     /// The greatest record of each run.
     heads: BinaryHeap<([u8; N], usize)>,
@@ -105,17 +103,29 @@ impl<const N: usize> Iterator for Descending<N> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
+    use crate::ports::scratch::InMemory;
+
+    #[derive(Debug, Default)]
+    struct Counted(AtomicUsize);
+
+    impl Scratch for Counted {
+        fn file(&self) -> io::Result<Box<dyn ScratchFile>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            InMemory.file()
+        }
+    }
 
     #[test]
     fn records_come_back_in_order_however_many_there_are() {
-        let parent = tempfile::tempdir().unwrap();
         let mut random = SmallRng::seed_from_u64(7);
         for count in [0, 1, RUN - 1, RUN, 2 * RUN + READ + 1] {
-            let folder = parent.path().join(count.to_string());
-            let mut sorter = Sorter::<2>::new(folder.clone());
+            let scratch = Arc::new(Counted::default());
+            let mut sorter = Sorter::<2>::new(scratch.clone());
             let mut records: Vec<[u8; 2]> = (0..count).map(|_| random.random()).collect();
             for record in &records {
                 sorter.push(*record).unwrap();
@@ -123,7 +133,8 @@ mod tests {
             records.sort_unstable_by(|a, b| b.cmp(a));
             let sorted: Vec<_> = sorter.descending().unwrap().map(Result::unwrap).collect();
             assert!(sorted == records, "{count}");
-            assert_eq!(folder.exists(), count >= RUN, "a file is made where it is needed");
+            let files = scratch.0.load(Ordering::Relaxed);
+            assert_eq!(files, usize::from(count >= RUN), "a file is made where it is needed");
         }
     }
 }

@@ -14,7 +14,10 @@ use crate::{
         ids::{ConversationId, MessageId},
         message::{Conversation, Message, MessageState, Sender},
     },
-    ports::history_store::{Change, HistoryStore},
+    ports::{
+        history_store::{Change, HistoryStore},
+        scratch::{InMemory, Scratch},
+    },
     testkit::{conformance::samples, fakes::memory_store::MemoryStore},
 };
 
@@ -37,14 +40,11 @@ async fn exported(store: &MemoryStore, format: ExportFormat, only: Option<Conver
 
 async fn imported(store: &MemoryStore, file: &str) -> Result<ImportReport, Problem> {
     let bot = ada();
-    import(
-        store,
-        &Straight(store),
-        Some(&bot),
-        &mut Cursor::new(file.as_bytes().to_vec()),
-        &std::env::temp_dir(),
-    )
-    .await
+    import(store, &Straight(store), Some(&bot), &mut Cursor::new(file.as_bytes().to_vec()), &scratch()).await
+}
+
+fn scratch() -> Arc<dyn Scratch> {
+    Arc::new(InMemory)
 }
 
 /// With the checksum that fits, as somebody would make it who edits a file.
@@ -254,8 +254,7 @@ async fn what_is_stored_with_other_content_is_named_and_nothing_is_stored() {
     store.commit(vec![samples::launch(&eve).0]).await.unwrap();
     let stolen = sealed(&file.replace("\"bot_id\":\"ada\"", "\"bot_id\":\"eve\""));
     let mut source = Cursor::new(stolen.into_bytes());
-    let problem =
-        import(&store, &Straight(&store), Some(&eve), &mut source, &std::env::temp_dir()).await.unwrap_err();
+    let problem = import(&store, &Straight(&store), Some(&eve), &mut source, &scratch()).await.unwrap_err();
     assert_eq!(problem.code, Code::ImportConflict, "{problem}");
     assert_eq!(store.groups(), before + 1, "only the launch");
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{accept::Overrides, turn::TurnContext, turn_end::without_text, turn_events};
+use super::{accept::Overrides, turn_context::TurnContext, turn_end::without_text, turn_events};
 use crate::{
     controller::requests::AcceptedTurn,
     domain::{

@@ -24,27 +24,26 @@ use tokio_util::sync::CancellationToken;
 use super::{
     BotMessage,
     context::{self, ContextEntry, Estimator, Path, Plan},
+    turn_context::TurnContext,
     turn_end::{End, millis},
     turn_events,
 };
 use crate::{
-    broadcast::{Hubs, LiveReply},
+    broadcast::LiveReply,
     controller::requests::{AcceptedTurn, Sent},
     domain::{
         bot::{BotConfig, Options},
         event::TurnEnd,
-        ids::{MessageId, TurnId},
         message::Message,
         problem::{Code, Problem},
-        turn::{Turn, TurnState, TurnStep},
+        turn::{Turn, TurnStep},
     },
-    history::{CommitResult, History, Submitted, Unsaved, storage_problem},
-    inference::{Inference, SlotPermit, model_problem},
+    history::{CommitResult, Submitted, Unsaved, storage_problem},
+    inference::{SlotPermit, model_problem},
     ports::{
         chat_model::{ChatRequest, ChatStream, ModelError, Piece},
-        history_store::{Change, Fact, HistoryStore, StoreError},
+        history_store::{Change, Fact},
     },
-    state::BotEntry,
 };
 
 /// A partial reply is stored at least this often while it grows.
@@ -55,63 +54,6 @@ const CHECKPOINT_BYTES: usize = 2048;
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often a prompt is shortened because the server counted more tokens than estimated.
 const MAX_TIGHTEN: u32 = 3;
-
-/// What the whole tree shares, as a turn needs it.
-#[derive(Clone)]
-pub(crate) struct TurnContext {
-    pub entry: Arc<BotEntry>,
-    pub history: History,
-    pub hubs: Arc<Hubs>,
-    pub inference: Inference,
-    pub store: Arc<dyn HistoryStore>,
-}
-
-impl TurnContext {
-    /// Reads the record, with the time limit.
-    pub async fn read<T>(&self, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.history.watch().read(ask).await
-    }
-
-    /// Reads the record, however long the database is away: an acknowledged message is not given up for that.
-    async fn read_at_last<T, F>(&self, ask: impl Fn() -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let mut pause = RETRY_PAUSE.0;
-        loop {
-            match ask().await {
-                Err(StoreError::Unavailable(_)) => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_PAUSE.1);
-                }
-                read => return read,
-            }
-        }
-    }
-
-    /// Reads the path that ends with `leaf`.
-    pub async fn load_path(&self, leaf: Option<MessageId>, keep_bytes: usize) -> Result<Path, Problem> {
-        let Some(leaf) = leaf else { return Ok(Path::default()) };
-        self.read_at_last(|| self.read_path(leaf, keep_bytes)).await.map_err(|e| storage_problem(&e))
-    }
-
-    /// Whether a turn generates, as storage has it.
-    async fn generates(&self, turn: TurnId) -> bool {
-        let stored = self.read_at_last(|| self.read(self.store.turn_snapshot(turn))).await;
-        stored.is_ok_and(|found| found.is_some_and(|found| found.turn.state == TurnState::Generating))
-    }
-
-    async fn read_path(&self, leaf: MessageId, keep_bytes: usize) -> Result<Path, StoreError> {
-        let store = &self.store;
-        let mut messages = self.read(store.path(leaf, keep_bytes)).await?;
-        let rest = match messages.last().filter(|oldest| oldest.parent_id.is_some()) {
-            Some(oldest) => self.read(store.path_rest(oldest.id)).await?,
-            None => (0, 0),
-        };
-        messages.reverse();
-        Ok(Path { entries: messages.iter().filter_map(ContextEntry::of).collect(), rest, leaf: Some(leaf) })
-    }
-}
 
 /// A turn in progress: where it stands, its message, its text.
 pub(crate) struct TurnShared {

@@ -9,7 +9,7 @@ use crate::{
     bot::{
         BotMessage, RECOVER_AGAIN,
         recovery::{self, Cause},
-        turn::TurnContext,
+        turn_context::TurnContext,
     },
     broadcast::Hubs,
     domain::{

@@ -1,7 +1,5 @@
 //! The façade: history out and in.
 
-use std::path::PathBuf;
-
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
@@ -43,7 +41,7 @@ impl Controller {
     }
 
     /// Imports what [`Controller::export`] gave as JSON, of the same bot: all of it, or nothing where it can't be.
-    /// Doing it again changes nothing. Audited. `scratch` = folder for temporary files, which is made where it is missing.
+    /// Doing it again changes nothing. Audited.
     ///
     /// # Errors
     /// `bot_not_found`, `import_invalid`, `import_conflict`, `storage_unavailable`.
@@ -51,7 +49,6 @@ impl Controller {
         &self,
         bot: &BotId,
         mut source: impl Source + 'static,
-        scratch: PathBuf,
     ) -> Result<ImportReport, ControllerError> {
         self.open()?;
         let entry = self.entry(bot)?;
@@ -60,7 +57,7 @@ impl Controller {
             // One import of a bot at a time, and no patch meanwhile: its record may name another main conversation after it.
             let _turn = entry.patching.lock().await;
             let (store, history) = (&*me.inner.store, &me.inner.history);
-            let imported = archive::import(store, history, Some(&bot), &mut source, &scratch).await;
+            let imported = archive::import(store, history, Some(&bot), &mut source, &me.inner.scratch).await;
             // Also after a failure: parts may be stored.
             me.follow_import(&entry).await?;
             imported

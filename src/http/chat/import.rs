@@ -43,5 +43,5 @@ where
         }
     };
     let file = spool(&headers, body, api.max_import_bytes, api.spool.clone()).await?;
-    answer(&api.controller.import(&bot, BufReader::with_capacity(READ, file), api.spool.clone()).await?)
+    answer(&api.controller.import(&bot, BufReader::with_capacity(READ, file)).await?)
 }

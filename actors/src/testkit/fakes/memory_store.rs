@@ -23,8 +23,8 @@ use crate::{
     },
     ports::{
         history_store::{
-            Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
-            TurnSnapshot,
+            Change, Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span,
+            StoreError, TurnSnapshot,
         },
         retention::{Prune, Pruned, RetentionStore},
         state_store::StateStore,
@@ -94,7 +94,7 @@ impl MemoryStore {
         self.shared.faults.lock().fail = n;
     }
 
-    /// The next `n` commits are stored, and still answer `Unavailable`.
+    /// The next `n` commits with a new turn are stored, and still answer `Unavailable`.
     pub fn lose_next_answers(&self, n: u32) {
         self.shared.faults.lock().lose_answer = n;
     }
@@ -208,9 +208,10 @@ impl HistoryStore for MemoryStore {
         self.pass_gate().await;
         self.unavailable_now()?;
         self.refused(&facts)?;
+        let accepts = facts.iter().any(|fact| matches!(fact.change, Change::AcceptTurn { .. }));
         let committed = self.shared.record.lock().commit(facts);
         let mut faults = self.shared.faults.lock();
-        if faults.lose_answer > 0 {
+        if accepts && faults.lose_answer > 0 {
             faults.lose_answer -= 1;
             return Err(StoreError::Unavailable("injected fault after the commit".into()));
         }
@@ -386,7 +387,7 @@ mod tests {
     search_suite!(InMemory);
 
     fn nothing() -> Vec<Fact> {
-        vec![Fact::new(crate::ports::history_store::Change::None, vec![])]
+        vec![Fact::new(Change::None, vec![])]
     }
 
     #[tokio::test]
@@ -398,8 +399,13 @@ mod tests {
         assert_eq!(store.groups(), 0);
         store.commit(nothing()).await.unwrap();
         store.lose_next_answers(1);
-        assert!(store.commit(nothing()).await.is_err());
-        assert_eq!(store.groups(), 2);
+        store.commit(nothing()).await.unwrap();
+        use crate::testkit::conformance::samples;
+        let (launch, home) = samples::launch(&BotId::numbered(1));
+        store.commit(vec![launch]).await.unwrap();
+        let (turn, question, reply) = samples::turn(&home, None, "q");
+        assert!(store.commit(vec![samples::accept(&turn, &question, &reply)]).await.is_err());
+        assert!(store.turn_snapshot(turn.id).await.unwrap().is_some());
     }
 
     #[tokio::test]

@@ -1,0 +1,91 @@
+//! Puts a tree together: its settings, its record, its model servers.
+
+use super::*;
+use crate::ports::scratch::InMemory;
+
+/// Puts a tree together.
+pub struct Builder {
+    settings: Settings,
+    store: Arc<dyn Storage>,
+    servers: Vec<ServerSpec>,
+    scratch: Arc<dyn Scratch>,
+}
+
+impl Builder {
+    pub(super) fn new(store: Arc<dyn Storage>) -> Self {
+        Self { settings: Settings::default(), store, servers: vec![], scratch: Arc::new(InMemory) }
+    }
+
+    /// With these settings instead of the defaults.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// With one more model server.
+    #[must_use]
+    pub fn server(mut self, server: ServerSpec) -> Self {
+        self.servers.push(server);
+        self
+    }
+
+    /// With room for what is too much for memory; without it memory has to do.
+    #[must_use]
+    pub fn scratch(mut self, scratch: Arc<dyn Scratch>) -> Self {
+        self.scratch = scratch;
+        self
+    }
+
+    /// Starts the tree: bots run and interrupted turns are settled when this returns.
+    ///
+    /// # Errors
+    /// Where the record can't be read or an actor does not start.
+    pub async fn start(self) -> Result<Controller, ControllerError> {
+        let Self { settings, store, servers, scratch } = self;
+        let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
+        let epoch =
+            epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
+        let hubs = Arc::new(Hubs::new(epoch));
+        let slots = Slots::default();
+        let roster = Arc::new(Roster::default());
+        let clock = Clock::new();
+        let inference = Inference::new(servers.clone(), settings.inference);
+        let board = TaskBoard::default();
+        let parts = Parts {
+            settings: settings.clone(),
+            store: store.clone(),
+            hubs: hubs.clone(),
+            slots: slots.clone(),
+            roster: roster.clone(),
+            inference: inference.clone(),
+            board: board.clone(),
+            clock,
+        };
+        let Root { actor, task, view, history, tree, tasks } = root::start(parts).await.map_err(|error| {
+            tracing::error!(%error, "the tree did not start");
+            Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
+        })?;
+        let inner = Inner {
+            history,
+            hubs,
+            record: Record::new(store.clone()),
+            slots,
+            roster,
+            inference,
+            store,
+            scratch,
+            settings,
+            clock,
+            tree,
+            board,
+            tasks,
+            closing: AtomicBool::new(false),
+            keys: KeysInUse::default(),
+            root: actor,
+            view,
+            root_task: tokio::sync::Mutex::new(Some(task)),
+        };
+        Ok(Controller { inner: Arc::new(inner) })
+    }
+}
