@@ -41,7 +41,7 @@ pub(crate) mod work;
 pub(crate) use accept::{Again, Incoming, Overrides, Refusal, StoredTalk, takes_messages};
 use context::{ContextEntry, Estimator, Path};
 pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
-use lane::Lane;
+use lane::{Lane, Place};
 use recovery::{Cause, FoundTurn};
 use resume::Readiness;
 use talk::{Kept, Talk};
@@ -79,6 +79,8 @@ pub(crate) enum BotMessage {
     Strays(Vec<FoundTurn>),
     /// Stop a turn; answers whether it is here.
     StopTurn { turn: TurnId, reply: RpcReplyPort<bool> },
+    /// Whether the line of a conversation has room for one more.
+    HasRoom { conversation: ConversationId, reply: RpcReplyPort<Result<(), Problem>> },
     /// Stop the running turn of a conversation; answers with its id.
     StopConversation { conversation: ConversationId, reply: RpcReplyPort<Option<TurnId>> },
     /// The bot is about to be stopped: begin nothing more, stop what runs, with `all` also what waits. Answers with the
@@ -282,6 +284,14 @@ impl BotActorState {
         }
     }
 
+    fn has_room(&self, conversation: ConversationId) -> Result<(), Problem> {
+        let limit = self.args.queue_limit;
+        match self.talks.get(&conversation).map(|talk| talk.lane.place(limit)) {
+            Some(Place::Full) => Err(accept::full(limit)),
+            _ => Ok(()),
+        }
+    }
+
     fn stop_turn(&self, turn: TurnId) -> bool {
         let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
         kept.inspect(|k| k.stop.cancel()).is_some()
@@ -417,6 +427,9 @@ impl Actor for BotActor {
             BotMessage::Strays(found) => state.strays(&me, found).await?,
             BotMessage::StopTurn { turn, reply } => {
                 let _ = reply.send(state.stop_turn(turn));
+            }
+            BotMessage::HasRoom { conversation, reply } => {
+                let _ = reply.send(state.has_room(conversation));
             }
             BotMessage::StopConversation { conversation, reply } => {
                 let _ = reply.send(state.stop_conversation(conversation));

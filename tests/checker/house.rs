@@ -121,6 +121,11 @@ impl House {
         }
     }
 
+    /// How often an answer of the database to a client's message was kept back.
+    pub fn cut_commits(&self) -> usize {
+        self.place.cut_commits()
+    }
+
     /// Stops the service in good order and opens its record.
     pub async fn close(self) -> Record {
         match self.service {

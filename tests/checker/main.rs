@@ -43,7 +43,12 @@ use std::{
 use deia::sim::{Sim, SimConfig};
 use tokio::task::JoinSet;
 
-use self::{arguments::Arguments, place::Servers, plan::Plan, run::Counts};
+use self::{
+    arguments::Arguments,
+    place::Servers,
+    plan::{Database, Plan},
+    run::Counts,
+};
 
 /// How long a history may take that takes half a second.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -142,10 +147,11 @@ async fn histories(arguments: &Arguments, results: &mut Results) {
         }
     }
     println!("{judged} histories: {counts:?}");
-    if judged >= 100 {
+    if judged >= 50 {
         let rich = counts.acknowledged > judged * 5
             && counts.unknown > judged / 10
             && counts.resumed > judged / 2
+            && (arguments.database == Database::Sqlite || counts.cut_commits > judged / 10)
             && ["completed", "stopped", "interrupted"].iter().all(|state| counts.ends.contains_key(*state));
         results.note("histories::are_worth_judging", rich);
     }

@@ -98,6 +98,14 @@ impl Place {
         }
     }
 
+    /// How often an answer of the database to a client's message was kept back.
+    pub fn cut_commits(&self) -> usize {
+        match self {
+            Self::File(_) => 0,
+            Self::Server(place) => place.way.cut_commits(),
+        }
+    }
+
     /// Opens the record, which no service uses any more.
     pub async fn open(self) -> Record {
         let store = match &self {

@@ -66,7 +66,7 @@ pub enum Fault {
     Terminate,
     /// Every connection between the service and PostgreSQL is cut.
     CutDatabase,
-    /// The next COMMIT reaches PostgreSQL, its answer does not come back.
+    /// The next message of a client reaches PostgreSQL, the answer to it does not come back.
     CutAfterCommit,
     /// `kill -9` of all PostgreSQL processes; they start again.
     KillDatabase,
@@ -168,7 +168,7 @@ fn fault(database: Database, binary: bool, bots: usize, random: &mut StdRng) -> 
         0 | 1 => crash,
         2 | 3 => Fault::CutClients,
         _ => {
-            let actors = ["history", "state", "broadcast", "inference", "bots", "server"];
+            let actors = ["history", "state", "broadcast", "inference", "tasks", "bots", "server"];
             Fault::Actor(actors.choose(random).expect("there are actors"))
         }
     }

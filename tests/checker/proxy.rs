@@ -1,11 +1,11 @@
 //! A TCP proxy with a fixed address: what is behind it may move, and its connections can be cut at once, or right after
-//! the next COMMIT went through.
+//! the next message of a client went through to the database.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -17,14 +17,17 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-const COMMIT: &[u8] = b"COMMIT";
+/// What every message of a client has in it. The statement that carries it is a transaction of its own.
+const SAID: &[u8] = b" client ";
 
 struct Shared {
     upstream: Mutex<Option<SocketAddr>>,
     /// Changes with every cut.
     cuts: watch::Sender<u64>,
-    /// Set where the next COMMIT is the last thing that goes through.
+    /// Set where the next message of a client is the last thing that goes through.
     after_commit: AtomicBool,
+    /// How often that happened.
+    cut_commits: AtomicUsize,
 }
 
 /// The proxy; its connections end with it.
@@ -49,6 +52,7 @@ impl Proxy {
             upstream: Mutex::new(None),
             cuts: watch::Sender::new(0),
             after_commit: AtomicBool::new(false),
+            cut_commits: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { address, shared, accepting }
@@ -68,9 +72,14 @@ impl Proxy {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Cuts every connection as soon as a COMMIT was passed on, before its answer is.
+    /// Cuts every connection as soon as a client's message was passed on to be stored, before the answer is.
     pub fn cut_after_commit(&self) {
         self.shared.after_commit.store(true, Ordering::Release);
+    }
+
+    /// How often a connection was cut in this way.
+    pub fn cut_commits(&self) -> usize {
+        self.shared.cut_commits.load(Ordering::Acquire)
     }
 }
 
@@ -105,11 +114,12 @@ async fn pass(client: TcpStream, shared: Arc<Shared>) {
                 break;
             }
             tail.extend_from_slice(&buffer[..read]);
-            let commits = tail.windows(COMMIT.len()).any(|window| window == COMMIT);
+            let commits = tail.windows(SAID.len()).any(|window| window == SAID);
             if commits && shared.after_commit.swap(false, Ordering::AcqRel) {
+                shared.cut_commits.fetch_add(1, Ordering::AcqRel);
                 return;
             }
-            tail.drain(..tail.len().saturating_sub(COMMIT.len() - 1));
+            tail.drain(..tail.len().saturating_sub(SAID.len() - 1));
         }
         // Whoever closes one way is told so the other way; answers still come.
         let _ = to_server.shutdown().await;
@@ -120,7 +130,7 @@ async fn pass(client: TcpStream, shared: Arc<Shared>) {
         _ = tokio::io::copy(&mut from_server, &mut to_client) => return,
         () = up => {}
     }
-    // A COMMIT went through. Nobody hears of it, but closing before the server read it could take it back.
+    // It went through. Nobody hears of it, but closing before the server read it could take it back.
     drop((from_client, to_client));
     shared.cuts.send_modify(|cuts| *cuts += 1);
     let _ = to_server.shutdown().await;

@@ -39,14 +39,16 @@ pub struct Counts {
     pub refused: usize,
     pub unknown: usize,
     pub faults: usize,
+    /// Answers to commits that were kept back.
+    pub cut_commits: usize,
     pub resumed: usize,
     pub given_up: usize,
     pub ends: BTreeMap<String, usize>,
 }
 
 impl Counts {
-    fn of(history: &History, faults: usize) -> Self {
-        let mut counts = Self { faults, ..Self::default() };
+    fn of(history: &History, faults: usize, cut_commits: usize) -> Self {
+        let mut counts = Self { faults, cut_commits, ..Self::default() };
         for sent in &history.sent {
             match sent.outcome {
                 Outcome::Ok { .. } => counts.acknowledged += 1,
@@ -71,6 +73,7 @@ impl Counts {
         self.refused += other.refused;
         self.unknown += other.unknown;
         self.faults += other.faults;
+        self.cut_commits += other.cut_commits;
         self.resumed += other.resumed;
         self.given_up += other.given_up;
         for (state, n) in other.ends {
@@ -120,6 +123,7 @@ pub async fn run(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> (History, Co
         tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
     // Whoever did not arrive is judged by what it has.
     drop((arrived, following));
+    let cut_commits = house.cut_commits();
     let record = house.close().await;
     let outbox = outbox(&record).await;
     record.close().await;
@@ -127,7 +131,7 @@ pub async fn run(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> (History, Co
     history.readers = readers.iter().map(|reader| reader.lock().clone()).collect();
     (history.heads, history.conversations, history.outbox) = (heads, conversations, outbox);
     history.unrest = unrest;
-    let counts = Counts::of(&history, faults);
+    let counts = Counts::of(&history, faults, cut_commits);
     (history, counts)
 }
 

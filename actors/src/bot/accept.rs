@@ -115,6 +115,16 @@ pub(super) struct Prepared {
     config: Arc<BotConfig>,
 }
 
+/// The line of a conversation has no room.
+pub(super) fn full(limit: usize) -> Problem {
+    Problem::new(
+        Code::ConversationQueueFull,
+        format!(
+            "{limit} messages wait behind the running one in this conversation. This one was not stored; try again when one is answered."
+        ),
+    )
+}
+
 impl BotActorState {
     /// Everything that can refuse a message before anything is stored.
     pub(super) fn prepare(&mut self, me: ActorId, incoming: &mut Incoming) -> Result<Prepared, Refusal> {
@@ -136,13 +146,7 @@ impl BotActorState {
         };
         let place = talk.lane.place(self.args.queue_limit);
         if place == Place::Full {
-            return Err(problem(Problem::new(
-                Code::ConversationQueueFull,
-                format!(
-                    "{} messages wait behind the running one in this conversation. This one was not stored; try again when one is answered.",
-                    self.args.queue_limit
-                ),
-            )));
+            return Err(problem(full(self.args.queue_limit)));
         }
         let send = &incoming.send;
         let options = send

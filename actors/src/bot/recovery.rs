@@ -142,10 +142,14 @@ pub(crate) async fn strays(context: &TurnContext) -> Result<Vec<FoundTurn>, Prob
     let bot = context.entry.id();
     let open = context.read(context.store.open_turns(Some(&bot))).await.map_err(|e| storage_problem(&e))?;
     let mut found = vec![];
-    // What has a live reply is run, or its end is on its way.
+    // What has a live reply is run, or its end is on its way. One that lost it meanwhile has ended.
     for (turn, message, reply) in open.into_iter().filter(|(turn, ..)| context.hubs.live(turn.id).is_none()) {
-        let turn = Turn { state: TurnState::Queued, ..turn };
-        found.push(complete(context, (turn, message, reply)).await?);
+        let now =
+            context.read(context.store.turn_snapshot(turn.id)).await.map_err(|e| storage_problem(&e))?;
+        if now.is_some_and(|now| !now.turn.state.is_terminal()) {
+            let turn = Turn { state: TurnState::Queued, ..turn };
+            found.push(complete(context, (turn, message, reply)).await?);
+        }
     }
     Ok(found)
 }

@@ -15,7 +15,10 @@ use super::{
     turn::{TurnJob, TurnShared},
     work::Work,
 };
-use crate::{controller::requests::Sent, domain::problem::Problem};
+use crate::{
+    controller::requests::Sent,
+    domain::{ids::MessageId, problem::Problem},
+};
 
 /// A message that came before its bot was ready for it.
 pub(super) type Early = (Box<Incoming>, oneshot::Sender<Refusal>, SendReply);
@@ -142,16 +145,26 @@ impl BotActorState {
                 continue;
             }
             tracing::info!(bot.id = %found.turn.bot_id, turn.id = %turn, "a turn that nobody ran goes on");
-            // Where more is on its way in this conversation, its end is known better here than in storage.
-            let busy =
-                self.talks.get(&conversation).filter(|talk| !talk.lane.is_empty()).and_then(|t| t.leaf);
+            let end = self.end_with(&found);
             self.entry().turn_accepted(turn, false, |_| ());
             self.resume(me, found).await?;
-            if let (Some(leaf), Some(talk)) = (busy, self.talks.get_mut(&conversation)) {
-                talk.leaf = Some(leaf);
+            if let Some(talk) = self.talks.get_mut(&conversation) {
+                talk.leaf = end;
             }
         }
         if again { self.look_for_strays(me).await } else { Ok(()) }
+    }
+
+    /// Where the conversation of a stray ends: with it, if nothing was said there since it got lost. What is in memory is
+    /// newer than what was read.
+    fn end_with(&self, found: &FoundTurn) -> Option<MessageId> {
+        let Some(talk) = self.talks.get(&found.turn.conversation_id) else { return found.leaf };
+        let again = found.turn.attempt_of.is_some();
+        match talk.leaf {
+            leaf if leaf == found.message.parent_id && !again => Some(found.reply.id),
+            _ if again && talk.lane.is_empty() => found.leaf,
+            leaf => leaf,
+        }
     }
 
     /// A waiting turn that storage kept.

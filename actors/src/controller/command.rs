@@ -14,6 +14,10 @@ use crate::{
     ports::history_store::Cursor,
 };
 
+/// In the metadata of an answer: the turn that it promises, and the one that this repeats.
+const TURN: &str = "turn_id";
+const ATTEMPT_OF: &str = "attempt_of";
+
 impl Controller {
     /// Carries out a command and stores it with its answer.
     pub(super) async fn command(
@@ -28,6 +32,9 @@ impl Controller {
         let again = match &command {
             Command::Retry => {
                 takes_messages(entry.state(), asked.bot_id.as_str())?;
+                // Before anything is stored: the answer says that the message is asked again.
+                let room = |reply| BotMessage::HasRoom { conversation: conversation.id, reply };
+                entry.actor.call(room, CALL).await.map_err(not_answered)??;
                 Some(self.last_turn(&asked.bot_id, conversation.id).await?)
             }
             _ => None,
@@ -46,16 +53,30 @@ impl Controller {
                 "Asking the last message again. The earlier answer is kept beside it.".to_owned()
             }
         };
-        // The answer names the turn that it began, so that a caller can follow and stop it.
+        // The answer names the turn that it begins, so that a caller can follow and stop it, and what that repeats: a process
+        // that dies in between has promised it, and the same key makes it true.
         let ids = Ids::new();
-        let turn = again.is_some().then(|| ("turn_id".to_owned(), Value::String(ids.turn.to_string())));
-        let metadata = Map::from_iter(turn);
+        let metadata = again.as_ref().map_or_else(Map::new, |before| {
+            let name = |key: &str, turn: TurnId| (key.to_owned(), Value::String(turn.to_string()));
+            Map::from_iter([name(TURN, ids.turn), name(ATTEMPT_OF, before.id)])
+        });
         let (message, reply) =
             self.store_exchange(asked, conversation.id, answer, metadata, idempotency).await?;
         if let Some(before) = again {
             self.answer_again(&before, ids, None).await?;
         }
         Ok(Sent::Command { message, reply, replayed: false })
+    }
+
+    /// Begins the turn that the answer to a command promised, where that did not happen.
+    pub(super) async fn keep_promise(&self, answer: &Message) -> Result<(), Problem> {
+        let named = |key: &str| answer.metadata.get(key)?.as_str()?.parse::<TurnId>().ok();
+        let Some((turn, before)) = named(TURN).zip(named(ATTEMPT_OF)) else { return Ok(()) };
+        if self.read(self.inner.store.turn_snapshot(turn)).await?.is_none() {
+            let before = self.turn(before).await?;
+            self.answer_again(&before, Ids::of_turn(turn), None).await?;
+        }
+        Ok(())
     }
 
     /// The turn of the last message on the path that a model was asked.

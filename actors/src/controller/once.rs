@@ -147,6 +147,7 @@ impl Controller {
             let message = store.message(bot, before.message_id).await.map_err(|e| storage_problem(&e))?;
             let reply = store.message(bot, before.reply_id).await.map_err(|e| storage_problem(&e))?;
             let (message, reply) = message.zip(reply).ok_or_else(gone)?;
+            self.keep_promise(&reply).await?;
             return Ok(Sent::Command { message, reply, replayed: true });
         };
         let entry = self.entry(bot)?;

@@ -32,6 +32,11 @@ impl Ids {
         Self { turn, message, reply: MessageId::new() }
     }
 
+    /// For a turn whose id was told already.
+    pub(super) fn of_turn(turn: TurnId) -> Self {
+        Self { turn, ..Self::new() }
+    }
+
     /// For a message that is stored already.
     pub(super) fn of_message(self, message: MessageId) -> Self {
         Self { message, ..self }

@@ -12,13 +12,18 @@ use crate::{
     domain::{
         bot::BotState,
         event::{EventBody, Topic},
-        message::MessageState,
+        idempotency::{Idempotency, IdempotencyKey},
+        message::{MessageState, Sender},
+        time::Timestamp,
         turn::TurnState,
     },
     ports::history_store::HistoryStore,
-    testkit::fakes::{
-        hand_model::{Answer, HAND_MODEL, HandModel},
-        memory_store::{MemoryStore, Outage},
+    testkit::{
+        conformance::samples,
+        fakes::{
+            hand_model::{Answer, HAND_MODEL, HandModel},
+            memory_store::{MemoryStore, Outage},
+        },
     },
 };
 
@@ -369,4 +374,59 @@ async fn an_answer_that_the_database_refuses_ends_failed_without_its_text() {
     house.send(&ada, "two").await.unwrap();
     house.model.called().await.end().await;
     house.all_ended_once().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_a_dead_process_promised_begins_with_the_same_key_and_only_once() {
+    let (house, bot) = House::with_bot("ada").await;
+    let first = house.send(&bot, "one").await.unwrap();
+    let before = first.turn.id;
+    house.model.called().await.end().await;
+    first.ended().await.unwrap();
+    let main = house.tree.bot(&bot).unwrap().main_conversation_id;
+    let key = Some(IdempotencyKey::parse("k").unwrap());
+    let asked = SendMessage { idempotency_key: key.clone(), ..SendMessage::text(bot.clone(), "/retry") };
+    // What the process had stored when it died.
+    let promised = TurnId::new();
+    let home = house.store.conversation(main).await.unwrap().unwrap();
+    let question = samples::message(&home, home.leaf_message_id, Sender::User, "/retry");
+    let mut answer =
+        samples::message(&home, Some(question.id), Sender::System, "Asking the last message again.");
+    for (name, turn) in [("turn_id", promised), ("attempt_of", before)] {
+        answer.metadata.insert(name.into(), json!(turn.to_string()));
+    }
+    let idempotency = key.map(|key| Idempotency {
+        user: USER.into(),
+        key,
+        fingerprint: once::fingerprint_of(&asked, main),
+        at: Timestamp::now(),
+    });
+    let change = Change::AppendMessages { messages: vec![question.clone(), answer], idempotency };
+    house.store.commit(vec![Fact::new(change, vec![])]).await.unwrap();
+
+    for _ in 0..2 {
+        let Sent::Command { message, replayed, .. } = house.tree.send(asked.clone()).await.unwrap() else {
+            panic!("a command")
+        };
+        assert_eq!((message.id, replayed), (question.id, true));
+    }
+    house.model.called().await.end().await;
+    house.all_ended_once().await;
+    let turn = house.store.turn_snapshot(promised).await.unwrap().unwrap().turn;
+    assert_eq!((turn.state, turn.attempt_of), (TurnState::Completed, Some(before)));
+    assert!(house.model.is_quiet().await, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_without_room_stores_nothing() {
+    let (house, bot) = House::with_bot("ada").await;
+    let (_first, _answer) = house.speaking(&bot, "one").await;
+    let mut sent = 0;
+    while house.send(&bot, "more").await.is_ok() {
+        sent += 1;
+    }
+    let before = house.store.events().len();
+    let refused = house.tree.send(SendMessage::text(bot.clone(), "/retry")).await.unwrap_err();
+    assert_eq!((sent, refused.code), (16, Code::ConversationQueueFull));
+    assert_eq!(house.store.events().len(), before);
 }
