@@ -101,16 +101,18 @@ async fn as_many_pulls_as_a_server_takes_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_crash_of_the_actor_costs_a_pull_its_connection_and_nothing_else() {
+async fn a_crash_of_the_actor_or_of_those_above_it_costs_a_pull_its_connection_and_nothing_else() {
     let stage = Stage::start().await;
     let watch = stage.pull("new").await.unwrap();
-    let first = stage.hand.pulled().await;
-    assert!(first.report("a", 1, 4).await);
-    assert!(stage.tree.kill_actor("pulls"));
-    first.closed().await;
-    let second = stage.hand.pulled().await;
-    assert_eq!(second.model, "new:latest");
-    assert!(second.end().await);
+    let mut pull = stage.hand.pulled().await;
+    for actor in ["pulls", "tasks", "inference"] {
+        assert!(pull.report("a", 1, 4).await);
+        assert!(stage.tree.kill_actor(actor), "{actor}");
+        pull.closed().await;
+        pull = stage.hand.pulled().await;
+        assert_eq!(pull.model, "new:latest");
+    }
+    assert!(pull.end().await);
     assert_eq!(end(watch).await.state, PullState::Done);
     stage.tree.shutdown(Duration::ZERO).await;
 }
