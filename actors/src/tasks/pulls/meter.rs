@@ -33,7 +33,8 @@ pub(super) struct Meter {
     shown: u64,
     /// When the piece that is being measured began, and what was fetched since.
     piece: Option<(Duration, u64)>,
-    rate: Option<f64>,
+    /// Bytes and seconds of the pieces so far; the older, the less they weigh.
+    window: (f64, f64),
 }
 
 impl Meter {
@@ -47,13 +48,14 @@ impl Meter {
                 self.measure(now, fetched);
             }
             // Checksums and the like: nothing is being fetched.
-            None => (self.piece, self.rate) = (None, None),
+            None => (self.piece, self.window) = (None, (0.0, 0.0)),
         }
         let sum = |of: fn(&Layer) -> u64| self.layers.iter().fold(0_u64, |sum, l| sum.saturating_add(of(l)));
         self.shown = self.shown.max(sum(|l| l.completed));
         let total = sum(|l| l.total).max(self.shown);
         let known = !self.layers.is_empty();
-        let rate = self.rate.filter(|rate| *rate >= 1.0);
+        let (bytes, seconds) = self.window;
+        let rate = (seconds > 0.0).then(|| bytes / seconds).filter(|rate| *rate >= 1.0);
         let left = rate.map(|rate| (total - self.shown) as f64 / rate).filter(|left| *left <= ETA_MAX);
         PullProgress {
             status: short(&step.status),
@@ -87,9 +89,9 @@ impl Meter {
             self.piece = Some((since, fetched));
             return;
         }
-        let latest = fetched as f64 / took.as_secs_f64();
-        let weight = 1.0 - (-took.as_secs_f64() / MEMORY.as_secs_f64()).exp();
-        self.rate = Some(self.rate.map_or(latest, |rate| rate + weight * (latest - rate)));
+        let stays = (-took.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+        let (bytes, seconds) = self.window;
+        self.window = (bytes * stays + fetched as f64, seconds * stays + took.as_secs_f64());
         self.piece = Some((now, 0));
     }
 }
@@ -145,6 +147,16 @@ mod tests {
         let seen = steady(&mut meter, Duration::ZERO, 10, 0, 20 * MB, 1000 * MB);
         assert_eq!((seen.completed, seen.total), (Some(200 * MB), Some(1000 * MB)));
         assert_eq!((seen.rate_bytes_s, seen.eta_s), (Some(20 * MB), Some(40)));
+    }
+
+    #[test]
+    fn a_slow_begin_is_soon_forgotten() {
+        let mut meter = Meter::default();
+        steady(&mut meter, Duration::ZERO, 2, 0, 0, 1000 * MB);
+        let seen = steady(&mut meter, Duration::from_secs(2), 4, 0, 10 * MB, 1000 * MB);
+        assert!(seen.rate_bytes_s.is_some_and(|rate| rate > 7 * MB), "{seen:?}");
+        let later = steady(&mut meter, Duration::from_secs(6), 10, 40 * MB, 10 * MB, 1000 * MB);
+        assert!(later.rate_bytes_s.is_some_and(|rate| rate > 9_500_000), "{later:?}");
     }
 
     #[test]
