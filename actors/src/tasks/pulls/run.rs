@@ -13,7 +13,7 @@ use crate::{
         pull::PullState,
     },
     history::{History, storage_problem},
-    inference::{model_problem, probe},
+    inference::{model_problem, probe, tell_state},
     ports::{
         chat_model::{ModelError, Wait},
         history_store::{Change, Fact},
@@ -85,7 +85,9 @@ async fn fetch(pull: &PullTask, history: &History) -> Result<(), Problem> {
         pull.progress(meter.take(began.elapsed(), &step));
     }
     // Whoever is told finds the model in the lists.
-    probe(gate).await;
+    if probe(gate).await {
+        tell_state(history, gate);
+    }
     let body = EventBody::ModelPulled {
         model: pull.name.clone(),
         server: gate.spec.name.clone(),
