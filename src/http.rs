@@ -9,7 +9,8 @@
 //! | `chat.rs`, `chat/` | `/api/chat/…` |
 //! | `turns.rs` | `/api/turn/…` |
 //! | `bots.rs` | `/api/bot/…`, `/api/bots` |
-//! | `system.rs` | `/api/commands`, `/api/tree`, `/api/models…`, `/api/config` |
+//! | `models.rs`, `models/` | `/api/models…` |
+//! | `system.rs` | `/api/commands`, `/api/tree`, `/api/config` |
 //! | `health.rs` | `/health…`, `/ready` |
 //! | `ws.rs`, `ws/` | `/ws` |
 //! | `assets.rs` | `/`, pages, `/assets/…` |
@@ -24,6 +25,7 @@ mod envelope;
 mod extract;
 mod health;
 mod hosts;
+mod models;
 mod problem;
 mod query;
 mod render;
@@ -109,6 +111,7 @@ pub fn routes(api: &Api) -> Route {
     endpoints.extend(health::endpoints(api));
     endpoints.extend(ws::endpoints(api));
     endpoints.extend(bots::endpoints(api));
+    endpoints.extend(models::endpoints(api));
     endpoints.extend(system::endpoints(api));
     endpoints.extend(assets::endpoints());
     route::combine(endpoints)

@@ -21,7 +21,7 @@ use crate::{
         bot::{Bot, BotStatus, BotStep},
         ids::{BotId, ConversationId, MessageId, TurnId},
         message::{Conversation, Message},
-        model::{Model, Server},
+        model::Server,
         problem::{Code, Problem},
         task::Task,
         tree::TreeNode,
@@ -30,7 +30,6 @@ use crate::{
     history::{History, HistoryMessage, HistoryObservation, not_known, silent, storage_problem},
     inference::Inference,
     ports::{
-        chat_model::{LoadedModel, ModelDetails},
         history_store::{Change, Fact, StoreError},
         scratch::Scratch,
         storage::Storage,
@@ -38,7 +37,7 @@ use crate::{
     root::{self, Parts, Root, Slots},
     state::{BotEntry, Roster, StateMessage, StateObservation, no_such_bot},
     supervision::{Clock, RestartRules, SlotError},
-    tasks::TaskBoard,
+    tasks::{Pulls, TaskBoard},
     tree::TreeSource,
 };
 
@@ -49,6 +48,7 @@ mod builder;
 mod chat;
 mod command;
 mod merge;
+mod models;
 mod once;
 pub mod requests;
 mod search;
@@ -67,7 +67,7 @@ use requests::*;
 pub type ControllerError = Problem;
 pub use crate::{
     inference::{InferenceLimits, ServerSpec},
-    tasks::RetentionRules,
+    tasks::{PullWatch, RetentionRules},
 };
 pub use archive::{Export, ExportBody, ExportFormat, ImportReport, Source};
 pub use send::{CONTENT_MAX, IMAGES_MAX};
@@ -137,6 +137,7 @@ struct Inner {
     clock: Clock,
     tree: TreeSource,
     board: TaskBoard,
+    pulls: Pulls,
     /// Tasks beside the mailboxes, and what callers began.
     tasks: TaskTracker,
     closing: AtomicBool,
@@ -251,37 +252,6 @@ impl Controller {
         commands::list(&models)
     }
 
-    /// Models over all servers that answer, by name; asks servers whose lists are older than a second.
-    ///
-    /// # Errors
-    /// None today; a server that does not answer has no models.
-    pub async fn models(&self) -> Result<Vec<Model>, ControllerError> {
-        let inference = &self.inner.inference;
-        inference.refresh().await;
-        // What only the details tell is asked for once per model.
-        let unknown = inference.models().into_iter().filter(|m| m.context_length.is_none());
-        let names: Vec<String> = unknown.map(|m| m.name).collect();
-        futures_util::future::join_all(names.iter().map(|name| inference.details(name))).await;
-        Ok(inference.models())
-    }
-
-    /// Server name and model, for every model in memory.
-    ///
-    /// # Errors
-    /// None today; a server that does not answer has none loaded.
-    pub async fn loaded_models(&self) -> Result<Vec<(String, LoadedModel)>, ControllerError> {
-        self.inner.inference.refresh().await;
-        Ok(self.inner.inference.loaded())
-    }
-
-    /// Details of a model.
-    ///
-    /// # Errors
-    /// `model_not_found`, `ollama_offline`, or what the server answered.
-    pub async fn show_model(&self, model: &str) -> Result<ModelDetails, ControllerError> {
-        self.inner.inference.details(model).await.map(|details| (*details).clone())
-    }
-
     /// The model servers.
     #[must_use]
     pub fn servers(&self) -> Vec<Server> {
@@ -367,6 +337,7 @@ impl Controller {
         }
         inner.root.stop(Some("shutdown".into()));
         self.ended().await;
+        inner.pulls.close();
         inner.history.watch().close().await;
         // Nobody will tell the end of what is left: whoever waits for it learns that.
         inner.hubs.drop_waiters();
@@ -407,7 +378,7 @@ impl Controller {
 #[cfg(any(test, feature = "test-support"))]
 impl Controller {
     /// Kills an actor of the tree by its name below the root, as a defect would: `history`, `state`, `broadcast`,
-    /// `inference`, `tasks`, `bots`, or the name of a model server. False where it is not up.
+    /// `inference`, `tasks`, `pulls`, `bots`, or the name of a model server. False where it is not up.
     pub fn kill_actor(&self, name: &str) -> bool {
         let slots = &self.inner.slots;
         let cell = match name {
@@ -416,6 +387,7 @@ impl Controller {
             "broadcast" => slots.broadcast.get().map(|a| a.get_cell()),
             "inference" => slots.inference.get().map(|a| a.get_cell()),
             "tasks" => slots.tasks.get().map(|a| a.get_cell()),
+            "pulls" => slots.pulls.get().map(|a| a.get_cell()),
             "bots" => slots.bots.get().map(|a| a.get_cell()),
             server => self.inner.inference.gates().iter().find(|g| g.spec.name == server).and_then(|g| {
                 let actor = g.actor.get();

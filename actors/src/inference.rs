@@ -318,6 +318,12 @@ pub(crate) fn model_problem(error: &ModelError, model: &str, server: &str) -> Pr
         ModelError::Failed(message) => {
             Problem::new(Code::UpstreamError, format!("{server} failed: {message}."))
         }
+        ModelError::DiskFull => Problem::new(
+            Code::ServerDiskFull,
+            format!(
+                "The disk of {server} has no room for {model}. Delete models there that nobody needs, then try again."
+            ),
+        ),
         ModelError::Cut => Problem::new(
             Code::UpstreamError,
             format!("{server} closed the connection before the answer was whole."),

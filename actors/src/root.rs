@@ -30,7 +30,7 @@ use crate::{
         ActorSlot, ChildSpec, Clock, NoticeHook, NoticeKind, RestartRules, Strategy, Supervisor,
         SupervisorArgs, SupervisorMessage, SupervisorView,
     },
-    tasks::{RetentionActor, RetentionArgs, TaskBoard},
+    tasks::{PullActor, PullArgs, PullMessage, Pulls, RetentionActor, RetentionArgs, TaskBoard},
     tree::TreeSource,
 };
 
@@ -47,6 +47,7 @@ pub(crate) struct Slots {
     pub broadcast: ActorSlot<BroadcastMessage>,
     pub inference: ActorSlot<SupervisorMessage>,
     pub tasks: ActorSlot<SupervisorMessage>,
+    pub pulls: ActorSlot<PullMessage>,
     pub bots: ActorSlot<BotSupervisorMessage>,
 }
 
@@ -69,6 +70,7 @@ pub(crate) struct Parts {
     pub roster: Arc<Roster>,
     pub inference: Inference,
     pub board: TaskBoard,
+    pub pulls: Pulls,
     pub clock: Clock,
 }
 
@@ -99,7 +101,7 @@ fn tell_restarts(history: History, prefix: &'static str) -> NoticeHook {
 /// # Errors
 /// The child that did not start, and why.
 pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
-    let Parts { settings, store, hubs, slots, roster, inference, board, clock } = parts;
+    let Parts { settings, store, hubs, slots, roster, inference, board, pulls, clock } = parts;
     let seed = settings.seed;
     let tasks = TaskTracker::new();
     let backlog = Backlog::default();
@@ -145,8 +147,11 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
     };
     retention.announce();
     let retention_slot = ActorSlot::default();
-    let job_children =
-        vec![ChildSpec::actor("retention", &retention_slot, move || (RetentionActor, retention.clone()))];
+    let pull_args = PullArgs { pulls, history: history.clone(), tasks: tasks.clone() };
+    let job_children = vec![
+        ChildSpec::actor("retention", &retention_slot, move || (RetentionActor, retention.clone())),
+        ChildSpec::actor("pulls", &slots.pulls, move || (PullActor, pull_args.clone())),
+    ];
     let bots_args = BotSupervisorArgs {
         roster: roster.clone(),
         history: history.clone(),

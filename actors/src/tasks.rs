@@ -3,6 +3,7 @@
 //!
 //! What is known of each task is on a board in shared memory, which outlives its actor: showing it sends no message.
 
+mod pulls;
 mod retention;
 #[cfg(test)]
 mod tests;
@@ -11,8 +12,11 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use self::retention::RetentionRules;
-pub(crate) use self::retention::{RetentionActor, RetentionArgs};
+pub use self::{pulls::PullWatch, retention::RetentionRules};
+pub(crate) use self::{
+    pulls::{PullActor, PullArgs, PullMessage, Pulls},
+    retention::{RetentionActor, RetentionArgs},
+};
 use crate::domain::{
     task::{Task, TaskState},
     time::Timestamp,

@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use deia_actors::ports::chat_model::{
-    ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, Wait,
+    ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, PullStream, Wait,
 };
-use reqwest::{Client, RequestBuilder, Url, header::CONTENT_TYPE};
+use reqwest::{Client, RequestBuilder, Response, Url, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,6 +20,7 @@ mod body;
 mod calls;
 mod failure;
 mod lines;
+mod pull;
 mod stream;
 
 pub use address::{AddressError, parse_address};
@@ -82,6 +83,9 @@ struct Urls {
     ps: Url,
     show: Url,
     version: Url,
+    pull: Url,
+    delete: Url,
+    generate: Url,
 }
 
 impl Ollama {
@@ -99,8 +103,35 @@ impl Ollama {
             ps: at("ps"),
             show: at("show"),
             version: at("version"),
+            pull: at("pull"),
+            delete: at("delete"),
+            generate: at("generate"),
         };
         Self { client, urls: Arc::new(urls), limits }
+    }
+
+    /// Waits for the head of an answer that streams.
+    async fn head(
+        &self,
+        request: RequestBuilder,
+        first_byte: Instant,
+        model: &str,
+    ) -> Result<Response, ModelError> {
+        let response = timeout_at(first_byte, request.send())
+            .await
+            .map_err(|_| ModelError::Timeout(Wait::FirstByte))?
+            .map_err(failure::unanswered)?;
+        failure::check(response, model).await
+    }
+
+    /// Asks for something to be done; what a success says is not read.
+    async fn order(&self, request: RequestBuilder, limit: Duration, model: &str) -> Result<(), ModelError> {
+        self.head(request, Instant::now() + limit, model).await.map(drop)
+    }
+
+    /// Asks for nothing but the model itself.
+    fn touch(&self, body: &Value) -> RequestBuilder {
+        self.client.post(self.urls.generate.clone()).json(body)
     }
 
     /// Asks and reads a JSON answer, all within [`Limits::call`].
@@ -130,17 +161,9 @@ impl ChatModel for Ollama {
         let body = serde_json::to_vec(&body::ChatBody::from(&request)).map_err(|e| {
             ModelError::Protocol(format!("the request can't be written: {}", lines::place(&e)))
         })?;
-        let sent = self
-            .client
-            .post(self.urls.chat.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .body(body)
-            .send();
-        let response = timeout_at(first_byte, sent)
-            .await
-            .map_err(|_| ModelError::Timeout(Wait::FirstByte))?
-            .map_err(failure::unanswered)?;
-        let response = failure::check(response, &request.model).await?;
+        let sent =
+            self.client.post(self.urls.chat.clone()).header(CONTENT_TYPE, "application/json").body(body);
+        let response = self.head(sent, first_byte, &request.model).await?;
         Ok(stream::answer(response, first_byte, self.limits.idle))
     }
 
@@ -163,6 +186,29 @@ impl ChatModel for Ollama {
     async fn version(&self) -> Result<String, ModelError> {
         let answer: calls::Version = self.call(self.client.get(self.urls.version.clone()), "").await?;
         Ok(answer.version)
+    }
+
+    async fn pull(&self, model: &str) -> Result<PullStream, ModelError> {
+        let first_byte = Instant::now() + self.limits.first_byte;
+        let request = self.client.post(self.urls.pull.clone()).json(&json!({ "model": model }));
+        let response = self.head(request, first_byte, model).await.map_err(|e| pull::condition(e, model))?;
+        Ok(pull::steps(response, model, first_byte, self.limits))
+    }
+
+    async fn delete(&self, model: &str) -> Result<(), ModelError> {
+        let request = self.client.delete(self.urls.delete.clone()).json(&json!({ "model": model }));
+        self.order(request, self.limits.call, model).await
+    }
+
+    async fn load(&self, model: &str) -> Result<(), ModelError> {
+        // Without a prompt the server answers once the model is in memory.
+        let body = json!({ "model": model, "stream": false });
+        self.order(self.touch(&body), self.limits.first_byte, model).await
+    }
+
+    async fn unload(&self, model: &str) -> Result<(), ModelError> {
+        let body = json!({ "model": model, "stream": false, "keep_alive": 0 });
+        self.order(self.touch(&body), self.limits.call, model).await
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{future::ready, sync::Arc};
 
 use deia_actors::domain::{
-    ids::{BotId, ConversationId, InvalidId, MessageId, TurnId},
+    ids::{BotId, ConversationId, InvalidId, MessageId, PullId, TurnId},
     problem::{Code, Problem},
 };
 use http::{HeaderValue, Method, header::ALLOW};
@@ -63,6 +63,9 @@ impl PathValues {
     }
     pub(super) fn turn(&self) -> Result<TurnId, Problem> {
         self.decoded(0).parse().map_err(|e: InvalidId| Problem::field("turn_id", e.to_string()))
+    }
+    pub(super) fn pull(&self) -> Result<PullId, Problem> {
+        self.decoded(0).parse().map_err(|e: InvalidId| Problem::field("pull_id", e.to_string()))
     }
     pub(super) fn message(&self) -> Result<MessageId, Problem> {
         self.decoded(1).parse().map_err(|e: InvalidId| Problem::field("message_id", e.to_string()))

@@ -28,7 +28,7 @@ use deia_actors::{
         turn::Turn,
     },
 };
-use futures_util::{Stream, stream::unfold};
+use futures_util::{Stream, StreamExt, stream::unfold};
 use http::{
     HeaderName, HeaderValue, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE},
@@ -103,8 +103,14 @@ pub(super) async fn turn(api: &Api, id: TurnId, last: Option<&str>, html: bool) 
 fn stream(feed: Feed) -> Response {
     let chunks = unfold(feed, |mut feed| async move {
         let chunk = feed.chunk().await?;
-        Some((Ok::<_, Infallible>(chunk), feed))
+        Some((chunk, feed))
     });
+    respond(chunks)
+}
+
+/// An answer of server-sent events.
+pub(super) fn respond(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Response {
+    let chunks = chunks.map(Ok::<_, Infallible>);
     let mut response = warp::reply::stream(Exclusive(Mutex::new(Box::pin(chunks)))).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

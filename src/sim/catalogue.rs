@@ -15,7 +15,8 @@ use super::{
 
 /// The most models that pull and copy may add.
 const MAX_MODELS: usize = 1000;
-/// The most models that count as loaded, and the most scripts whose busy count is kept: names come from outside.
+/// The most models that count as loaded, scripts whose busy count is kept, and pulls that may be gone on with: names
+/// come from outside.
 const MAX_TRACKED: usize = 256;
 /// The largest context of every simulated model.
 pub(crate) const CONTEXT_LENGTH: u32 = 32_768;
@@ -34,6 +35,8 @@ struct State {
     listed: Vec<(String, OffsetDateTime)>,
     loaded: HashMap<String, Loaded>,
     busy_left: HashMap<String, u32>,
+    /// How far pulls came that did not end well.
+    parts: HashMap<String, u64>,
 }
 
 /// See the head of this file.
@@ -53,7 +56,14 @@ impl Catalogue {
     pub(crate) fn new(models: Vec<String>) -> Self {
         let now = OffsetDateTime::now_utc();
         let listed = models.into_iter().map(|name| (name, now)).collect();
-        Self { state: Mutex::new(State { listed, loaded: HashMap::new(), busy_left: HashMap::new() }) }
+        Self {
+            state: Mutex::new(State {
+                listed,
+                loaded: HashMap::new(),
+                busy_left: HashMap::new(),
+                parts: HashMap::new(),
+            }),
+        }
     }
 
     /// The script behind a name: `sim:…` always, other names where they are listed.
@@ -117,10 +127,29 @@ impl Catalogue {
         }
     }
 
+    /// How far an earlier pull of a model came; beyond all measure where the model is listed.
+    pub(crate) fn part(&self, model: &str) -> u64 {
+        let state = self.state.lock();
+        if state.position(model).is_some() {
+            return u64::MAX;
+        }
+        state.parts.get(key(model)).copied().unwrap_or(0)
+    }
+
+    /// So much of it is there now.
+    pub(crate) fn keep_part(&self, model: &str, steps: u64) {
+        let mut state = self.state.lock();
+        if state.parts.len() >= MAX_TRACKED && !state.parts.contains_key(key(model)) {
+            state.parts.clear();
+        }
+        state.parts.insert(key(model).to_owned(), steps);
+    }
+
     /// Lists `model`; false where there is no room for more.
     pub(crate) fn add(&self, model: &str) -> bool {
         let mut state = self.state.lock();
         let now = OffsetDateTime::now_utc();
+        state.parts.remove(key(model));
         match state.position(model) {
             Some(at) => state.listed[at].1 = now,
             None if state.listed.len() >= MAX_MODELS => return false,

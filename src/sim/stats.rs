@@ -1,4 +1,4 @@
-//! What the simulator counts: model calls, open ones, those that the client left, tokens written.
+//! What the simulator counts: model calls and pulls, open ones, those that the client left, tokens written.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use serde::Serialize;
 /// A reading of the counters; also the answer of `GET /sim/stats`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SimStats {
-    /// Calls of `/api/chat`, `/api/generate` and `/api/embed` since the start, refused ones included.
+    /// Calls of `/api/chat`, `/api/generate`, `/api/embed` and `/api/pull` since the start, refused ones included.
     pub requests: u64,
     /// Calls that are being answered now.
     pub open: u64,

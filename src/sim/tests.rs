@@ -252,8 +252,32 @@ async fn a_pull_reports_progress_and_lists_the_model() {
     assert_eq!(progress.first().unwrap()["status"], "pulling manifest");
     assert_eq!(progress.last().unwrap()["status"], "success");
     let completed: Vec<u64> = progress.iter().filter_map(|l| l["completed"].as_u64()).collect();
-    assert!(completed.is_sorted() && completed.last() == progress[1]["total"].as_u64().as_ref());
+    let weights = progress[1]["total"].as_u64().unwrap();
+    assert!(completed[..40].is_sorted() && completed[39] == weights, "{completed:?}");
+    assert!(completed[40] < weights, "a second, small layer");
+    assert_eq!(sim.stats().closed_early, 0);
     assert_eq!(post(&sim, &client, "/api/show", &json!({"model": "qwen3:4b"})).await.status(), 200);
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn a_pull_that_is_broken_off_is_noticed_and_the_next_goes_on_there() {
+    let (sim, client) = sim().await;
+    let ask = json!({"model": "slow-model"});
+    let mut first = post(&sim, &client, "/api/pull", &ask).await;
+    let mut seen = String::new();
+    while seen.lines().count() < 3 {
+        seen.push_str(std::str::from_utf8(&first.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(seen.contains("\"completed\":50000000"), "{seen}");
+    drop(first);
+    until(&sim, "the pull is closed", |s| s.open == 0 && s.closed_early == 1).await;
+    let mut second = post(&sim, &client, "/api/pull", &ask).await;
+    let mut seen = String::new();
+    while seen.lines().count() < 2 {
+        seen.push_str(std::str::from_utf8(&second.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(seen.lines().nth(1).unwrap().contains("\"completed\":50000000"), "{seen}");
     sim.stop().await;
 }
 

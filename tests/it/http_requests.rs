@@ -74,7 +74,6 @@ async fn what_a_later_version_brings_is_not_there_yet() {
     {
         api.get(path).await.expect_problem(404, "not_found");
     }
-    api.post("/api/models/pull", json!({})).await.expect_problem(404, "not_found");
 }
 
 #[tokio::test]

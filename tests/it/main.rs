@@ -19,6 +19,7 @@ mod http_events;
 mod http_requests;
 mod idempotency;
 mod migrate;
+mod models;
 mod ollama_real;
 mod outage;
 mod postgres;

@@ -45,6 +45,7 @@ async fn a_real_ollama_passes_the_suite_and_the_simulator_agrees_with_it() {
         missing: "nope".into(),
         counts_tokens: true,
         lists_models: true,
+        pullable: None,
         open_calls: None,
     };
     suite(&subject).await;

@@ -52,6 +52,7 @@ impl Builder {
         let clock = Clock::new();
         let inference = Inference::new(servers.clone(), settings.inference);
         let board = TaskBoard::default();
+        let pulls = Pulls::default();
         let parts = Parts {
             settings: settings.clone(),
             store: store.clone(),
@@ -60,6 +61,7 @@ impl Builder {
             roster: roster.clone(),
             inference: inference.clone(),
             board: board.clone(),
+            pulls: pulls.clone(),
             clock,
         };
         let Root { actor, task, view, history, tree, tasks } = root::start(parts).await.map_err(|error| {
@@ -79,6 +81,7 @@ impl Builder {
             clock,
             tree,
             board,
+            pulls,
             tasks,
             closing: AtomicBool::new(false),
             keys: KeysInUse::default(),

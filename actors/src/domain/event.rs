@@ -9,6 +9,7 @@ use super::{
     ids::{BotId, ConversationId, EventId, MessageId, TurnId},
     message::{Conversation, Message},
     model::Server,
+    model_name::ModelName,
     problem::{Code, Problem},
     task::TaskEnd,
     time::Timestamp,
@@ -221,6 +222,22 @@ pub enum EventBody {
         /// The server as it is now.
         server: Server,
     },
+    /// A model was pulled.
+    ModelPulled {
+        /// Its name.
+        model: ModelName,
+        /// The server that has it now.
+        server: String,
+        /// How long it took.
+        took_ms: f64,
+    },
+    /// A model was deleted.
+    ModelDeleted {
+        /// Its name.
+        model: ModelName,
+        /// The servers that have it no more.
+        servers: Vec<String>,
+    },
     /// An actor other than a bot restarted.
     ActorRestarted {
         /// Its path in the tree.
@@ -259,6 +276,8 @@ impl EventBody {
             Self::HistoryCleared { .. } => "history_cleared",
             Self::ConversationChanged { .. } => "conversation_changed",
             Self::ServerStateChanged { .. } => "server_state_changed",
+            Self::ModelPulled { .. } => "model_pulled",
+            Self::ModelDeleted { .. } => "model_deleted",
             Self::ActorRestarted { .. } => "actor_restarted",
             Self::TaskFinished(_) => "task_finished",
         }

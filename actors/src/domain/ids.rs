@@ -135,6 +135,10 @@ uuid_id!(
     EventId
 );
 uuid_id!(
+    /// A pull of a model.
+    PullId
+);
+uuid_id!(
     /// The numbering of events that a database began; `seq` is gap-free within it.
     Epoch
 );

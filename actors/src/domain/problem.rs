@@ -63,6 +63,10 @@ codes! {
     TurnNotFound = "turn_not_found", 404, "No such turn";
     /// No such topic.
     TopicNotFound = "topic_not_found", 404, "No such topic";
+    /// No model server has this name.
+    ServerNotFound = "server_not_found", 404, "No such model server";
+    /// No such pull, or it ended long ago.
+    PullNotFound = "pull_not_found", 404, "No such pull";
     /// The route exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405, "This method is not allowed here";
     /// The answer can't be given in the form asked for.
@@ -85,12 +89,16 @@ codes! {
     IdempotencyKeyReused = "idempotency_key_reused", 409, "The idempotency key belongs to another request";
     /// Something of the file is stored with other content.
     ImportConflict = "import_conflict", 409, "The file contradicts what is stored";
+    /// Bots use the model that is to be deleted.
+    ModelInUse = "model_in_use", 409, "Bots use this model";
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413, "The body is too large";
     /// Not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", 415, "This content type is not understood";
     /// No server has the model.
     ModelNotFound = "model_not_found", 422, "No server has this model";
+    /// The registry that the model server asked has no such model.
+    ModelNotInRegistry = "model_not_in_registry", 422, "The registry has no such model";
     /// `num_ctx` is above what the model can.
     ContextTooLarge = "context_too_large", 422, "The context is larger than the model's maximum";
     /// The message alone does not fit the context.
@@ -109,6 +117,8 @@ codes! {
     BotBusy = "bot_busy", 429, "Too many requests wait for this bot";
     /// Too many turns wait for the model server.
     QueueFull = "queue_full", 429, "Too many turns wait for the model server";
+    /// As many models as allowed are being pulled to the server.
+    TooManyPulls = "too_many_pulls", 429, "Too many models are being pulled to this server";
     /// A defect of deia; the log has the reason under the request id.
     Internal = "internal", 500, "An internal fault";
     /// The model server broke off or answered nonsense.
@@ -125,6 +135,8 @@ codes! {
     ShuttingDown = "shutting_down", 503, "The service is shutting down";
     /// The model server did not answer in time.
     UpstreamTimeout = "upstream_timeout", 504, "The model server did not answer in time";
+    /// The model server has no room for the model.
+    ServerDiskFull = "server_disk_full", 507, "The disk of the model server is full";
 }
 
 impl fmt::Display for Code {

@@ -73,9 +73,10 @@ impl Verdict {
             | ModelError::Cut
             | ModelError::Timeout(_)
             | ModelError::Protocol(_) => Self::Failed,
-            ModelError::ModelNotFound(_) | ModelError::ContextExceeded(_) | ModelError::Refused { .. } => {
-                Self::Answered
-            }
+            ModelError::ModelNotFound(_)
+            | ModelError::ContextExceeded(_)
+            | ModelError::Refused { .. }
+            | ModelError::DiskFull => Self::Answered,
             ModelError::Busy(_) => Self::Unclear,
         }
     }

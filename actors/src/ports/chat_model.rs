@@ -97,6 +97,22 @@ pub struct ChatBurst {
 /// An answer as it comes. Dropping it closes the connection to the server.
 pub type ChatStream = Pin<Box<dyn Stream<Item = Result<ChatBurst, ModelError>> + Send>>;
 
+/// One step of a pull, as the server reported it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PullStep {
+    /// What it is doing, in its words.
+    pub status: String,
+    /// The layer that it is doing it with.
+    pub digest: Option<String>,
+    /// Bytes of that layer.
+    pub total: Option<u64>,
+    /// Bytes of that layer that are there, those of an earlier pull included.
+    pub completed: Option<u64>,
+}
+
+/// A pull as it goes on. Dropping it closes the connection to the server, which ends the pull there.
+pub type PullStream = Pin<Box<dyn Stream<Item = Result<PullStep, ModelError>> + Send>>;
+
 /// A model that a server has.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelSummary {
@@ -180,6 +196,9 @@ pub enum ModelError {
     /// The connection ended before the answer did.
     #[error("the answer was cut off")]
     Cut,
+    /// No room for a model.
+    #[error("the disk of the server is full")]
+    DiskFull,
     /// Too slow.
     #[error("the server did not answer in time")]
     Timeout(Wait),
@@ -201,7 +220,13 @@ impl ModelError {
 /// * `chat` MUST resolve at the response's head with an error for anything but success, and MUST
 ///   end its stream with exactly one `done` burst or one error, nothing after it.
 /// * Pieces MUST be byte for byte what the server sent, whatever the cuts of the transport.
-/// * Dropping the future or the stream MUST close the connection.
+/// * Dropping the future or a stream MUST close the connection.
+/// * `pull` MUST end its stream without an error only where the server said that the model is there; anything else is
+///   exactly one error, nothing after it: `ModelNotFound` where the registry has none, `DiskFull`, `Timeout` for
+///   silence. What was pulled before an error or a drop is kept by the server: pulling again goes on there.
+/// * `load` MUST return only when the model is in memory. After `unload` the server needs it no more; one that answers
+///   with it just now lets go of it afterwards. Neither is an error where it was so already.
+/// * After `delete` the model is in no list; `ModelNotFound` where it was in none.
 /// * No call retries by itself, follows redirects or uses a proxy.
 #[async_trait]
 pub trait ChatModel: Send + Sync + 'static {
@@ -234,4 +259,28 @@ pub trait ChatModel: Send + Sync + 'static {
     /// # Errors
     /// See [`ModelError`].
     async fn version(&self) -> Result<String, ModelError>;
+
+    /// Fetches a model from its registry.
+    ///
+    /// # Errors
+    /// See [`ModelError`].
+    async fn pull(&self, model: &str) -> Result<PullStream, ModelError>;
+
+    /// Deletes a model.
+    ///
+    /// # Errors
+    /// See [`ModelError`]; `ModelNotFound` where there is none.
+    async fn delete(&self, model: &str) -> Result<(), ModelError>;
+
+    /// Brings a model into memory, which may take minutes.
+    ///
+    /// # Errors
+    /// See [`ModelError`]; `ModelNotFound` where there is none.
+    async fn load(&self, model: &str) -> Result<(), ModelError>;
+
+    /// Takes a model out of memory.
+    ///
+    /// # Errors
+    /// See [`ModelError`]; `ModelNotFound` where there is none.
+    async fn unload(&self, model: &str) -> Result<(), ModelError>;
 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use deia_actors::{
-    ports::chat_model::{ChatDone, PieceKind},
+    ports::chat_model::{ChatDone, PieceKind, PullStep},
     testkit::conformance::chat_model::{Collected, Subject, collect, request, suite},
 };
 use futures_util::StreamExt;
@@ -47,7 +47,8 @@ async fn the_simulator_passes_the_suite_of_the_port() {
         missing: "nope".into(),
         counts_tokens: true,
         lists_models: true,
-        open_calls: Some(Box::new(move || watched.stats().open)),
+        pullable: Some("qwen3:4b".into()),
+        open_calls: Some(Arc::new(move || watched.stats().open)),
     };
     suite(&subject).await;
     assert!(sim.stats().closed_early >= 1);
@@ -147,6 +148,62 @@ async fn the_first_byte_has_its_own_limit() {
     let patient = ollama(sim.address(), Limits { first_byte: Duration::from_secs(30), ..SHORT });
     assert!(ask(&patient, "sim:echo,first_ms=100").await.end.is_ok(), "longer than the idle limit");
     sim.stop().await;
+}
+
+/// Pulls to the end: the steps, and how it ended.
+async fn pull(ollama: &Ollama, model: &str) -> (Vec<PullStep>, Result<(), ModelError>) {
+    let mut steps = vec![];
+    let mut stream = match ollama.pull(model).await {
+        Ok(stream) => stream,
+        Err(error) => return (steps, Err(error)),
+    };
+    while let Some(step) = stream.next().await {
+        match step {
+            Ok(step) => steps.push(step),
+            Err(error) => return (steps, Err(error)),
+        }
+    }
+    (steps, Ok(()))
+}
+
+#[tokio::test]
+async fn a_pull_that_goes_wrong_ends_in_its_condition_and_the_next_goes_on_there() {
+    let (sim, _) = sim().await;
+    let ollama = ollama(sim.address(), Limits { idle: Duration::from_millis(300), ..Limits::default() });
+    let ended = async |model: &str| pull(&ollama, model).await.1;
+    assert_eq!(ended("nope").await, Err(ModelError::ModelNotFound("nope".into())));
+    assert_eq!(ended("full-disk").await, Err(ModelError::DiskFull));
+    assert_eq!(ended("cut").await, Err(ModelError::Cut));
+    let (first, stalled) = pull(&ollama, "stalls").await;
+    assert_eq!(stalled, Err(ModelError::Timeout(Wait::Idle)));
+    let completed = |steps: &[PullStep]| steps.iter().find_map(|s| s.completed);
+    let (again, _) = pull(&ollama, "stalls").await;
+    assert_eq!(completed(&again), first.iter().filter_map(|s| s.completed).max(), "resumed");
+    assert!(completed(&first) < completed(&again));
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_talks_nonsense_or_nothing_ends_a_pull() {
+    const STEP: &str = "{\"status\":\"pulling a\",\"digest\":\"a\",\"total\":2,\"completed\":1}\n";
+    let whole = format!("{STEP}{{\"status\":\"success\"}}");
+    for (name, body, close, steps, end) in [
+        ("a whole one without its last line feed", whole.as_str(), true, 2, "Ok(())"),
+        ("whole, and the connection stays open", &format!("{whole}\n"), false, 2, "Ok(())"),
+        ("no end", STEP, true, 1, "Err(Cut)"),
+        ("half a line", &STEP[..20], true, 0, "Err(Cut)"),
+        ("a page", "<html>\n", false, 0, "Err(Protocol("),
+        ("an error object", "{\"error\":{\"message\":\"no\"}}\n", false, 0, "Err(Failed(\"no\"))"),
+        ("silence from the start", "", false, 0, "Err(Timeout(FirstByte))"),
+        ("silence after a step", STEP, false, 1, "Err(Timeout(Idle))"),
+        ("a line without end", &"x".repeat(MAX_LINE + 1), false, 0, "Err(Protocol("),
+    ] {
+        let (server, ollama) = raw(head(&format!("Connection: close\r\n\r\n{body}")), close).await;
+        let (seen, ended) = pull(&ollama, "m").await;
+        assert!(format!("{ended:?}").starts_with(end), "{name}: {ended:?}");
+        assert_eq!(seen.len(), steps, "{name}");
+        server.abort();
+    }
 }
 
 #[tokio::test]

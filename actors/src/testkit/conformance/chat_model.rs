@@ -3,6 +3,8 @@
 //! The suite asks a server that really answers; faults on the wire are the adapters' own tests. A broken obligation
 //! panics with its name.
 
+pub mod management;
+
 use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
@@ -16,6 +18,9 @@ use crate::ports::chat_model::{
 /// No step of the suite takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Counts the calls that a server works on.
+pub type OpenCalls = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// What the suite is run on.
 pub struct Subject {
     /// The adapter.
@@ -28,8 +33,10 @@ pub struct Subject {
     pub counts_tokens: bool,
     /// The server lists [`Subject::name`] and shows what is loaded.
     pub lists_models: bool,
+    /// A model that the registry of the server has and the server has not; none where there is no registry to ask.
+    pub pullable: Option<String>,
     /// The number of calls that the server works on, where that can be seen: to prove that a dropped stream is closed.
-    pub open_calls: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
+    pub open_calls: Option<OpenCalls>,
 }
 
 /// A whole answer.
@@ -139,6 +146,14 @@ pub async fn suite(subject: &Subject) {
     }
     if subject.lists_models {
         models_are_listed_and_shown(subject).await;
+        let management = management::Subject {
+            model: subject.model.clone(),
+            name: subject.name.clone(),
+            missing: subject.missing.clone(),
+            pullable: subject.pullable.clone(),
+            open_calls: subject.open_calls.clone(),
+        };
+        management::suite(&management).await;
     }
 }
 
@@ -210,10 +225,12 @@ async fn a_prompt_that_does_not_fit_is_refused(subject: &Subject) {
     assert!(matches!(refused, Some(ModelError::ContextExceeded(_))), "{refused:?}");
 }
 
+/// A name without the tag that is implied.
+fn untagged(name: &str) -> &str {
+    name.strip_suffix(":latest").unwrap_or(name)
+}
+
 async fn models_are_listed_and_shown(subject: &Subject) {
-    fn untagged(name: &str) -> &str {
-        name.strip_suffix(":latest").unwrap_or(name)
-    }
     let wanted = untagged(&subject.name);
     let models = subject.model.models().await;
     let listed = models.iter().flatten().find(|m| untagged(&m.name) == wanted);
