@@ -10,7 +10,7 @@ async fn a_restart_stops_what_runs_and_keeps_what_waits() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:tokens=40,gap_ms=10").await;
+    api.launch("ada", "sim:tokens=150,gap_ms=10").await;
     let mut turns = vec![];
     for content in ["one", "two", "three"] {
         turns.push(api.send_without_waiting("ada", content).await.expect(202)["turn"]["id"].clone());

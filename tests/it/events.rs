@@ -267,12 +267,13 @@ async fn a_reader_comes_back_after_a_kill_to_far_more_than_memory_ever_held() {
         api.send("ada", &format!("{n}")).await.expect(200);
     }
     api.patch("/api/bot/ada", json!({"config": {"model": "sim:tokens=4000,gap_ms=5"}})).await.expect(200);
-    api.send_without_waiting("ada", "and this one is cut off").await.expect(202);
+    let cut_off = api.send_without_waiting("ada", "and this one is cut off").await.expect(202);
     let mut texts = Texts::default();
     texts.begin(&first);
     wait_for_text(&mut socket, &mut texts, 50).await;
     deia.kill().await;
     let deia = stage.start().await;
+    deia.api().ended(&cut_off["turn"]["id"]).await;
     let mut socket = deia.socket().await;
     let mut heads = HashMap::new();
     for topic in topics {

@@ -1,7 +1,10 @@
 //! The database away or partly rubbish, seen from outside. Another program that locks the file is a database that takes no
 //! writes; what it writes into rows is what a newer version or a defect might leave.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::OnceCell,
+    time::{Duration, Instant},
+};
 
 use rusqlite::Connection;
 use serde_json::json;
@@ -16,9 +19,10 @@ fn database(stage: &Stage) -> Connection {
 #[tokio::test]
 async fn a_database_on_sqlite_that_is_locked_acknowledges_nothing_and_gets_every_answer_once_it_is_free() {
     let stage = Stage::at(Home::on_sqlite("another program locks its file and writes into it"), &[]).await;
-    let other = database(&stage);
+    let other = OnceCell::new();
     let lock = |locked: bool| {
         // Longer than any wait for the lock.
+        let other = other.get_or_init(|| database(&stage));
         other.execute_batch(if locked { "BEGIN EXCLUSIVE" } else { "ROLLBACK" }).unwrap();
     };
     outage(&stage, lock, true).await;
