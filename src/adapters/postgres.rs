@@ -41,7 +41,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{Archive, ArchivedTurn, Place},
+        archive::{Archive, ArchivedTurn, Arrival, Place},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
@@ -244,14 +244,18 @@ impl StateStore for PostgresStore {
 
 #[async_trait]
 impl Archive for PostgresStore {
+    async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.read(self.reader.arrived()).await
+    }
     async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
-        self.read(self.reader.messages_after(conversation, after, limit, max_bytes)).await
+        self.read(self.reader.messages_after(conversation, after, by, limit, max_bytes)).await
     }
     async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
         self.read(self.reader.messages_with(ids)).await

@@ -39,7 +39,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{Archive, ArchivedTurn, Place},
+        archive::{Archive, ArchivedTurn, Arrival, Place},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
@@ -264,14 +264,18 @@ impl StateStore for SqliteStore {
 
 #[async_trait]
 impl Archive for SqliteStore {
+    async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.reader.arrived().await
+    }
     async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
-        self.reader.messages_after(conversation, after, limit, max_bytes).await
+        self.reader.messages_after(conversation, after, by, limit, max_bytes).await
     }
     async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
         self.reader.messages_with(ids).await

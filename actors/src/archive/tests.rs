@@ -287,6 +287,30 @@ async fn what_runs_and_waits_is_left_out_with_its_question() {
 }
 
 #[tokio::test]
+async fn messages_of_a_clock_that_was_ahead_are_exported_and_what_is_said_later_is_not() {
+    let (store, main) = fresh().await;
+    let ahead = |n: u128| MessageId(uuid::Uuid::from_u128((u128::MAX >> 4) + n));
+    let first = Message { id: ahead(1), ..samples::message(&main, None, Sender::User, "from the future") };
+    let second = samples::message(&main, Some(first.id), Sender::Bot, "from now");
+    let third = Message { id: ahead(2), ..samples::message(&main, Some(second.id), Sender::User, "the end") };
+    for message in [&first, &second, &third] {
+        store.commit(vec![samples::append(message)]).await.unwrap();
+    }
+    let begun = export(Arc::new(store.clone()), &ada(), ExportFormat::Json, None).await.unwrap();
+    let later = Message { id: ahead(3), ..samples::message(&main, Some(third.id), Sender::User, "later") };
+    let below = samples::message(&main, Some(later.id), Sender::Bot, "later still");
+    for message in [&later, &below] {
+        store.commit(vec![samples::append(message)]).await.unwrap();
+    }
+    let chunks: Vec<_> = begun.body.map(|chunk| chunk.unwrap().to_vec()).collect().await;
+    let file = String::from_utf8(chunks.concat()).unwrap();
+    let (other, _) = fresh().await;
+    assert_eq!(imported(&other, &file).await.unwrap().imported.messages, 3);
+    assert_eq!(exported(&other, ExportFormat::Json, None).await, file);
+    assert!(!file.contains("later"), "{file}");
+}
+
+#[tokio::test]
 async fn an_export_that_a_deletion_overtakes_breaks_off() {
     let (store, _) = small().await;
     let begun = export(Arc::new(store.clone()), &ada(), ExportFormat::Json, None).await.unwrap();

@@ -14,7 +14,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{ArchivedTurn, Place},
+        archive::{ArchivedTurn, Arrival, Place},
         history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
         search::Found,
     },
@@ -147,15 +147,21 @@ impl Reader {
         pages::page(&mut moment, &self.quarantine, leaf, cursor, limit).await
     }
 
+    pub(super) async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.number("SELECT coalesce(max(rowid), 0) FROM chat_messages").await.map(Arrival)
+    }
+
     pub(super) async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
         let mut moment = self.moment().await?;
-        archive::messages_after(&self.quarantine, &mut moment, conversation, after, limit, max_bytes).await
+        archive::messages_after(&self.quarantine, &mut moment, conversation, after, by, limit, max_bytes)
+            .await
     }
 
     pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {

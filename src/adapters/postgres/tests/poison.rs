@@ -5,7 +5,11 @@ use deia_actors::{
         ids::{BotId, ConversationId, MessageId},
         search::Query,
     },
-    ports::{archive::Archive, history_store::Span, search::SearchIndex},
+    ports::{
+        archive::{Archive, Arrival},
+        history_store::Span,
+        search::SearchIndex,
+    },
 };
 use sqlx::{AssertSqlSafe, Encode, Postgres, Type};
 
@@ -63,7 +67,10 @@ async fn a_message_that_can_not_be_read_is_left_out_of_every_list_and_counted_on
             assert_eq!(path, rest);
             let snapshot = store.conversation_snapshot(main.id, 50).await.unwrap().unwrap();
             assert_eq!(ids(&snapshot.messages), rest);
-            assert_eq!(ids(&store.messages_after(main.id, None, 50, 1000).await.unwrap()), rest);
+            assert_eq!(
+                ids(&store.messages_after(main.id, None, Arrival::ALL, 50, 1000).await.unwrap()),
+                rest
+            );
             assert_eq!(ids(&store.messages_with(&all).await.unwrap()), rest);
             let query = Query::parse("word").unwrap();
             assert_eq!(store.search(&bot, None, &query, 50, 0).await.unwrap().items.len(), 5);
@@ -90,7 +97,7 @@ async fn a_page_of_messages_that_can_not_be_read_is_not_the_end() {
     assert_eq!(page(Cursor::Before(all[2])).await, (all[..2].to_vec(), false));
     assert_eq!(page(Cursor::After(all[1])).await, (vec![all[2], all[9]], true));
     assert_eq!(page(Cursor::After(all[9])).await, (all[10..].to_vec(), false));
-    let archive = server.store.messages_after(main.id, None, 5, 1000).await.unwrap();
+    let archive = server.store.messages_after(main.id, None, Arrival::ALL, 5, 1000).await.unwrap();
     assert_eq!(ids(&archive), [&all[..3], &all[9..11]].concat());
     assert_eq!(server.store.quarantined_rows(), 6);
 }
