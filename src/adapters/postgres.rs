@@ -61,7 +61,7 @@ use self::{
     reader::Reader,
     writer::{Piece, Writer},
 };
-use super::migrations::MigrationState;
+use super::{migrations::MigrationState, quarantine::Quarantine};
 
 /// Pieces of surplus events that one look finds.
 const SURPLUS_PIECES: u32 = 20;
@@ -84,8 +84,9 @@ impl PostgresStore {
     /// not one of this version or an older one.
     pub async fn open(config: &PostgresConfig) -> Result<Self, StoreError> {
         schema::prepare(config).await?;
-        let writer = Arc::new(Writer::start(config).await?);
-        let reader = Reader::new(config)?;
+        let quarantine = Arc::new(Quarantine::default());
+        let writer = Arc::new(Writer::start(config, quarantine.clone()).await?);
+        let reader = Reader::new(config, quarantine)?;
         let patience = config.acquire_timeout + config.statement_timeout;
         Ok(Self { indexer: Indexer::start(writer.clone()), writer, reader, patience })
     }

@@ -24,6 +24,7 @@ mod writer;
 use std::{
     fs::{File, TryLockError},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -55,7 +56,11 @@ use self::{
     reader::Reader,
     writer::{Target, Writer},
 };
-use super::{migrations::MigrationState, quarantine, words};
+use super::{
+    migrations::MigrationState,
+    quarantine::{self, Quarantine},
+    words,
+};
 
 /// How long a lock of another program on the database (a backup, a shell) is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,8 +95,10 @@ impl SqliteStore {
     async fn open_with(path: &Path, busy_timeout: Duration, idle: Duration) -> Result<Self, StoreError> {
         let lock = lock(path, busy_timeout).await?;
         schema::prepare(path).await?;
-        let writer = Writer::start(Target { path: path.to_owned(), busy_timeout, idle })?;
-        Ok(Self { writer, reader: Reader::new(path), lock })
+        let quarantine = Arc::new(Quarantine::default());
+        let reader = Reader::new(path, quarantine.clone());
+        let writer = Writer::start(Target { path: path.to_owned(), busy_timeout, idle, quarantine })?;
+        Ok(Self { writer, reader, lock })
     }
 
     /// Makes the database if there is none and brings it to this version, as [`Self::open`] does.

@@ -1,5 +1,7 @@
 //! Reads: a pool of connections. What must be of one moment is read in one REPEATABLE READ transaction.
 
+use std::sync::Arc;
+
 use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
@@ -35,13 +37,13 @@ use super::{
 /// The reading half of the store.
 pub(super) struct Reader {
     pool: PgPool,
-    quarantine: Quarantine,
+    quarantine: Arc<Quarantine>,
 }
 
 impl Reader {
     /// A pool on an existing database.
-    pub(super) fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
-        Ok(Self { pool: connect::pool(config)?, quarantine: Quarantine::default() })
+    pub(super) fn new(config: &PostgresConfig, quarantine: Arc<Quarantine>) -> Result<Self, StoreError> {
+        Ok(Self { pool: connect::pool(config)?, quarantine })
     }
 
     /// Rows met so far that can't be read.

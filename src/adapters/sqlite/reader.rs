@@ -1,7 +1,7 @@
 //! Reads: a small pool of read-only connections. In WAL mode they see the last commit and never
 //! wait for the writer. What must be of one moment is read in one transaction.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use deia_actors::{
     domain::{
@@ -41,12 +41,12 @@ const CONNECTIONS: u32 = 4;
 /// The reading half of the store.
 pub(super) struct Reader {
     pool: SqlitePool,
-    quarantine: Quarantine,
+    quarantine: Arc<Quarantine>,
 }
 
 impl Reader {
     /// A pool on an existing database; connections are made when they are needed.
-    pub(super) fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path, quarantine: Arc<Quarantine>) -> Self {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .read_only(true)
@@ -60,7 +60,7 @@ impl Reader {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Self { pool, quarantine: Quarantine::default() }
+        Self { pool, quarantine }
     }
 
     /// Rows met so far that can't be read.

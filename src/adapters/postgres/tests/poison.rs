@@ -82,6 +82,28 @@ async fn a_message_that_can_not_be_read_is_left_out_of_every_list_and_counted_on
     }
 }
 
+/// A rule of the table is taken away and a value with it.
+#[tokio::test]
+async fn a_text_that_can_not_be_read_keeps_no_other_from_being_found() {
+    for column in ["content", "state"] {
+        let (server, bot, _, all) = OnServer::with_path(4).await;
+        let mut other = server.database.admin().await;
+        let rule = format!("ALTER TABLE chat_messages ALTER {column} DROP NOT NULL");
+        sqlx::raw_sql(AssertSqlSafe(rule)).execute(&mut other).await.unwrap();
+        for id in &all[2..] {
+            server.spoil(&format!("UPDATE chat_messages SET {column} = NULL WHERE id = $1"), id.0).await;
+        }
+        for _ in 0..2 {
+            let query = Query::parse("word").unwrap();
+            let found = server.store.search(&bot, None, &query, 50, 0).await.unwrap();
+            assert_eq!(ids(&found.items), [all[1], all[0]], "{column}");
+        }
+        assert_eq!(server.store.quarantined_rows(), 2, "{column}");
+        let left = "SELECT count(*) FROM chat_messages WHERE arrival > (SELECT watermark FROM search_state)";
+        assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut other).await.unwrap(), 0);
+    }
+}
+
 #[tokio::test]
 async fn a_page_of_messages_that_can_not_be_read_is_not_the_end() {
     let (server, _, main, all) = OnServer::with_path(12).await;
