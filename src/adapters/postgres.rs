@@ -281,4 +281,7 @@ impl SearchIndex for PostgresStore {
         }
         self.read(self.reader.search(bot, conversation, query, limit, offset)).await
     }
+    async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.read(self.reader.unindexed()).await
+    }
 }

@@ -305,4 +305,7 @@ impl SearchIndex for SqliteStore {
         self.writer.index().await?;
         self.reader.search(bot, conversation, query, limit, offset).await
     }
+    async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.reader.unindexed().await
+    }
 }

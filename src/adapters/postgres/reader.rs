@@ -180,6 +180,15 @@ impl Reader {
         search::is_behind(&mut *self.single().await?).await.map_err(error::sort)
     }
 
+    pub(super) async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT greatest((SELECT coalesce(max(arrival), 0) FROM chat_messages) - watermark, 0) \
+                 + (SELECT count(*) FROM search_waiting w JOIN chat_messages m ON m.id = w.message_id \
+                     WHERE m.state <> 'pending') FROM search_state",
+        )
+        .await
+    }
+
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
         pages::path(&mut *self.single().await?, &self.quarantine, leaf, max_bytes).await
     }

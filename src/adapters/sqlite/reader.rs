@@ -184,6 +184,15 @@ impl Reader {
             .await
     }
 
+    pub(super) async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT max((SELECT coalesce(max(rowid), 0) FROM chat_messages) - watermark, 0) \
+                 + (SELECT count(*) FROM search_waiting w JOIN chat_messages m ON m.id = w.message_id \
+                     WHERE m.state <> 'pending') FROM search_state",
+        )
+        .await
+    }
+
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
         pages::path(&mut *self.single().await?, &self.quarantine, leaf, max_bytes).await
     }

@@ -186,7 +186,8 @@ fn serve(target: &Target, session: Session, queue: Receiver<(Request, OwnedSemap
                 false
             }
             Next::Answer(request) => {
-                if let Request::Commit(..) = request {
+                // Also after a search that is given up with half of it done.
+                if let Request::Commit(..) | Request::Index(_) = request {
                     behind = Some(target.idle);
                 }
                 let open = match session.take() {

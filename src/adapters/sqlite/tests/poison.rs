@@ -1,9 +1,6 @@
 //! Rows that this version can't read, put there by another program: they are left out and counted, the rest is read.
 
-use deia_actors::{
-    domain::{event::Topic, ids::MessageId, search::Query},
-    ports::search::SearchIndex,
-};
+use deia_actors::domain::{event::Topic, ids::MessageId};
 
 use super::*;
 
