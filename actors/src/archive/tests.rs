@@ -13,9 +13,11 @@ use crate::{
     domain::{
         ids::{ConversationId, MessageId},
         message::{Conversation, Message, MessageState, Sender},
+        time::Timestamp,
     },
     ports::{
         history_store::{Change, HistoryStore},
+        retention::{Prune, RetentionStore},
         scratch::{InMemory, Scratch},
     },
     testkit::{conformance::samples, fakes::memory_store::MemoryStore},
@@ -257,6 +259,25 @@ async fn what_is_stored_with_other_content_is_named_and_nothing_is_stored() {
     let problem = import(&store, &Straight(&store), Some(&eve), &mut source, &scratch()).await.unwrap_err();
     assert_eq!(problem.code, Code::ImportConflict, "{problem}");
     assert_eq!(store.groups(), before + 1, "only the launch");
+}
+
+#[tokio::test]
+async fn what_retention_cut_off_comes_back_once_the_rest_is_cleared() {
+    let (store, main) = fresh().await;
+    let old = samples::message(&main, None, Sender::User, "long ago");
+    let old = Message { created_at: Timestamp(1_000), ..old };
+    let next = samples::message(&main, Some(old.id), Sender::Bot, "today");
+    store.commit(vec![samples::append(&old), samples::append(&next)]).await.unwrap();
+    let file = exported(&store, ExportFormat::Json, None).await;
+    let before = Timestamp(2_000);
+    assert_eq!(store.prune(Prune::Chat { before }, 10).await.unwrap().rows, 1);
+    let problem = imported(&store, &file).await.unwrap_err();
+    assert_eq!(problem.code, Code::ImportConflict);
+    assert!(problem.detail.contains(&next.id.to_string()) && problem.detail.contains("Clear"), "{problem}");
+    let clear = Change::ClearHistory { bot_id: ada(), conversation_id: None };
+    store.commit(vec![Fact::new(clear, vec![])]).await.unwrap();
+    imported(&store, &file).await.unwrap();
+    assert_eq!(exported(&store, ExportFormat::Json, None).await, file);
 }
 
 #[tokio::test]
