@@ -41,7 +41,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{Archive, ArchivedTurn, Place},
+        archive::{Archive, ArchivedTurn, Arrival, Place},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
@@ -61,7 +61,7 @@ use self::{
     reader::Reader,
     writer::{Piece, Writer},
 };
-use super::migrations::MigrationState;
+use super::{migrations::MigrationState, quarantine::Quarantine};
 
 /// Pieces of surplus events that one look finds.
 const SURPLUS_PIECES: u32 = 20;
@@ -84,8 +84,9 @@ impl PostgresStore {
     /// not one of this version or an older one.
     pub async fn open(config: &PostgresConfig) -> Result<Self, StoreError> {
         schema::prepare(config).await?;
-        let writer = Arc::new(Writer::start(config).await?);
-        let reader = Reader::new(config)?;
+        let quarantine = Arc::new(Quarantine::default());
+        let writer = Arc::new(Writer::start(config, quarantine.clone()).await?);
+        let reader = Reader::new(config, quarantine)?;
         let patience = config.acquire_timeout + config.statement_timeout;
         Ok(Self { indexer: Indexer::start(writer.clone()), writer, reader, patience })
     }
@@ -244,14 +245,18 @@ impl StateStore for PostgresStore {
 
 #[async_trait]
 impl Archive for PostgresStore {
+    async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.read(self.reader.arrived()).await
+    }
     async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
-        self.read(self.reader.messages_after(conversation, after, limit, max_bytes)).await
+        self.read(self.reader.messages_after(conversation, after, by, limit, max_bytes)).await
     }
     async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
         self.read(self.reader.messages_with(ids)).await
@@ -275,5 +280,8 @@ impl SearchIndex for PostgresStore {
             self.indexer.index().await?;
         }
         self.read(self.reader.search(bot, conversation, query, limit, offset)).await
+    }
+    async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.read(self.reader.unindexed()).await
     }
 }

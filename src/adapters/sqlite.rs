@@ -24,6 +24,7 @@ mod writer;
 use std::{
     fs::{File, TryLockError},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,7 +40,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{Archive, ArchivedTurn, Place},
+        archive::{Archive, ArchivedTurn, Arrival, Place},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
@@ -55,7 +56,11 @@ use self::{
     reader::Reader,
     writer::{Target, Writer},
 };
-use super::{migrations::MigrationState, quarantine, words};
+use super::{
+    migrations::MigrationState,
+    quarantine::{self, Quarantine},
+    words,
+};
 
 /// How long a lock of another program on the database (a backup, a shell) is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -90,8 +95,10 @@ impl SqliteStore {
     async fn open_with(path: &Path, busy_timeout: Duration, idle: Duration) -> Result<Self, StoreError> {
         let lock = lock(path, busy_timeout).await?;
         schema::prepare(path).await?;
-        let writer = Writer::start(Target { path: path.to_owned(), busy_timeout, idle })?;
-        Ok(Self { writer, reader: Reader::new(path), lock })
+        let quarantine = Arc::new(Quarantine::default());
+        let reader = Reader::new(path, quarantine.clone());
+        let writer = Writer::start(Target { path: path.to_owned(), busy_timeout, idle, quarantine })?;
+        Ok(Self { writer, reader, lock })
     }
 
     /// Makes the database if there is none and brings it to this version, as [`Self::open`] does.
@@ -264,14 +271,18 @@ impl StateStore for SqliteStore {
 
 #[async_trait]
 impl Archive for SqliteStore {
+    async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.reader.arrived().await
+    }
     async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
-        self.reader.messages_after(conversation, after, limit, max_bytes).await
+        self.reader.messages_after(conversation, after, by, limit, max_bytes).await
     }
     async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
         self.reader.messages_with(ids).await
@@ -293,5 +304,8 @@ impl SearchIndex for SqliteStore {
     ) -> Result<Found, StoreError> {
         self.writer.index().await?;
         self.reader.search(bot, conversation, query, limit, offset).await
+    }
+    async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.reader.unindexed().await
     }
 }

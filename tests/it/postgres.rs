@@ -4,8 +4,9 @@ use std::{fs, path::Path, process::Output};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 
-use crate::support::{Database, Home, PostgresDatabase, PostgresServer, eventually};
+use crate::support::{Database, Home, PostgresDatabase, PostgresServer, eventually, soon};
 
 /// A service on this database.
 fn on(url: &str) -> Home {
@@ -117,6 +118,39 @@ async fn a_server_that_would_forget_what_it_acknowledged_is_refused_with_the_rea
     refused(database.url(), &["synchronous_commit is off", "lose acknowledged messages"], "no secret").await;
     database.execute(&format!("ALTER DATABASE {} RESET synchronous_commit", database.name()));
     assert_eq!(on(database.url()).start().await.terminate().await.code(), Some(0));
+}
+
+/// Told by a trigger, which runs in the session that writes; a second setting of the same reload shows that it has seen it.
+#[tokio::test]
+async fn a_server_that_is_told_to_forget_meanwhile_forgets_nothing_acknowledged() {
+    let server = PostgresServer::start("").await;
+    let home = on(&server.url()).env("DEIA_INFERENCE__SIMULATED", "on");
+    let deia = home.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let mut admin = PgConnection::connect(&server.url()).await.unwrap();
+    for sql in [
+        "CREATE TABLE seen (commits text, mark text)",
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen \
+             VALUES (current_setting('synchronous_commit'), current_setting('deadlock_timeout')); RETURN NULL; END $$",
+        "CREATE TRIGGER look AFTER INSERT ON chat_messages FOR EACH STATEMENT EXECUTE FUNCTION look()",
+        "ALTER SYSTEM SET synchronous_commit = off",
+        "ALTER SYSTEM SET deadlock_timeout = '1234ms'",
+        "SELECT pg_reload_conf()",
+    ] {
+        sqlx::raw_sql(sql).execute(&mut admin).await.unwrap();
+    }
+    let commits: String = soon("the writing session has read the settings", async {
+        loop {
+            api.send("ada", "hello").await.expect(200);
+            let seen = sqlx::query_scalar("SELECT commits FROM seen WHERE mark = '1234ms'");
+            if let Some(commits) = seen.fetch_optional(&mut admin).await.unwrap() {
+                return commits;
+            }
+        }
+    })
+    .await;
+    assert_eq!(commits, "on");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::{
     },
     history::storage_problem,
     ports::{
-        archive::{ArchivedTurn, Place},
+        archive::{ArchivedTurn, Arrival, Place},
         storage::Storage,
     },
 };
@@ -55,6 +55,8 @@ pub async fn export(
             conversation.leaf_message_id = *before;
         }
     }
+    // Behind the list: the end of each conversation is in the file.
+    let by = store.arrived().await.map_err(|e| storage_problem(&e))?;
     let name = only.map_or_else(|| bot.to_string(), |id| format!("{bot}-{id}"));
     let exporter = Exporter {
         store,
@@ -62,7 +64,7 @@ pub async fn export(
         conversations,
         at: 0,
         after: None,
-        last: MessageId::new(),
+        by,
         left_out,
         writer: match format {
             ExportFormat::Json => Writer::Json(JsonWriter::default()),
@@ -133,7 +135,7 @@ struct Exporter {
     at: usize,
     after: Option<Place>,
     /// Later messages stay out: else an export of a busy bot would never end.
-    last: MessageId,
+    by: Arrival,
     left_out: LeftOut,
     writer: Writer,
     stage: Stage,
@@ -195,7 +197,7 @@ impl Exporter {
         if let (None, Writer::Markdown(markdown)) = (self.after, &self.writer) {
             markdown.conversation(out, conversation);
         }
-        let page = self.store.messages_after(conversation.id, self.after, PAGE, PAGE_BYTES).await;
+        let page = self.store.messages_after(conversation.id, self.after, self.by, PAGE, PAGE_BYTES).await;
         let mut page = page.map_err(|e| storage_problem(&e))?;
         let Some(last) = page.last().map(Place::of) else {
             self.unchanged(conversation).await?;
@@ -208,7 +210,7 @@ impl Exporter {
         self.left_out.look(&*self.store, &self.bot).await?;
         let pending = page.iter().filter(|m| m.state == MessageState::Pending);
         self.left_out.0.extend(pending.filter_map(|m| m.turn_id));
-        page.retain(|m| m.id <= self.last && !self.left_out.has(m));
+        page.retain(|m| !self.left_out.has(m));
         let turns = self.turns(&page).await?;
         for message in &page {
             match &mut self.writer {

@@ -136,6 +136,17 @@ fn conflict(what: &str, id: impl std::fmt::Display) -> Problem {
     )
 }
 
+/// What was left of a conversation stands for itself since; nothing can be put above it any more.
+fn cut_off(first: &Message) -> Problem {
+    let detail = format!(
+        "Message {} is stored as the first of what is left of conversation {}: what stood before it was deleted since the export \
+         and can't be put back above it. Nothing was stored. Clear or delete the conversation, then import; what was said after the \
+         export is lost with that.",
+        first.id, first.conversation_id
+    );
+    Problem::new(Code::ImportConflict, detail)
+}
+
 /// Counts what is stored already; what is stored differently is a conflict.
 async fn compare(store: &dyn Storage, part: &ImportPart, unchanged: &mut Counts) -> Result<(), Problem> {
     for given in &part.conversations {
@@ -153,7 +164,9 @@ async fn compare(store: &dyn Storage, part: &ImportPart, unchanged: &mut Counts)
     for given in &part.messages {
         if let Some(stored) = stored.get(&given.id) {
             if !same_message(stored, given) {
-                return Err(conflict("Message", given.id));
+                let beheaded = stored.parent_id.is_none()
+                    && same_message(stored, &Message { parent_id: None, ..given.clone() });
+                return Err(if beheaded { cut_off(given) } else { conflict("Message", given.id) });
             }
             unchanged.messages += 1;
         }

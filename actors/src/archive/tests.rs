@@ -13,9 +13,11 @@ use crate::{
     domain::{
         ids::{ConversationId, MessageId},
         message::{Conversation, Message, MessageState, Sender},
+        time::Timestamp,
     },
     ports::{
         history_store::{Change, HistoryStore},
+        retention::{Prune, RetentionStore},
         scratch::{InMemory, Scratch},
     },
     testkit::{conformance::samples, fakes::memory_store::MemoryStore},
@@ -260,6 +262,25 @@ async fn what_is_stored_with_other_content_is_named_and_nothing_is_stored() {
 }
 
 #[tokio::test]
+async fn what_retention_cut_off_comes_back_once_the_rest_is_cleared() {
+    let (store, main) = fresh().await;
+    let old = samples::message(&main, None, Sender::User, "long ago");
+    let old = Message { created_at: Timestamp(1_000), ..old };
+    let next = samples::message(&main, Some(old.id), Sender::Bot, "today");
+    store.commit(vec![samples::append(&old), samples::append(&next)]).await.unwrap();
+    let file = exported(&store, ExportFormat::Json, None).await;
+    let before = Timestamp(2_000);
+    assert_eq!(store.prune(Prune::Chat { before }, 10).await.unwrap().rows, 1);
+    let problem = imported(&store, &file).await.unwrap_err();
+    assert_eq!(problem.code, Code::ImportConflict);
+    assert!(problem.detail.contains(&next.id.to_string()) && problem.detail.contains("Clear"), "{problem}");
+    let clear = Change::ClearHistory { bot_id: ada(), conversation_id: None };
+    store.commit(vec![Fact::new(clear, vec![])]).await.unwrap();
+    imported(&store, &file).await.unwrap();
+    assert_eq!(exported(&store, ExportFormat::Json, None).await, file);
+}
+
+#[tokio::test]
 async fn what_runs_and_waits_is_left_out_with_its_question() {
     let (store, file) = small().await;
     let main = store.conversations(&ada()).await.unwrap().remove(0);
@@ -284,6 +305,30 @@ async fn what_runs_and_waits_is_left_out_with_its_question() {
         &format!("\"leaf_message_id\":\"{}\"", path[1].id),
     );
     assert_eq!(exported(&store, ExportFormat::Json, None).await, sealed(&expected));
+}
+
+#[tokio::test]
+async fn messages_of_a_clock_that_was_ahead_are_exported_and_what_is_said_later_is_not() {
+    let (store, main) = fresh().await;
+    let ahead = |n: u128| MessageId(uuid::Uuid::from_u128((u128::MAX >> 4) + n));
+    let first = Message { id: ahead(1), ..samples::message(&main, None, Sender::User, "from the future") };
+    let second = samples::message(&main, Some(first.id), Sender::Bot, "from now");
+    let third = Message { id: ahead(2), ..samples::message(&main, Some(second.id), Sender::User, "the end") };
+    for message in [&first, &second, &third] {
+        store.commit(vec![samples::append(message)]).await.unwrap();
+    }
+    let begun = export(Arc::new(store.clone()), &ada(), ExportFormat::Json, None).await.unwrap();
+    let later = Message { id: ahead(3), ..samples::message(&main, Some(third.id), Sender::User, "later") };
+    let below = samples::message(&main, Some(later.id), Sender::Bot, "later still");
+    for message in [&later, &below] {
+        store.commit(vec![samples::append(message)]).await.unwrap();
+    }
+    let chunks: Vec<_> = begun.body.map(|chunk| chunk.unwrap().to_vec()).collect().await;
+    let file = String::from_utf8(chunks.concat()).unwrap();
+    let (other, _) = fresh().await;
+    assert_eq!(imported(&other, &file).await.unwrap().imported.messages, 3);
+    assert_eq!(exported(&other, ExportFormat::Json, None).await, file);
+    assert!(!file.contains("later"), "{file}");
 }
 
 #[tokio::test]

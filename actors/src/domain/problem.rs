@@ -125,6 +125,8 @@ codes! {
     UpstreamError = "upstream_error", 502, "The model server failed";
     /// The database does not take writes.
     StorageUnavailable = "storage_unavailable", 503, "The database is not available";
+    /// The index of the search has more to take in than a request waits for.
+    SearchBehind = "search_behind", 503, "The index of the search is catching up";
     /// No model server answers.
     OllamaOffline = "ollama_offline", 503, "Ollama is offline";
     /// The bot crashed or the process ended in the middle of the answer.

@@ -51,14 +51,31 @@ impl Place {
     }
 }
 
+/// A moment of the record, told by what had been stored by then. Ids say nothing of that: they are of the clock of whoever made
+/// them, and imported ones of another machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Arrival(pub u64);
+
+impl Arrival {
+    /// With everything that will ever be stored.
+    pub const ALL: Self = Self(u64::MAX);
+}
+
 /// Whole conversations.
 ///
 /// * `messages_after` MUST return every message that was created in the conversation, all branches,
 ///   in the order of [`Place`], and its cost MUST NOT grow with what lies before `after`.
+/// * `arrived` MUST part what is stored when it is called from what is stored later.
 /// * Every call is one short read; between two of them the record may change.
 #[async_trait]
 pub trait Archive: Send + Sync + 'static {
-    /// Messages created in a conversation behind a place, with their places among their siblings: at
+    /// The last arrival.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn arrived(&self) -> Result<Arrival, StoreError>;
+
+    /// Messages created in a conversation behind a place that had arrived by then, with their places among their siblings: at
     /// most `limit`, up to and with the one that exceeds `max_bytes` of content, thinking and images.
     ///
     /// # Errors
@@ -67,6 +84,7 @@ pub trait Archive: Send + Sync + 'static {
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError>;

@@ -26,6 +26,8 @@ pub struct Found {
 ///   fine points; a message in which a word stands more often, among fewer others, MUST NOT come behind.
 /// * What was committed before a search MUST be found by it; a reply, once it has ended. What was deleted MUST NOT be.
 /// * Only conversations of the bot in the roster are searched, all branches, archived ones too.
+/// * A search may take as long as its index is behind; whoever waits for one bounds that. What is behind MUST be taken in all
+///   the same once nobody writes, also after a search that was given up.
 /// * A commit MUST NOT become slower by it: indexing comes later, at the latest with the next search.
 #[async_trait]
 pub trait SearchIndex: Send + Sync + 'static {
@@ -41,4 +43,10 @@ pub trait SearchIndex: Send + Sync + 'static {
         limit: u32,
         offset: u32,
     ) -> Result<Found, StoreError>;
+
+    /// About how many messages the index lacks, rather too many than too few.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn unindexed(&self) -> Result<u64, StoreError>;
 }

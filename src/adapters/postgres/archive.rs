@@ -6,7 +6,7 @@ use deia_actors::{
         message::Message,
     },
     ports::{
-        archive::{ArchivedTurn, Place},
+        archive::{ArchivedTurn, Arrival, Place},
         history_store::StoreError,
     },
 };
@@ -24,6 +24,7 @@ use super::{
 struct Rest {
     conversation: ConversationId,
     after: Option<Place>,
+    by: i64,
     limit: usize,
     bytes: usize,
 }
@@ -34,16 +35,18 @@ pub(super) async fn messages_after(
     at: &mut PgConnection,
     conversation: ConversationId,
     after: Option<Place>,
+    by: Arrival,
     limit: u32,
     max_bytes: usize,
 ) -> Result<Vec<Message>, StoreError> {
+    let by = i64::try_from(by.0).unwrap_or(i64::MAX);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let (mut messages, mut left, mut after) = (vec![], Some(max_bytes), after);
     // The stored form of a message may be longer than the message, and some can't be read: then there is room for more.
     while let Some(bytes) = left
         && messages.len() < limit
     {
-        let rest = Rest { conversation, after, limit: limit - messages.len(), bytes };
+        let rest = Rest { conversation, after, by, limit: limit - messages.len(), bytes };
         let mut rows = vec![];
         if after.is_none_or(|place| place.parent_id.is_none()) {
             rows = first(at, rest).await?;
@@ -65,7 +68,7 @@ pub(super) async fn messages_after(
     Ok(messages)
 }
 
-/// The rows of a page; what does not fit is not sent: `before` is the size of the messages in front of one.
+/// The rows of a page (`- 1` keeps the index on the arrival from being used); what does not fit is not sent: `before` is the size of the messages in front of one.
 macro_rules! page {
     ($where:literal, $order:literal) => {
         concat!(
@@ -75,7 +78,7 @@ macro_rules! page {
             $order,
             ") - bytes AS before FROM (SELECT *, octet_length(content)::int8 \
                  + coalesce(octet_length(thinking), 0) + coalesce(octet_length(images), 0) AS bytes \
-             FROM chat_messages WHERE conversation_id = $1 AND ",
+             FROM chat_messages WHERE conversation_id = $1 AND arrival - 1 < $4 AND ",
             $where,
             " ORDER BY ",
             $order,
@@ -85,18 +88,24 @@ macro_rules! page {
 }
 
 async fn first(at: &mut PgConnection, rest: Rest) -> Result<Vec<sqlx::postgres::PgRow>, StoreError> {
-    let page = sqlx::query(page!("parent_id IS NULL AND id > $4", "id"));
+    let page = sqlx::query(page!("parent_id IS NULL AND id > $5", "id"));
     let after = rest.after.map_or(Uuid::nil(), |place| place.id.0);
-    let page = page.bind(rest.conversation.0).bind(int(rest.limit)).bind(int(rest.bytes)).bind(after);
+    let page =
+        page.bind(rest.conversation.0).bind(int(rest.limit)).bind(int(rest.bytes)).bind(rest.by).bind(after);
     page.fetch_all(at).await.map_err(error::sort)
 }
 
 async fn next(at: &mut PgConnection, rest: Rest) -> Result<Vec<sqlx::postgres::PgRow>, StoreError> {
-    let page = sqlx::query(page!("(parent_id, id) > ($4, $5)", "parent_id, id"));
+    let page = sqlx::query(page!("(parent_id, id) > ($5, $6)", "parent_id, id"));
     let after = rest.after.and_then(|place| place.parent_id.map(|parent| (parent.0, place.id.0)));
     let (parent, id) = after.unwrap_or((Uuid::nil(), Uuid::nil()));
-    let page =
-        page.bind(rest.conversation.0).bind(int(rest.limit)).bind(int(rest.bytes)).bind(parent).bind(id);
+    let page = page
+        .bind(rest.conversation.0)
+        .bind(int(rest.limit))
+        .bind(int(rest.bytes))
+        .bind(rest.by)
+        .bind(parent)
+        .bind(id);
     page.fetch_all(at).await.map_err(error::sort)
 }
 

@@ -137,11 +137,12 @@ pub(super) async fn within<T>(
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(sqlx::Error::Io(late())))
 }
 
-/// Refuses a server on which an acknowledged commit could get lost, or that can't hold our texts.
+/// Refuses a server on which an acknowledged commit could get lost, or that can't hold our texts. How commits are made stays as
+/// it is found here for as long as the session lives, whatever the server is set to meanwhile.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<(), StoreError> {
     let (version, encoding, durable, synced, standby): (i32, String, String, String, bool) = sqlx::query_as(
         "SELECT current_setting('server_version_num')::int4, current_setting('server_encoding'), \
-             current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery()",
+             set_config('synchronous_commit', current_setting('synchronous_commit'), false), current_setting('fsync'), pg_is_in_recovery()",
     )
     .fetch_one(connection)
     .await

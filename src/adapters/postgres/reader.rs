@@ -1,5 +1,7 @@
 //! Reads: a pool of connections. What must be of one moment is read in one REPEATABLE READ transaction.
 
+use std::sync::Arc;
+
 use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
@@ -11,7 +13,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{ArchivedTurn, Place},
+        archive::{ArchivedTurn, Arrival, Place},
         history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
         search::Found,
     },
@@ -35,13 +37,13 @@ use super::{
 /// The reading half of the store.
 pub(super) struct Reader {
     pool: PgPool,
-    quarantine: Quarantine,
+    quarantine: Arc<Quarantine>,
 }
 
 impl Reader {
     /// A pool on an existing database.
-    pub(super) fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
-        Ok(Self { pool: connect::pool(config)?, quarantine: Quarantine::default() })
+    pub(super) fn new(config: &PostgresConfig, quarantine: Arc<Quarantine>) -> Result<Self, StoreError> {
+        Ok(Self { pool: connect::pool(config)?, quarantine })
     }
 
     /// Rows met so far that can't be read.
@@ -137,15 +139,21 @@ impl Reader {
         pages::page(&mut moment, &self.quarantine, leaf, cursor, limit).await
     }
 
+    pub(super) async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.number("SELECT coalesce(max(arrival), 0) FROM chat_messages").await.map(Arrival)
+    }
+
     pub(super) async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
         let mut moment = self.moment().await?;
-        archive::messages_after(&self.quarantine, &mut moment, conversation, after, limit, max_bytes).await
+        archive::messages_after(&self.quarantine, &mut moment, conversation, after, by, limit, max_bytes)
+            .await
     }
 
     pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
@@ -170,6 +178,15 @@ impl Reader {
 
     pub(super) async fn search_is_behind(&self) -> Result<bool, StoreError> {
         search::is_behind(&mut *self.single().await?).await.map_err(error::sort)
+    }
+
+    pub(super) async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT greatest((SELECT coalesce(max(arrival), 0) FROM chat_messages) - watermark, 0) \
+                 + (SELECT count(*) FROM search_waiting w JOIN chat_messages m ON m.id = w.message_id \
+                     WHERE m.state <> 'pending') FROM search_state",
+        )
+        .await
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {

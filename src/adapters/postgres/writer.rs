@@ -14,7 +14,7 @@ mod retention;
 mod run;
 mod session;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use deia_actors::ports::history_store::{Committed, Fact, StoreError};
 use sqlx::Connection;
@@ -28,6 +28,7 @@ use self::{
     session::{Failure, Session},
 };
 use super::{
+    super::quarantine::Quarantine,
     connect::{self, PostgresConfig},
     error,
 };
@@ -45,15 +46,21 @@ pub(super) struct Writer {
     target: Target,
     /// None after it was lost. Whoever uses it takes it out, so that a caller who goes away in the middle drops it.
     session: Mutex<Option<Session>>,
+    /// Where rows that can't be read are told.
+    quarantine: Arc<Quarantine>,
     closing: CancellationToken,
 }
 
 impl Writer {
     /// Connects, so that a server that can't be used is refused here.
-    pub(super) async fn start(config: &PostgresConfig) -> Result<Self, StoreError> {
+    pub(super) async fn start(
+        config: &PostgresConfig,
+        quarantine: Arc<Quarantine>,
+    ) -> Result<Self, StoreError> {
         let target = Target::new(config)?;
         let session = Session::open(&target).await?;
-        Ok(Self { target, session: Mutex::new(Some(session)), closing: CancellationToken::new() })
+        let session = Mutex::new(Some(session));
+        Ok(Self { target, session, quarantine, closing: CancellationToken::new() })
     }
 
     fn closed(&self) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use deia_actors::{
         message::Message,
     },
     ports::{
-        archive::{ArchivedTurn, Place},
+        archive::{ArchivedTurn, Arrival, Place},
         history_store::StoreError,
     },
 };
@@ -20,26 +20,30 @@ use super::{
     rows::{self, message_columns, turn_columns},
 };
 
-/// The index on conversation, parent and id has this order; only first messages, without a parent, are apart.
+/// The index on conversation, parent and id has this order; only first messages, without a parent, are apart. Rows arrive in
+/// the order of their rowids (the `+` keeps the table from being read in that order).
 pub(super) async fn messages_after(
     quarantine: &Quarantine,
     at: &mut SqliteConnection,
     conversation: ConversationId,
     after: Option<Place>,
+    by: Arrival,
     limit: u32,
     max_bytes: usize,
 ) -> Result<Vec<Message>, StoreError> {
+    let by = i64::try_from(by.0).unwrap_or(i64::MAX);
     let mut page = Page { messages: vec![], bytes: 0, limit, max_bytes };
     if after.is_none_or(|place| place.parent_id.is_none()) {
         let first = sqlx::query(concat!(
             "SELECT ",
             message_columns!(),
             " FROM chat_messages m WHERE m.conversation_id = $1 AND m.parent_id IS NULL AND m.id > $2 \
-             ORDER BY m.id LIMIT $3"
+             AND +m.rowid <= $4 ORDER BY m.id LIMIT $3"
         ))
         .bind(conversation.0)
         .bind(after.map_or(Uuid::nil(), |place| place.id.0))
-        .bind(limit);
+        .bind(limit)
+        .bind(by);
         page.fill(quarantine, first.fetch(&mut *at)).await?;
     }
     let parent = after.and_then(|place| place.parent_id.map(|parent| (parent.0, place.id.0)));
@@ -49,12 +53,13 @@ pub(super) async fn messages_after(
             "SELECT ",
             message_columns!(),
             " FROM chat_messages m WHERE m.conversation_id = $1 AND (m.parent_id, m.id) > ($2, $3) \
-             ORDER BY m.parent_id, m.id LIMIT $4"
+             AND +m.rowid <= $5 ORDER BY m.parent_id, m.id LIMIT $4"
         ))
         .bind(conversation.0)
         .bind(parent)
         .bind(id)
-        .bind(limit);
+        .bind(limit)
+        .bind(by);
         page.fill(quarantine, next.fetch(&mut *at)).await?;
     }
     Ok(page.messages)

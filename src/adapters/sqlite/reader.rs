@@ -1,7 +1,7 @@
 //! Reads: a small pool of read-only connections. In WAL mode they see the last commit and never
 //! wait for the writer. What must be of one moment is read in one transaction.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use deia_actors::{
     domain::{
@@ -14,7 +14,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{ArchivedTurn, Place},
+        archive::{ArchivedTurn, Arrival, Place},
         history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
         search::Found,
     },
@@ -41,12 +41,12 @@ const CONNECTIONS: u32 = 4;
 /// The reading half of the store.
 pub(super) struct Reader {
     pool: SqlitePool,
-    quarantine: Quarantine,
+    quarantine: Arc<Quarantine>,
 }
 
 impl Reader {
     /// A pool on an existing database; connections are made when they are needed.
-    pub(super) fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path, quarantine: Arc<Quarantine>) -> Self {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .read_only(true)
@@ -60,7 +60,7 @@ impl Reader {
             .max_lifetime(None)
             .test_before_acquire(false)
             .connect_lazy_with(options);
-        Self { pool, quarantine: Quarantine::default() }
+        Self { pool, quarantine }
     }
 
     /// Rows met so far that can't be read.
@@ -147,15 +147,21 @@ impl Reader {
         pages::page(&mut moment, &self.quarantine, leaf, cursor, limit).await
     }
 
+    pub(super) async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.number("SELECT coalesce(max(rowid), 0) FROM chat_messages").await.map(Arrival)
+    }
+
     pub(super) async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
         let mut moment = self.moment().await?;
-        archive::messages_after(&self.quarantine, &mut moment, conversation, after, limit, max_bytes).await
+        archive::messages_after(&self.quarantine, &mut moment, conversation, after, by, limit, max_bytes)
+            .await
     }
 
     pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
@@ -176,6 +182,15 @@ impl Reader {
     ) -> Result<Found, StoreError> {
         search::search(&self.quarantine, &mut *self.single().await?, bot, conversation, query, limit, offset)
             .await
+    }
+
+    pub(super) async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT max((SELECT coalesce(max(rowid), 0) FROM chat_messages) - watermark, 0) \
+                 + (SELECT count(*) FROM search_waiting w JOIN chat_messages m ON m.id = w.message_id \
+                     WHERE m.state <> 'pending') FROM search_state",
+        )
+        .await
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {

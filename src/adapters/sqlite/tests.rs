@@ -8,15 +8,18 @@ use deia_actors::{
     domain::{
         ids::BotId,
         message::{Conversation, Message, Sender},
+        search::Query,
     },
     history_store_suite,
     ports::{
         history_store::{Change, Cursor, Fact, HistoryStore, StoreError},
+        search::SearchIndex,
         state_store::StateStore,
     },
     retention_store_suite, search_suite, state_store_suite,
     testkit::conformance::{Subject, history_store::Grove, samples},
 };
+use futures_util::FutureExt;
 use tempfile::TempDir;
 
 use super::SqliteStore;
@@ -159,6 +162,18 @@ async fn numbers_follow_what_another_program_wrote() {
     other.execute(sql, [main.id.0]).unwrap();
     let committed = disk.store.commit(vec![said(&main, 1).1]).await.unwrap();
     assert_eq!(committed[0].events[0].seqs[1].1, 3);
+}
+
+#[tokio::test]
+async fn a_search_that_is_given_up_leaves_the_rest_to_the_index() {
+    let (disk, bot, main) = OnDisk::with_bot().await;
+    disk.store.commit((0..2000).map(|_| said(&main, 9).1).collect()).await.unwrap();
+    assert_eq!(disk.store.unindexed().await.unwrap(), 2000);
+    let query = Query::parse("xxxxxxxxx").unwrap();
+    assert!(disk.store.search(&bot, None, &query, 1, 0).now_or_never().is_none());
+    let rest = async { while disk.store.unindexed().await.unwrap() > 0 {} };
+    tokio::time::timeout(Duration::from_secs(20), rest).await.expect("it happens soon");
+    assert!(disk.store.search(&bot, None, &query, 1, 0).await.unwrap().has_more);
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::session::Session;
+use super::quarantine::Quarantine;
 
 /// Groups that may wait for the thread; callers beyond wait in `commit`.
 const QUEUE: usize = 32;
@@ -65,6 +66,8 @@ pub(super) struct Target {
     pub(super) busy_timeout: Duration,
     /// Silence after which the thread takes messages into the index.
     pub(super) idle: Duration,
+    /// Where rows that can't be read are told.
+    pub(super) quarantine: Arc<Quarantine>,
 }
 
 /// The thread as the store sees it.
@@ -183,7 +186,8 @@ fn serve(target: &Target, session: Session, queue: Receiver<(Request, OwnedSemap
                 false
             }
             Next::Answer(request) => {
-                if let Request::Commit(..) = request {
+                // Also after a search that is given up with half of it done.
+                if let Request::Commit(..) | Request::Index(_) = request {
                     behind = Some(target.idle);
                 }
                 let open = match session.take() {

@@ -104,6 +104,24 @@ impl House {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_search_does_not_wait_for_ever_for_its_index() {
+    let (house, bot) = House::with_bot("ada").await;
+    let ask = || SearchHistory { q: "word".into(), ..SearchHistory::default() };
+    house.store.leave_unindexed(1_000_000);
+    let began = Instant::now();
+    let problem = house.tree.search(&bot, ask()).await.unwrap_err();
+    assert_eq!((problem.code, problem.status, problem.retry_after_s), (Code::SearchBehind, 503, Some(5)));
+    assert!(problem.detail.contains("1000000 messages"), "{problem}");
+    assert_eq!(began.elapsed(), LIMIT);
+    assert!(house.tree.probe_storage().await.is_ok(), "the database is not away");
+    house.store.leave_unindexed(0);
+    assert!(house.tree.search(&bot, ask()).await.unwrap().items.is_empty());
+    house.store.go_away(Outage::Silent);
+    let problem = house.tree.search(&bot, ask()).await.unwrap_err();
+    assert_eq!(problem.code, Code::StorageUnavailable, "{problem}");
+}
+
 /// Time is paused: waiting costs nothing.
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();

@@ -10,7 +10,7 @@ use crate::{
         message::{Conversation, Message, MessageState, Sender, Siblings},
     },
     ports::{
-        archive::{Archive, ArchivedTurn, ImportPart, Place},
+        archive::{Archive, ArchivedTurn, Arrival, ImportPart, Place},
         history_store::{Change, Cursor, Fact, HistoryStore},
         state_store::StateStore,
     },
@@ -24,6 +24,7 @@ macro_rules! archive_suite {
             use super::*;
             $crate::conformance_tests!($subject, archive:
                 messages_come_in_the_order_of_their_places_page_by_page
+                what_arrives_later_is_told_apart_whatever_its_id
                 a_page_ends_with_the_message_that_fills_it
                 what_is_stored_of_some_ids_is_found
                 a_part_is_stored_as_it_is_and_again_changes_nothing
@@ -50,9 +51,13 @@ async fn with_bot<S: Subject>() -> (S, BotId, Conversation) {
 }
 
 async fn all<S: Subject>(subject: &S, home: ConversationId, limit: u32) -> Vec<Message> {
+    all_by(subject, home, Arrival::ALL, limit).await
+}
+
+async fn all_by<S: Subject>(subject: &S, home: ConversationId, by: Arrival, limit: u32) -> Vec<Message> {
     let (mut all, mut after) = (vec![], None);
     loop {
-        let page = subject.store().messages_after(home, after, limit, usize::MAX).await.unwrap();
+        let page = subject.store().messages_after(home, after, by, limit, usize::MAX).await.unwrap();
         let Some(last) = page.last() else { return all };
         assert!(page.len() <= usize::try_from(limit).unwrap());
         after = Some(Place::of(last));
@@ -113,6 +118,34 @@ pub async fn messages_come_in_the_order_of_their_places_page_by_page<S: Subject>
     assert!(all(&subject, ConversationId::new(), 5).await.is_empty());
 }
 
+/// Ids far in the future and in the past, before and after the moment.
+pub async fn what_arrives_later_is_told_apart_whatever_its_id<S: Subject>() {
+    let (subject, _, main) = with_bot::<S>().await;
+    let ids = |n: u128| [n, u128::MAX / 2 + n].map(|id| MessageId(uuid::Uuid::from_u128(id)));
+    let mut said: Vec<Message> = vec![];
+    for (n, id) in ids(1).into_iter().chain(ids(2)).chain(ids(3)).enumerate() {
+        let parent = (n % 3 > 0).then(|| said[n - 1].id);
+        said.push(Message { id, ..samples::message(&main, parent, Sender::User, "said") });
+    }
+    let (early, late) = said.split_at(4);
+    for message in early {
+        assert!(apply(&subject, samples::append(message)).await);
+    }
+    let by = subject.store().arrived().await.unwrap();
+    for message in late {
+        assert!(apply(&subject, samples::append(message)).await);
+    }
+    let subject = subject.reopen().await;
+    for limit in [1, 2, 50] {
+        let mut expected: Vec<Place> = early.iter().map(Place::of).collect();
+        expected.sort_unstable();
+        let found = all_by(&subject, main.id, by, limit).await;
+        assert_eq!(found.iter().map(Place::of).collect::<Vec<_>>(), expected, "pages of {limit}");
+        assert_eq!(all(&subject, main.id, limit).await.len(), said.len());
+    }
+    assert!(subject.store().arrived().await.unwrap() > by);
+}
+
 /// Up to and with the message that exceeds the bytes; images and thinking count.
 pub async fn a_page_ends_with_the_message_that_fills_it<S: Subject>() {
     let (subject, _, main) = with_bot::<S>().await;
@@ -130,7 +163,7 @@ pub async fn a_page_ends_with_the_message_that_fills_it<S: Subject>() {
     }
     let store = subject.store();
     for (bytes, expected) in [(0, 1), (9, 1), (10, 2), (59, 2), (60, 3), (70, 4)] {
-        let page = store.messages_after(main.id, None, 10, bytes).await.unwrap();
+        let page = store.messages_after(main.id, None, Arrival::ALL, 10, bytes).await.unwrap();
         assert_eq!(page.iter().map(|m| m.id).collect::<Vec<_>>(), ids[..expected], "{bytes} bytes");
     }
 }

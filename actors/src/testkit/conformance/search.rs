@@ -31,6 +31,7 @@ macro_rules! search_suite {
                 what_was_deleted_is_not_found
                 what_took_the_place_of_something_deleted_is_found
                 what_was_imported_is_found
+                a_search_leaves_nothing_that_is_not_indexed
                 what_was_said_before_a_restart_is_found_after_it
             );
         }
@@ -330,4 +331,17 @@ pub async fn what_was_said_before_a_restart_is_found_after_it<S: Subject>() {
     let last = u32::try_from(count - 1).unwrap();
     let page = subject.store().search(&bot, None, &query, 10, last).await.unwrap();
     assert_eq!((page.items.len(), page.has_more), (1, false));
+}
+
+/// Of more messages than one commit takes in.
+pub async fn a_search_leaves_nothing_that_is_not_indexed<S: Subject>() {
+    let subject = S::create().await;
+    let bot = BotId::numbered(1);
+    let (fact, main) = samples::launch(&bot);
+    subject.store().commit(vec![fact]).await.unwrap();
+    let said = |_| samples::append(&samples::message(&main, None, Sender::User, "said"));
+    subject.store().commit((0..600).map(said).collect()).await.unwrap();
+    let query = Query::parse("said").unwrap();
+    assert!(subject.store().search(&bot, None, &query, 1, 0).await.unwrap().has_more);
+    assert_eq!(subject.store().unindexed().await.unwrap(), 0);
 }

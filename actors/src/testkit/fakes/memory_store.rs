@@ -44,6 +44,8 @@ struct Shared {
     /// Commits that wait for [`MemoryStore::resume`].
     gate: watch::Sender<Gate>,
     outage: watch::Sender<Option<Outage>>,
+    /// Messages that a search waits for.
+    unindexed: watch::Sender<u64>,
 }
 
 /// How the whole store is away.
@@ -86,7 +88,8 @@ impl MemoryStore {
         let gate = watch::Sender::new(Gate::default());
         let (record, faults) = (Mutex::default(), Mutex::default());
         let outage = watch::Sender::new(None);
-        Self { shared: Arc::new(Shared { epoch: Epoch::new(), record, faults, gate, outage }) }
+        let (epoch, unindexed) = (Epoch::new(), watch::Sender::new(0));
+        Self { shared: Arc::new(Shared { epoch, record, faults, gate, outage, unindexed }) }
     }
 
     /// The next `n` commits answer `Unavailable`, and probes until then; nothing of them is stored.
@@ -107,6 +110,11 @@ impl MemoryStore {
     /// The outage is over.
     pub fn come_back(&self) {
         self.shared.outage.send_replace(None);
+    }
+
+    /// From now on the index of the search lacks so many messages; searches wait until it lacks none.
+    pub fn leave_unindexed(&self, messages: u64) {
+        self.shared.unindexed.send_replace(messages);
     }
 
     /// Passes where the store is there.

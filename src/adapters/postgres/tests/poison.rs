@@ -5,7 +5,11 @@ use deia_actors::{
         ids::{BotId, ConversationId, MessageId},
         search::Query,
     },
-    ports::{archive::Archive, history_store::Span, search::SearchIndex},
+    ports::{
+        archive::{Archive, Arrival},
+        history_store::Span,
+        search::SearchIndex,
+    },
 };
 use sqlx::{AssertSqlSafe, Encode, Postgres, Type};
 
@@ -63,7 +67,10 @@ async fn a_message_that_can_not_be_read_is_left_out_of_every_list_and_counted_on
             assert_eq!(path, rest);
             let snapshot = store.conversation_snapshot(main.id, 50).await.unwrap().unwrap();
             assert_eq!(ids(&snapshot.messages), rest);
-            assert_eq!(ids(&store.messages_after(main.id, None, 50, 1000).await.unwrap()), rest);
+            assert_eq!(
+                ids(&store.messages_after(main.id, None, Arrival::ALL, 50, 1000).await.unwrap()),
+                rest
+            );
             assert_eq!(ids(&store.messages_with(&all).await.unwrap()), rest);
             let query = Query::parse("word").unwrap();
             assert_eq!(store.search(&bot, None, &query, 50, 0).await.unwrap().items.len(), 5);
@@ -72,6 +79,28 @@ async fn a_message_that_can_not_be_read_is_left_out_of_every_list_and_counted_on
         }
         assert_eq!(store.quarantined_rows(), 1, "{spoilt}");
         assert_eq!(store.path_rest(all[5]).await.unwrap().0, 5);
+    }
+}
+
+/// A rule of the table is taken away and a value with it.
+#[tokio::test]
+async fn a_text_that_can_not_be_read_keeps_no_other_from_being_found() {
+    for column in ["content", "state"] {
+        let (server, bot, _, all) = OnServer::with_path(4).await;
+        let mut other = server.database.admin().await;
+        let rule = format!("ALTER TABLE chat_messages ALTER {column} DROP NOT NULL");
+        sqlx::raw_sql(AssertSqlSafe(rule)).execute(&mut other).await.unwrap();
+        for id in &all[2..] {
+            server.spoil(&format!("UPDATE chat_messages SET {column} = NULL WHERE id = $1"), id.0).await;
+        }
+        for _ in 0..2 {
+            let query = Query::parse("word").unwrap();
+            let found = server.store.search(&bot, None, &query, 50, 0).await.unwrap();
+            assert_eq!(ids(&found.items), [all[1], all[0]], "{column}");
+        }
+        assert_eq!(server.store.quarantined_rows(), 2, "{column}");
+        let left = "SELECT count(*) FROM chat_messages WHERE arrival > (SELECT watermark FROM search_state)";
+        assert_eq!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut other).await.unwrap(), 0);
     }
 }
 
@@ -90,7 +119,7 @@ async fn a_page_of_messages_that_can_not_be_read_is_not_the_end() {
     assert_eq!(page(Cursor::Before(all[2])).await, (all[..2].to_vec(), false));
     assert_eq!(page(Cursor::After(all[1])).await, (vec![all[2], all[9]], true));
     assert_eq!(page(Cursor::After(all[9])).await, (all[10..].to_vec(), false));
-    let archive = server.store.messages_after(main.id, None, 5, 1000).await.unwrap();
+    let archive = server.store.messages_after(main.id, None, Arrival::ALL, 5, 1000).await.unwrap();
     assert_eq!(ids(&archive), [&all[..3], &all[9..11]].concat());
     assert_eq!(server.store.quarantined_rows(), 6);
 }

@@ -1,6 +1,7 @@
 //! The index of the search, beyond what its suite asks for.
 
 use deia_actors::{domain::search::Query, ports::search::SearchIndex};
+use futures_util::FutureExt;
 
 use super::*;
 
@@ -31,6 +32,17 @@ async fn words_are_found_whatever_the_limits_of_the_index() {
         let found: Vec<_> = found.items.iter().map(|m| m.id).collect();
         assert_eq!(found, expected, "{query:?}");
     }
+}
+
+#[tokio::test]
+async fn a_search_that_is_given_up_leaves_the_rest_to_the_index() {
+    let (server, bot, main) = OnServer::with_bot().await;
+    server.store.commit((0..2000).map(|_| said(&main, "word").1).collect()).await.unwrap();
+    assert_eq!(server.store.unindexed().await.unwrap(), 2000);
+    let query = Query::parse("word").unwrap();
+    assert!(server.store.search(&bot, None, &query, 1, 0).now_or_never().is_none());
+    soon(async { while server.store.unindexed().await.unwrap() > 0 {} }).await;
+    assert!(server.store.search(&bot, None, &query, 1, 0).await.unwrap().has_more);
 }
 
 #[tokio::test]

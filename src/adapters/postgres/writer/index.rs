@@ -8,7 +8,11 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
-    super::{error, search, text::unpack},
+    super::{
+        super::quarantine::{Keyed, Quarantine},
+        error, search,
+        text::unpack,
+    },
     Writer,
     session::Session,
 };
@@ -28,7 +32,7 @@ impl Writer {
                 Some(session) => session,
                 None => Session::open(&self.target).await?,
             };
-            match session.index().await {
+            match session.index(&self.quarantine).await {
                 Err(error) if error::is_lost(&error) && again => again = false,
                 Err(error) if error::is_lost(&error) => return Err(error::sort(error)),
                 answer => {
@@ -51,13 +55,19 @@ struct Entries {
 }
 
 impl Entries {
-    /// A message without words adds nothing.
-    fn add(&mut self, row: &PgRow) -> sqlx::Result<()> {
+    /// A message without words adds nothing, and one that can't be read is passed over and counted.
+    fn add(&mut self, row: &PgRow, quarantine: &Quarantine) {
+        if let Err(error) = self.try_add(row) {
+            quarantine.report("chat_messages", row.key(), &error.to_string());
+        }
+    }
+
+    fn try_add(&mut self, row: &PgRow) -> sqlx::Result<()> {
+        let (id, bot, conversation) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let words = words(&unpack(row.try_get(4)?));
         if !words.is_empty() {
-            let conversation = row.try_get(2)?;
-            let (lexemes, text) = search::entry(row.try_get(1)?, ConversationId(conversation), &words);
-            self.ids.push(row.try_get(0)?);
+            let (lexemes, text) = search::entry(bot, ConversationId(conversation), &words);
+            self.ids.push(id);
             self.conversations.push(conversation);
             self.lexemes.push(lexemes);
             self.words.push(text);
@@ -71,8 +81,9 @@ impl Entries {
 macro_rules! take {
     ($which:literal) => {
         concat!(
-            "SELECT id, bot_id::text, conversation_id, state = 'pending', content, arrival FROM ( \
-                 SELECT found.*, sum(octet_length(content)) OVER (ORDER BY arrival) - octet_length(content) AS before \
+            "SELECT id, bot_id::text, conversation_id, coalesce(state = 'pending', false), content, arrival FROM ( \
+                 SELECT found.*, sum(coalesce(octet_length(content), 0)) OVER (ORDER BY arrival) \
+                     - coalesce(octet_length(content), 0) AS before \
                  FROM (SELECT m.* FROM ",
             $which,
             " ORDER BY m.arrival LIMIT $1) found) slice WHERE before <= $2 ORDER BY arrival"
@@ -81,7 +92,7 @@ macro_rules! take {
 }
 
 /// Takes in what ended since it was passed over, then what arrived behind the watermark.
-pub(super) async fn slice(at: &mut PgConnection) -> sqlx::Result<bool> {
+pub(super) async fn slice(at: &mut PgConnection, quarantine: &Quarantine) -> sqlx::Result<bool> {
     let ended = sqlx::query(take!(
         "search_waiting w CROSS JOIN LATERAL (SELECT * FROM chat_messages WHERE id = w.message_id OFFSET 0) m \
          WHERE m.state <> 'pending'"
@@ -93,14 +104,14 @@ pub(super) async fn slice(at: &mut PgConnection) -> sqlx::Result<bool> {
     let mut entries = Entries::default();
     for row in &ended {
         done.push(row.try_get::<Uuid, _>(0)?);
-        entries.add(row)?;
+        entries.add(row, quarantine);
     }
     for row in &new {
         watermark = row.try_get(5)?;
         if row.try_get(3)? {
             wait.push(row.try_get::<Uuid, _>(0)?);
         } else {
-            entries.add(row)?;
+            entries.add(row, quarantine);
         }
     }
     if ended.is_empty() && new.is_empty() {

@@ -17,7 +17,7 @@ use deia_actors::{
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    super::{connect, error},
+    super::{super::quarantine::Quarantine, connect, error},
     batch::Batch,
     change::{self, Applied},
     index,
@@ -122,8 +122,8 @@ impl Session {
     }
 
     /// Takes some messages into the index of the search; answers whether there are more.
-    pub(super) async fn index(&mut self) -> sqlx::Result<bool> {
-        connect::within(self.patience, index::slice(&mut self.connection)).await
+    pub(super) async fn index(&mut self, quarantine: &Quarantine) -> sqlx::Result<bool> {
+        connect::within(self.patience, index::slice(&mut self.connection, quarantine)).await
     }
 
     /// Deletes a piece of what is too old. Its outcome need not be known: it may be done again.

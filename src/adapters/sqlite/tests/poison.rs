@@ -27,7 +27,7 @@ impl OnDisk {
         let (disk, id, main) = Self::with_bot().await;
         let (mut parent, mut ids, mut group) = (None, vec![], vec![]);
         for n in 0..length {
-            let next = samples::message(&main, parent, Sender::User, &n.to_string());
+            let next = samples::message(&main, parent, Sender::User, &format!("word {n}"));
             parent = Some(next.id);
             ids.push(next.id);
             group.push(samples::append(&next));
@@ -63,11 +63,46 @@ async fn a_message_that_can_not_be_read_is_left_out_of_its_path_and_counted_once
             assert_eq!(path, rest);
             let snapshot = disk.store.conversation_snapshot(main.id, 50).await.unwrap().unwrap();
             assert_eq!(ids(&snapshot.messages), rest);
+            let query = Query::parse("word").unwrap();
+            assert_eq!(
+                disk.store.search(&bot, None, &query, 50, 0).await.unwrap().items.len(),
+                5,
+                "{spoilt}"
+            );
             let error = disk.store.message(&bot, all[3]).await.unwrap_err();
             assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
         }
         assert_eq!(disk.quarantined(), 1, "{spoilt}");
         assert_eq!(disk.store.path_rest(all[5]).await.unwrap().0, 5);
+    }
+}
+
+/// Spoilt while it waits to end, or when its turn to be indexed comes; only for the search.
+#[tokio::test]
+async fn a_text_that_can_not_be_read_keeps_no_other_from_being_found() {
+    for spoilt in
+        ["content = CAST(x'776f7264ff41' AS TEXT)", "bot_id = CAST(x'ff' AS TEXT)", "conversation_id = x'00'"]
+    {
+        let (disk, bot, main, all) = OnDisk::with_path(1).await;
+        let found = async || {
+            let query = Query::parse("word").unwrap();
+            ids(&disk.store.search(&bot, None, &query, 50, 0).await.unwrap().items)
+        };
+        let (turn, question, reply) = samples::turn(&main, Some(all[0]), "word");
+        disk.store.commit(vec![samples::accept(&turn, &question, &reply)]).await.unwrap();
+        assert_eq!(found().await, [question.id, all[0]]);
+        let (done, answer) = samples::ended(&turn, &reply, "word");
+        disk.store.commit(vec![samples::finish(&done, &answer)]).await.unwrap();
+        let late = samples::message(&main, Some(reply.id), Sender::User, "word");
+        let last = samples::message(&main, Some(late.id), Sender::User, "word");
+        disk.store.commit(vec![samples::append(&late), samples::append(&last)]).await.unwrap();
+        for id in [reply.id, late.id] {
+            disk.spoil(&format!("UPDATE chat_messages SET {spoilt} WHERE id = ?1"), id.0.as_bytes());
+        }
+        for _ in 0..2 {
+            assert_eq!(found().await, [last.id, question.id, all[0]], "{spoilt}");
+        }
+        assert_eq!(disk.quarantined(), 2, "{spoilt}");
     }
 }
 

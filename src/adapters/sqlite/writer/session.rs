@@ -1,6 +1,8 @@
 //! One writing connection with what it remembers of the database: the numbers of topics, the last events, so that a
 //! repeated group is recognised, and where conversations end.
 
+use std::sync::Arc;
+
 use deia_actors::{
     domain::{
         event::NewEvent,
@@ -15,7 +17,7 @@ use deia_actors::{
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
-    super::{error, words},
+    super::{error, quarantine::Quarantine, words},
     Target, change,
     ends::Ends,
     index,
@@ -31,6 +33,7 @@ pub(super) struct Session {
     connection: Connection,
     outbox: Outbox,
     ends: Ends,
+    quarantine: Arc<Quarantine>,
     /// `data_version` at the last transaction: moves when another connection committed.
     version: i64,
 }
@@ -81,7 +84,8 @@ impl Session {
             params![Epoch::new().0],
         )?;
         let outbox = Outbox::load(&connection)?;
-        Ok(Self { connection, outbox, ends: Ends::default(), version: 0 })
+        let quarantine = target.quarantine.clone();
+        Ok(Self { connection, outbox, ends: Ends::default(), quarantine, version: 0 })
     }
 
     #[cfg(test)]
@@ -103,7 +107,7 @@ impl Session {
         if !index::is_behind(&self.connection)? {
             return Ok(false);
         }
-        self.transaction(|session| index::slice(&session.connection))?;
+        self.transaction(|session| index::slice(&session.connection, &session.quarantine))?;
         index::is_behind(&self.connection)
     }
 

@@ -17,7 +17,7 @@ use crate::{
         turn::Turn,
     },
     ports::{
-        archive::{Archive, ImportPart},
+        archive::{Archive, Arrival, ImportPart},
         history_store::{Change, Cursor, Fact, HistoryStore},
         retention::{Prune, RetentionStore},
         storage::Storage,
@@ -213,7 +213,8 @@ impl Grove {
     pub async fn check(&mut self, store: &impl Storage) {
         let mut left: BTreeMap<MessageId, Message> = BTreeMap::new();
         for home in &self.homes {
-            let own = self.model.messages_after(home.id, None, u32::MAX, usize::MAX).await.unwrap();
+            let own =
+                self.model.messages_after(home.id, None, Arrival::ALL, u32::MAX, usize::MAX).await.unwrap();
             left.extend(own.into_iter().map(|m| (m.id, m)));
         }
         let ids: Vec<_> = left.keys().copied().collect();

@@ -12,22 +12,29 @@ use crate::{
         message::{Conversation, Message},
     },
     ports::{
-        archive::{Archive, ArchivedTurn, ImportPart, Place},
+        archive::{Archive, ArchivedTurn, Arrival, ImportPart, Place},
         history_store::StoreError,
     },
 };
 
 #[async_trait]
 impl Archive for MemoryStore {
+    async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.reach().await?;
+        Ok(self.shared.record.lock().arrived)
+    }
+
     async fn messages_after(
         &self,
         conversation: ConversationId,
         after: Option<Place>,
+        by: Arrival,
         limit: u32,
         max_bytes: usize,
     ) -> Result<Vec<Message>, StoreError> {
         let record = self.shared.record.lock();
-        let own = record.messages.values().filter(|m| m.conversation_id == conversation);
+        let there = |m: &&Message| record.arrivals.get(&m.id).is_some_and(|at| *at <= by);
+        let own = record.messages.values().filter(|m| m.conversation_id == conversation).filter(there);
         let places: BTreeSet<Place> =
             own.map(Place::of).filter(|place| after.is_none_or(|after| *place > after)).collect();
         let (mut page, mut bytes) = (vec![], 0usize);
@@ -76,10 +83,9 @@ impl Record {
         }
         for message in part.messages {
             let (home, at) = (message.conversation_id, message.created_at);
-            if self.messages.contains_key(&message.id) {
+            if !self.arrive(message) {
                 continue;
             }
-            self.messages.insert(message.id, message);
             if let Some(home) = self.conversations.get_mut(&home) {
                 home.message_count += 1;
                 home.last_at = home.last_at.max(Some(at));

@@ -18,7 +18,10 @@ use crate::{
         time::Timestamp,
         turn::{Turn, TurnState},
     },
-    ports::history_store::{Change, Committed, Cursor, Fact, MessagePage, REDACTED, Span, cleared_event},
+    ports::{
+        archive::Arrival,
+        history_store::{Change, Committed, Cursor, Fact, MessagePage, REDACTED, Span, cleared_event},
+    },
 };
 
 /// Everything that is stored.
@@ -30,6 +33,9 @@ pub(super) struct Record {
     /// Conversations of bots that were deleted.
     pub(super) retired: HashSet<ConversationId>,
     pub(super) messages: BTreeMap<MessageId, Message>,
+    /// When each of them came.
+    pub(super) arrivals: HashMap<MessageId, Arrival>,
+    pub(super) arrived: Arrival,
     /// Turns.
     pub(super) turns: BTreeMap<TurnId, Turn>,
     pub(super) overrides: BTreeMap<TurnId, serde_json::Value>,
@@ -364,6 +370,17 @@ impl Record {
         mended
     }
 
+    /// Adds a message; false where it is there.
+    pub(super) fn arrive(&mut self, message: Message) -> bool {
+        if self.messages.contains_key(&message.id) {
+            return false;
+        }
+        self.arrived.0 += 1;
+        self.arrivals.insert(message.id, self.arrived);
+        self.messages.insert(message.id, message);
+        true
+    }
+
     /// Adds the messages that are not there; the last becomes the leaf. False where all were there.
     fn add(&mut self, messages: Vec<Message>) -> bool {
         let Some((home, leaf, at)) = messages.last().map(|m| (m.conversation_id, m.id, m.created_at)) else {
@@ -371,7 +388,7 @@ impl Record {
         };
         let before = self.messages.len();
         for message in messages {
-            self.messages.entry(message.id).or_insert(message);
+            self.arrive(message);
         }
         let added = (self.messages.len() - before) as u64;
         if let Some(conversation) = self.conversations.get_mut(&home).filter(|_| added > 0) {

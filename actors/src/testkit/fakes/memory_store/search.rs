@@ -27,6 +27,9 @@ impl SearchIndex for MemoryStore {
         limit: u32,
         offset: u32,
     ) -> Result<Found, StoreError> {
+        self.reach().await?;
+        // The sender lives as long as self does.
+        self.shared.unindexed.subscribe().wait_for(|left| *left == 0).await.ok();
         let record = self.shared.record.lock();
         let searched = |m: &&Message| {
             let listed = record.conversations.get(&m.conversation_id).is_some_and(|c| c.bot_id == *bot)
@@ -48,5 +51,10 @@ impl SearchIndex for MemoryStore {
         let mut ids = found.into_iter().skip(number(offset)).map(|(_, Reverse(id))| id);
         let items = ids.by_ref().take(number(limit)).filter_map(|id| record.message(id)).collect();
         Ok(Found { items, has_more: ids.next().is_some() })
+    }
+
+    async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.reach().await?;
+        Ok(*self.shared.unindexed.borrow())
     }
 }
