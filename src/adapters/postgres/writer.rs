@@ -8,15 +8,19 @@ mod import;
 mod index;
 mod lock;
 mod lookup;
+mod mend;
 mod outbox;
 mod pending;
 mod retention;
 mod run;
 mod session;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use deia_actors::ports::history_store::{Committed, Fact, StoreError};
+use deia_actors::{
+    domain::ids::BotId,
+    ports::history_store::{Committed, Fact, StoreError},
+};
 use sqlx::Connection;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +49,9 @@ pub(super) struct Writer {
     target: Target,
     /// None after it was lost. Whoever uses it takes it out, so that a caller who goes away in the middle drops it.
     session: Mutex<Option<Session>>,
+    /// Bots that have lost messages to their age where nobody was told so yet: the answer to the end of the transaction may
+    /// be lost, and who deletes again finds nothing.
+    untold: parking_lot::Mutex<BTreeSet<BotId>>,
     closing: CancellationToken,
 }
 
@@ -53,7 +60,12 @@ impl Writer {
     pub(super) async fn start(config: &PostgresConfig) -> Result<Self, StoreError> {
         let target = Target::new(config)?;
         let session = Session::open(&target).await?;
-        Ok(Self { target, session: Mutex::new(Some(session)), closing: CancellationToken::new() })
+        Ok(Self {
+            target,
+            session: Mutex::new(Some(session)),
+            untold: parking_lot::Mutex::default(),
+            closing: CancellationToken::new(),
+        })
     }
 
     fn closed(&self) -> Result<(), StoreError> {
