@@ -46,7 +46,7 @@ use deia_actors::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
-        retention::{Prune, Pruned, RetentionStore},
+        retention::{Held, Prune, Pruned, RetentionStore},
         search::{Found, SearchIndex},
         state_store::StateStore,
     },
@@ -231,8 +231,8 @@ impl RetentionStore for PostgresStore {
         }
         Ok(pruned)
     }
-    async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
-        self.read(self.reader.has_held(bot)).await
+    async fn held(&self, bot: &BotId) -> Result<Vec<Held>, StoreError> {
+        self.read(self.reader.held(bot)).await
     }
 }
 

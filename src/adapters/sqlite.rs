@@ -45,7 +45,7 @@ use deia_actors::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
         },
-        retention::{Prune, Pruned, RetentionStore},
+        retention::{Held, Prune, Pruned, RetentionStore},
         search::{Found, SearchIndex},
         state_store::StateStore,
     },
@@ -257,8 +257,8 @@ impl RetentionStore for SqliteStore {
         }
         Ok(pruned)
     }
-    async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
-        self.reader.has_held(bot).await
+    async fn held(&self, bot: &BotId) -> Result<Vec<Held>, StoreError> {
+        self.reader.held(bot).await
     }
 }
 

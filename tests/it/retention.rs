@@ -142,6 +142,34 @@ async fn a_held_conversation_can_neither_be_cleared_nor_deleted_nor_purged() {
 }
 
 #[tokio::test]
+async fn what_a_held_fork_begins_with_can_be_neither_cleared_nor_deleted() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let source = api.post("/api/chat/ada/conversations", json!({"title": "source"})).await.expect(201);
+    let source = source["id"].as_str().unwrap();
+    let said = api.submit("ada", "evidence", json!({"conversation_id": source})).await.expect(202);
+    let from = json!({"from_message_id": said["message"]["id"]});
+    let fork = api.post("/api/chat/ada/conversations", from).await.expect(201);
+    let fork = fork["id"].as_str().unwrap();
+    let hold = async |held: bool| {
+        api.patch(format!("/api/chat/ada/conversations/{fork}"), json!({"legal_hold": held})).await.expect(200)
+    };
+    hold(true).await;
+    let cleared = format!("/api/chat/ada?conversation_id={source}");
+    let deleted = format!("/api/chat/ada/conversations/{source}");
+    for refused in [&cleared, &deleted, "/api/chat/ada", "/api/bot/ada?purge=true"] {
+        let problem = api.delete(refused).await.expect_problem(409, "legal_hold");
+        assert!(problem["detail"].as_str().unwrap().contains(fork), "{problem}");
+    }
+    let page = api.get(format!("/api/chat/ada?conversation_id={fork}")).await.expect(200);
+    assert_eq!(page["items"][0]["content"], "evidence");
+    hold(false).await;
+    api.delete(&cleared).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_bot_goes_on_behind_what_was_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let sim = Sim::start(SimConfig::default()).await.unwrap();

@@ -400,7 +400,7 @@ impl Controller {
 
     async fn stop_and_delete(&self, entry: &BotEntry, id: BotId, purge: bool) -> Result<Bot, Problem> {
         if purge {
-            self.nothing_held(&id).await?;
+            self.nothing_held(&id, |_| true).await?;
         }
         self.supervise(|reply| BotSupervisorMessage::Stop { bot: id.clone(), reply }).await?;
         let bot = entry.bot();
@@ -413,7 +413,7 @@ impl Controller {
             audit: Some(audit("bot.delete", format!("bot:{id}"), None, detail)),
         };
         if !self.inner.history.append(fact).await?.applied && purge {
-            self.nothing_held(&id).await?;
+            self.nothing_held(&id, |_| true).await?;
         }
         let remove = |reply| StateMessage::Remove { id: id.clone(), reply };
         if self.inner.slots.state.call(remove, CALL).await.is_err() {

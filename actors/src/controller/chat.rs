@@ -9,7 +9,10 @@ use crate::{
         event::{EventBody, NewEvent, Topic},
         time::Timestamp,
     },
-    ports::history_store::{Cursor, TurnSnapshot},
+    ports::{
+        history_store::{Cursor, TurnSnapshot},
+        retention::Held,
+    },
 };
 
 /// Messages in a page: usual and at most.
@@ -34,11 +37,14 @@ fn busy() -> Problem {
     )
 }
 
-fn held(what: impl std::fmt::Display) -> Problem {
-    Problem::new(
-        Code::LegalHold,
-        format!("{what} is under legal hold: nothing of it can be deleted until the hold is lifted."),
-    )
+fn held(Held { conversation, by }: Held) -> Problem {
+    let what = match conversation == by {
+        true => format!("Conversation {by} is under legal hold"),
+        false => {
+            format!("Conversation {by}, which begins in conversation {conversation}, is under legal hold")
+        }
+    };
+    Problem::new(Code::LegalHold, format!("{what}: nothing of it can be deleted until the hold is lifted."))
 }
 
 impl Controller {
@@ -194,10 +200,8 @@ impl Controller {
             Some(id) => vec![self.conversation_of(bot, Some(id)).await?],
             None => self.conversations(bot).await?,
         };
-        if let Some(kept) = conversations.iter().find(|c| c.legal_hold) {
-            return Err(held(format!("Conversation {}", kept.id)));
-        }
         let conversations: Vec<ConversationId> = conversations.into_iter().map(|c| c.id).collect();
+        self.nothing_held(bot, |id| conversations.contains(&id)).await?;
         let (me, bot) = (self.clone(), bot.clone());
         self.carry_out(async move {
             let open = me.read(me.inner.store.open_turns(Some(&bot))).await?;
@@ -221,7 +225,7 @@ impl Controller {
                 };
                 let done = me.inner.history.append(fact).await?;
                 if !done.applied {
-                    me.not_held(&bot, id).await?;
+                    me.nothing_held(&bot, |held| held == id).await?;
                 }
                 deleted += done.deleted;
                 let _ = entry.actor.cast(BotMessage::Forget { conversation: id });
@@ -285,20 +289,16 @@ impl Controller {
         .await
     }
 
-    /// Refuses to purge a bot of whose conversations one is held.
-    pub(super) async fn nothing_held(&self, id: &BotId) -> Result<(), Problem> {
-        match self.inner.store.has_held(id).await.map_err(|e| storage_problem(&e))? {
-            true => Err(held(format!("A conversation of {id}, or of an earlier bot of this id,"))),
-            false => Ok(()),
-        }
-    }
-
-    /// Refuses where a conversation was put under hold just now.
-    async fn not_held(&self, bot: &BotId, id: ConversationId) -> Result<(), Problem> {
-        match self.conversation_of(bot, Some(id)).await?.legal_hold {
-            true => Err(held(format!("Conversation {id}"))),
-            false => Ok(()),
-        }
+    /// Refuses to delete conversations of a bot, or of an earlier bot of its id, where a legal hold reaches one of them.
+    pub(super) async fn nothing_held(
+        &self,
+        bot: &BotId,
+        goes: impl Fn(ConversationId) -> bool + Send,
+    ) -> Result<(), Problem> {
+        let all = self.inner.store.held(bot).await.map_err(|e| storage_problem(&e))?;
+        let kept = all.into_iter().filter(|kept| goes(kept.conversation));
+        // Rather the one that was asked for than one that begins in it.
+        kept.min_by_key(|kept| kept.conversation != kept.by).map_or(Ok(()), |kept| Err(held(kept)))
     }
 
     /// Puts a conversation under legal hold or lifts it. Audited.
@@ -402,9 +402,7 @@ impl Controller {
                 "The main conversation can't be deleted. Clear its history instead.",
             ));
         }
-        if conversation.legal_hold {
-            return Err(held(format!("Conversation {id}")));
-        }
+        self.nothing_held(bot, |held| held == id).await?;
         let detail = Map::from_iter([("messages".to_owned(), Value::from(conversation.message_count))]);
         let fact = Fact {
             change: Change::DeleteConversation(id),
@@ -417,7 +415,7 @@ impl Controller {
             )),
         };
         if !self.inner.history.append(fact).await?.applied {
-            self.not_held(bot, id).await?;
+            self.nothing_held(bot, |held| held == id).await?;
             return Err(busy());
         }
         let _ = entry.actor.cast(BotMessage::Forget { conversation: id });

@@ -67,11 +67,12 @@ pub enum Change {
     /// Title, leaf, archived (not the legal hold). Applies only if a new leaf is there. With another leaf than the stored
     /// one it applies only while no turn of the conversation is open: the leaf is then that of the turn.
     UpdateConversation(Conversation),
-    /// A conversation with its messages and turns. Applies only while none of its turns is open and it is not held.
+    /// A conversation with its messages and turns. Applies only while none of its turns is open and no hold reaches it.
     /// Forks are mended and told as with [`Change::ClearHistory`]; the conversation itself is not.
     DeleteConversation(ConversationId),
     /// Puts a conversation under legal hold, or lifts it. Applies where that changes something, also to one of a deleted
-    /// bot. What is held loses no message: not by clearing, deleting, purging or age.
+    /// bot. What is held loses no message that it shows: not by clearing, deleting, purging or age. So a hold reaches
+    /// also the conversation that a held fork begins in (see [`RetentionStore`](super::retention::RetentionStore)).
     HoldConversation {
         /// Which.
         conversation_id: ConversationId,
@@ -132,7 +133,7 @@ pub enum Change {
     /// The store itself adds one [`cleared_event`] per conversation and one (of 0) per fork that was mended, in the order
     /// of their ids and before the events of the fact: only it knows the numbers, and they are told in the same
     /// transaction. So callers give no events; doing it again is told again, with 0 where nothing was left.
-    /// Held conversations are left out; where only they are meant it does not apply.
+    /// Conversations that a hold reaches are left out; where only they are meant it does not apply.
     ClearHistory {
         /// Whose.
         bot_id: BotId,

@@ -3,13 +3,16 @@
 use async_trait::async_trait;
 
 use super::history_store::StoreError;
-use crate::domain::{ids::BotId, time::Timestamp};
+use crate::domain::{
+    ids::{BotId, ConversationId},
+    time::Timestamp,
+};
 
 /// What is deleted where it is older than a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prune {
-    /// Messages created before, with the ended turns that they were the replies of. Not those of held conversations, nor
-    /// what an open turn needs: its messages.
+    /// Messages created before, with the ended turns that they were the replies of. Not what a legal
+    /// hold reaches, nor what an open turn needs: its messages.
     Chat {
         /// Created before.
         before: Timestamp,
@@ -53,6 +56,15 @@ pub struct Pruned {
     pub bots: Vec<BotId>,
 }
 
+/// A conversation that may lose nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub conversation: ConversationId,
+    /// The conversation under legal hold that shows messages of it: itself, or one that begins in it.
+    pub by: ConversationId,
+}
+
 /// Deletes what is too old.
 ///
 /// * `prune` MUST delete the oldest first, in transactions of at most `limit` rows, and leave room for commits between
@@ -62,7 +74,9 @@ pub struct Pruned {
 ///   [`REDACTED`](super::history_store::REDACTED).
 /// * Deleting events MUST NOT change a number: [`HistoryStore::head`](super::history_store::HistoryStore::head) stays,
 ///   and the next event of a topic has the next number, also after a restart.
-/// * A held conversation MUST keep every message, whatever is asked for.
+/// * A held conversation MUST keep every message that it shows on any of its branches, whatever is asked for: its own, and
+///   of the conversation that it is a fork of those on the path to it. Age may take the others there; clearing and
+///   deleting leave that conversation alone as a whole.
 #[async_trait]
 pub trait RetentionStore: Send + Sync + 'static {
     /// Deletes a piece.
@@ -71,9 +85,10 @@ pub trait RetentionStore: Send + Sync + 'static {
     /// See [`StoreError`]. What was deleted before stays deleted.
     async fn prune(&self, what: Prune, limit: u32) -> Result<Pruned, StoreError>;
 
-    /// Whether a conversation of this bot, or of an earlier one of its id, is under legal hold.
+    /// The conversations of this bot, and of earlier ones of its id, that may lose nothing, each with every held one that
+    /// shows messages of it, in the order of both ids.
     ///
     /// # Errors
     /// See [`StoreError`].
-    async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError>;
+    async fn held(&self, bot: &BotId) -> Result<Vec<Held>, StoreError>;
 }

@@ -15,6 +15,7 @@ use deia_actors::{
     ports::{
         archive::{ArchivedTurn, Arrival, Place},
         history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
+        retention::Held,
         search::Found,
     },
 };
@@ -24,6 +25,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
+        holds,
         quarantine::Quarantine,
         words::{parse_json, unexpected},
     },
@@ -120,12 +122,13 @@ impl Reader {
         events::surplus(&mut *self.single().await?, keep, limit).await
     }
 
-    pub(super) async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM conversations WHERE bot_id = $1 AND legal_hold)")
+    pub(super) async fn held(&self, bot: &BotId) -> Result<Vec<Held>, StoreError> {
+        let held: Vec<(Uuid, Uuid)> = sqlx::query_as(holds::held!())
             .bind(bot.as_str())
-            .fetch_one(&self.pool)
+            .fetch_all(&self.pool)
             .await
-            .map_err(error::sort)
+            .map_err(error::sort)?;
+        Ok(holds::kept(held))
     }
 
     pub(super) async fn page(

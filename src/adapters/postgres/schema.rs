@@ -16,6 +16,7 @@ const MIGRATIONS: &[Numbered] = &[
     (3, "idempotency", include_str!("../../../migrations/postgres/0003_idempotency.sql")),
     (4, "search", include_str!("../../../migrations/postgres/0004_search.sql")),
     (5, "branches", include_str!("../../../migrations/postgres/0005_branches.sql")),
+    (6, "holds", include_str!("../../../migrations/postgres/0006_holds.sql")),
 ];
 
 /// Brings the database to this version. Of two processes that do so at once, one waits for the other; a database that is

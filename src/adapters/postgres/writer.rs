@@ -8,15 +8,19 @@ mod import;
 mod index;
 mod lock;
 mod lookup;
+mod mend;
 mod outbox;
 mod pending;
 mod retention;
 mod run;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use deia_actors::ports::history_store::{Committed, Fact, StoreError};
+use deia_actors::{
+    domain::ids::BotId,
+    ports::history_store::{Committed, Fact, StoreError},
+};
 use sqlx::Connection;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +52,9 @@ pub(super) struct Writer {
     session: Mutex<Option<Session>>,
     /// Where rows that can't be read are told.
     quarantine: Arc<Quarantine>,
+    /// Bots that have lost messages to their age where nobody was told so yet: the answer to the end of the transaction may
+    /// be lost, and who deletes again finds nothing.
+    untold: parking_lot::Mutex<BTreeSet<BotId>>,
     closing: CancellationToken,
 }
 
@@ -59,8 +66,13 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let target = Target::new(config)?;
         let session = Session::open(&target).await?;
-        let session = Mutex::new(Some(session));
-        Ok(Self { target, session, quarantine, closing: CancellationToken::new() })
+        Ok(Self {
+            target,
+            session: Mutex::new(Some(session)),
+            quarantine,
+            untold: parking_lot::Mutex::default(),
+            closing: CancellationToken::new(),
+        })
     }
 
     fn closed(&self) -> Result<(), StoreError> {

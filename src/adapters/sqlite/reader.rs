@@ -16,6 +16,7 @@ use deia_actors::{
     ports::{
         archive::{ArchivedTurn, Arrival, Place},
         history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
+        retention::Held,
         search::Found,
     },
 };
@@ -28,6 +29,7 @@ use sqlx::{
 use uuid::Uuid;
 
 use super::{
+    super::holds,
     archive, error, events, pages,
     quarantine::Quarantine,
     rows::{self, bot_columns, conversation_columns, message_columns, turn_columns},
@@ -128,12 +130,13 @@ impl Reader {
         events::surplus(&mut *self.single().await?, keep, limit).await
     }
 
-    pub(super) async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM conversations WHERE bot_id = $1 AND legal_hold)")
+    pub(super) async fn held(&self, bot: &BotId) -> Result<Vec<Held>, StoreError> {
+        let held: Vec<(Uuid, Uuid)> = sqlx::query_as(holds::held!())
             .bind(bot.as_str())
-            .fetch_one(&self.pool)
+            .fetch_all(&self.pool)
             .await
-            .map_err(error::of_reader)
+            .map_err(error::of_reader)?;
+        Ok(holds::kept(held))
     }
 
     pub(super) async fn page(

@@ -20,6 +20,7 @@ const MIGRATIONS: &[Numbered] = &[
     (3, "idempotency", include_str!("../../../migrations/sqlite/0003_idempotency.sql")),
     (4, "search", include_str!("../../../migrations/sqlite/0004_search.sql")),
     (5, "branches", include_str!("../../../migrations/sqlite/0005_branches.sql")),
+    (6, "holds", include_str!("../../../migrations/sqlite/0006_holds.sql")),
 ];
 
 /// Creates the database if there is none and brings it to this version.

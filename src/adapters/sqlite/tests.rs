@@ -25,6 +25,7 @@ use tempfile::TempDir;
 use super::SqliteStore;
 
 mod poison;
+mod retention;
 
 struct OnDisk {
     store: SqliteStore,
@@ -324,9 +325,10 @@ async fn what_was_said_is_indexed_in_peace_without_a_search() {
 }
 
 /// What takes the schema back to that of migration 4.
-const BEFORE_BRANCHES: &str = "DROP INDEX chat_messages_marks; DROP INDEX chat_messages_tops; \
+const BEFORE_BRANCHES: &str = "DROP INDEX chat_messages_forks; DROP INDEX chat_messages_begins; \
+     DROP INDEX conversations_held; DROP INDEX chat_messages_marks; DROP INDEX chat_messages_tops; \
      ALTER TABLE chat_messages DROP COLUMN branch; ALTER TABLE chat_messages DROP COLUMN depth; \
-     DELETE FROM _sqlx_migrations WHERE version = 5";
+     DELETE FROM _sqlx_migrations WHERE version >= 5";
 
 #[tokio::test]
 async fn a_database_without_branches_gets_them_and_has_the_same_pages() {

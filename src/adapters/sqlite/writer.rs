@@ -9,6 +9,7 @@ mod history;
 mod import;
 mod index;
 mod keys;
+mod mend;
 mod outbox;
 mod retention;
 mod session;

@@ -41,6 +41,7 @@ macro_rules! retention_store_suite {
                 nothing_old_is_nothing_to_do
                 a_held_conversation_loses_nothing
                 a_hold_is_put_on_once_and_can_be_lifted
+                a_held_fork_keeps_the_beginning_that_it_shares
             );
         }
     };

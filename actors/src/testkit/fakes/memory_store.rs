@@ -26,7 +26,7 @@ use crate::{
             Change, Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span,
             StoreError, TurnSnapshot,
         },
-        retention::{Prune, Pruned, RetentionStore},
+        retention::{Held, Prune, Pruned, RetentionStore},
         state_store::StateStore,
     },
 };
@@ -362,8 +362,8 @@ impl RetentionStore for MemoryStore {
         self.unavailable_now()?;
         Ok(self.shared.record.lock().prune(what, limit))
     }
-    async fn has_held(&self, bot: &BotId) -> Result<bool, StoreError> {
-        Ok(self.shared.record.lock().has_held(bot))
+    async fn held(&self, bot: &BotId) -> Result<Vec<Held>, StoreError> {
+        Ok(self.shared.record.lock().held(bot))
     }
 }
 

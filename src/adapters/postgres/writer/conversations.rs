@@ -1,10 +1,11 @@
 //! Conversations, and what is deleted with them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use deia_actors::{
     domain::{
-        ids::{BotId, ConversationId},
+        event::Topic,
+        ids::{BotId, ConversationId, TurnId},
         message::Conversation,
     },
     ports::history_store::{REDACTED, cleared_event},
@@ -12,7 +13,12 @@ use deia_actors::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{super::text::pack, change::Applied, int};
+use super::{
+    super::text::pack,
+    change::Applied,
+    int,
+    mend::{Gone, mend_behind},
+};
 
 /// Whether a conversation is stored, retired ones included.
 pub(super) async fn exists(db: &mut PgConnection, id: ConversationId) -> sqlx::Result<bool> {
@@ -82,24 +88,33 @@ pub(super) async fn has_held(db: &mut PgConnection, bot: &BotId) -> sqlx::Result
         .await
 }
 
-/// Deletes a conversation with everything in it, unless a turn of it is open or it is held.
+/// Every conversation of a bot that a legal hold reaches.
+async fn held(db: &mut PgConnection, bot: &BotId) -> sqlx::Result<HashSet<Uuid>> {
+    let held: Vec<(Uuid, Uuid)> =
+        sqlx::query_as(crate::adapters::holds::held!()).bind(bot.as_str()).fetch_all(db).await?;
+    Ok(held.into_iter().map(|(conversation, _)| conversation).collect())
+}
+
+/// Deletes a conversation with everything in it, unless a turn of it is open or a hold reaches it.
 pub(super) async fn delete(db: &mut PgConnection, id: ConversationId) -> sqlx::Result<Applied> {
     let found: Option<(String, bool)> = sqlx::query_as(
         "SELECT c.bot_id, EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = c.bot_id AND t.conversation_id = c.id \
-             AND t.ended_at IS NULL) FROM conversations c WHERE c.id = $1 AND NOT c.legal_hold",
+             AND t.ended_at IS NULL) FROM conversations c WHERE c.id = $1",
     )
     .bind(id.0)
     .fetch_optional(&mut *db)
     .await?;
     let Some((owner, false)) = found else { return Ok(Applied::NO) };
-    let deleted = delete_contents(db, &[id.0]).await?;
-    sqlx::query("DELETE FROM conversations WHERE id = $1").bind(id.0).execute(&mut *db).await?;
-    let mut applied = Applied::deleted(deleted);
-    let mended = mend(db, &owner).await?;
-    if let Ok(owner) = BotId::parse(&owner) {
-        applied.events.extend(mended.into_iter().map(|fork| cleared_event(&owner, fork, 0)));
+    let Ok(owner) = BotId::parse(&owner) else { return Ok(Applied::NO) };
+    if held(db, &owner).await?.contains(&id.0) {
+        return Ok(Applied::NO);
     }
-    Ok(applied)
+    let mut gone = Gone::default();
+    gone.add(id.0, delete_contents(db, &[id.0]).await?);
+    sqlx::query("DELETE FROM conversations WHERE id = $1").bind(id.0).execute(&mut *db).await?;
+    let mended = mend_behind(db, &[owner.as_str()], &gone).await?;
+    let events = mended.into_iter().map(|fork| cleared_event(&owner, fork, 0)).collect();
+    Ok(Applied { events, ..Applied::deleted(gone.count()) })
 }
 
 /// Deletes everything of a bot, also of earlier bots of this id.
@@ -110,63 +125,85 @@ pub(super) async fn purge(db: &mut PgConnection, bot: &BotId) -> sqlx::Result<u6
         .await?;
     let deleted = delete_contents(db, &all).await?;
     sqlx::query("DELETE FROM conversations WHERE bot_id = $1").bind(bot.as_str()).execute(db).await?;
-    Ok(deleted)
+    Ok(u64::try_from(deleted.len()).unwrap_or(u64::MAX))
 }
 
-async fn delete_contents(db: &mut PgConnection, homes: &[Uuid]) -> sqlx::Result<u64> {
-    sqlx::query(
-        "DELETE FROM turns WHERE id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ANY($1))",
+/// Deletes what conversations that go consist of; answers the messages.
+async fn delete_contents(db: &mut PgConnection, homes: &[Uuid]) -> sqlx::Result<Vec<Uuid>> {
+    let turns: Vec<Uuid> = sqlx::query_scalar(
+        "DELETE FROM turns WHERE id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ANY($1)) \
+         RETURNING id",
     )
     .bind(homes)
-    .execute(&mut *db)
+    .fetch_all(&mut *db)
     .await?;
-    let done = sqlx::query("DELETE FROM chat_messages WHERE conversation_id = ANY($1)")
+    forget_heads(db, homes, &turns).await?;
+    let gone = sqlx::query_scalar("DELETE FROM chat_messages WHERE conversation_id = ANY($1) RETURNING id")
         .bind(homes)
-        .execute(&mut *db)
+        .fetch_all(&mut *db)
         .await?;
     redact(db, homes).await?;
-    Ok(done.rows_affected())
+    Ok(gone)
 }
 
-/// Deletes the messages and ended turns of one or all conversations of a bot that are in its list and not held.
+/// Forgets the numbers of topics that are gone.
+pub(super) async fn forget_heads(
+    db: &mut PgConnection,
+    conversations: &[Uuid],
+    turns: &[Uuid],
+) -> sqlx::Result<()> {
+    let conversations = conversations.iter().map(|id| Topic::Conversation(ConversationId(*id)));
+    let turns = turns.iter().map(|id| Topic::Turn(TurnId(*id)));
+    let topics: Vec<String> = conversations.chain(turns).map(|topic| topic.to_string()).collect();
+    if topics.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("DELETE FROM topic_heads WHERE topic = ANY($1)").bind(topics).execute(db).await.map(drop)
+}
+
+/// Deletes the messages and ended turns of one or all conversations of a bot that are in its list and that no hold reaches.
 pub(super) async fn clear(
     db: &mut PgConnection,
     bot: &BotId,
     conversation: Option<ConversationId>,
 ) -> sqlx::Result<Applied> {
-    let cleared: Vec<Uuid> = sqlx::query_scalar(
-        "SELECT id FROM conversations WHERE bot_id = $1 AND retired_at IS NULL AND NOT legal_hold \
+    let mut cleared: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT id FROM conversations WHERE bot_id = $1 AND retired_at IS NULL \
              AND ($2::uuid IS NULL OR id = $2) ORDER BY id",
     )
     .bind(bot.as_str())
     .bind(conversation.map(|c| c.0))
     .fetch_all(&mut *db)
     .await?;
+    let held = held(db, bot).await?;
+    cleared.retain(|id| !held.contains(id));
     if cleared.is_empty() {
         return Ok(Applied::NO);
     }
-    let mut lost = BTreeMap::new();
+    let (mut lost, mut gone) = (BTreeMap::new(), Gone::default());
     for id in cleared {
-        sqlx::query(
+        let turns: Vec<Uuid> = sqlx::query_scalar(
             "DELETE FROM turns WHERE ended_at IS NOT NULL \
-                AND id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = $1)",
+                AND id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = $1) RETURNING id",
         )
         .bind(id)
-        .execute(&mut *db)
+        .fetch_all(&mut *db)
         .await?;
+        forget_heads(db, &[], &turns).await?;
         // What still has a turn belongs to one that runs. A regenerated answer runs under another
         // turn than its question, so the messages that an open turn names are kept as well.
-        let deleted = sqlx::query(
+        let deleted: Vec<Uuid> = sqlx::query_scalar(
             "DELETE FROM chat_messages m WHERE m.conversation_id = $1 AND NOT EXISTS (SELECT 1 FROM turns t \
-                 WHERE t.bot_id = $2 AND t.ended_at IS NULL AND (t.id = m.turn_id OR t.message_id = m.id))",
+                 WHERE t.bot_id = $2 AND t.ended_at IS NULL AND (t.id = m.turn_id OR t.message_id = m.id)) \
+             RETURNING m.id",
         )
         .bind(id)
         .bind(bot.as_str())
-        .execute(&mut *db)
-        .await?
-        .rows_affected();
+        .fetch_all(&mut *db)
+        .await?;
         redact(db, &[id]).await?;
-        lost.insert(ConversationId(id), deleted);
+        lost.insert(ConversationId(id), u64::try_from(deleted.len()).unwrap_or(u64::MAX));
+        gone.add(id, deleted);
         sqlx::query(
             "UPDATE conversations SET (message_count, last_at) = \
                  (SELECT count(*), max(created_at) FROM chat_messages WHERE conversation_id = $1) WHERE id = $1",
@@ -175,37 +212,11 @@ pub(super) async fn clear(
         .execute(&mut *db)
         .await?;
     }
-    for fork in mend(db, bot.as_str()).await? {
+    for fork in mend_behind(db, &[bot.as_str()], &gone).await? {
         lost.entry(fork).or_default();
     }
     let events = lost.iter().map(|(id, deleted)| cleared_event(bot, *id, *deleted)).collect();
     Ok(Applied { events, ..Applied::deleted(lost.values().sum()) })
-}
-
-/// After messages went away: a message whose parent is gone is a first one, and a conversation
-/// whose leaf is gone ends with its newest message. Also in forks, which share the path. Answers where there were any.
-async fn mend(db: &mut PgConnection, bot: &str) -> sqlx::Result<BTreeSet<ConversationId>> {
-    let mut mended: Vec<Uuid> = sqlx::query_scalar(
-        "UPDATE chat_messages SET parent_id = NULL WHERE parent_id IS NOT NULL \
-             AND conversation_id IN (SELECT id FROM conversations WHERE bot_id = $1) \
-             AND NOT EXISTS (SELECT 1 FROM chat_messages p WHERE p.id = chat_messages.parent_id) \
-         RETURNING conversation_id",
-    )
-    .bind(bot)
-    .fetch_all(&mut *db)
-    .await?;
-    let ended: Vec<Uuid> = sqlx::query_scalar(
-        "UPDATE conversations SET leaf_message_id = (SELECT m.id FROM chat_messages m \
-             WHERE m.conversation_id = conversations.id ORDER BY m.id DESC LIMIT 1) \
-         WHERE bot_id = $1 AND leaf_message_id IS NOT NULL \
-             AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = conversations.leaf_message_id) \
-         RETURNING id",
-    )
-    .bind(bot)
-    .fetch_all(db)
-    .await?;
-    mended.extend(ended);
-    Ok(mended.into_iter().map(ConversationId).collect())
 }
 
 /// Takes the texts out of the events of conversations whose messages are gone. The rows stay for their numbers. The id

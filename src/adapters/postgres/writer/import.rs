@@ -11,6 +11,7 @@ use super::{
     super::{super::words::json, text::pack},
     batch::unnest,
     change::Applied,
+    conversations,
     lookup::{LookUp, Spot},
 };
 
@@ -65,6 +66,7 @@ async fn store_conversation(db: &mut PgConnection, bot: &BotId, c: &Conversation
             .execute(&mut *db)
             .await?;
         sqlx::query("DELETE FROM conversations WHERE id = $1").bind(main).execute(&mut *db).await?;
+        conversations::forget_heads(db, &[main], &[]).await?;
     }
     sqlx::query(
         "INSERT INTO conversations (id, bot_id, title, main, leaf_message_id, message_count, archived, created_at) \

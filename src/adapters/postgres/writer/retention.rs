@@ -12,7 +12,14 @@ use deia_actors::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{super::error, Writer, conversations::redact, session::Session};
+use super::{
+    super::error,
+    Writer,
+    conversations::{forget_heads, redact},
+    mend::{Gone, lost_oldest, mend_behind},
+    session::Session,
+};
+use crate::adapters::holds;
 
 /// What one transaction deletes.
 pub(in super::super) enum Piece {
@@ -23,7 +30,7 @@ pub(in super::super) enum Piece {
 }
 
 impl Writer {
-    /// Deletes a piece.
+    /// Deletes a piece. Where the connection is lost at the end of the transaction it is done again.
     pub(in super::super) async fn prune(&self, piece: &Piece) -> Result<Pruned, StoreError> {
         let mut slot = self.session.lock().await;
         self.closed()?;
@@ -33,12 +40,19 @@ impl Writer {
                 Some(session) => session,
                 None => Session::open(&self.target).await?,
             };
-            match session.prune(piece).await {
+            match session.prune(piece, &self.untold).await {
                 Err(error) if error::is_lost(&error) && again => again = false,
                 Err(error) if error::is_lost(&error) => return Err(error::sort(error)),
-                answer => {
+                Err(error) => {
                     *slot = Some(session);
-                    return answer.map_err(error::sort);
+                    return Err(error::sort(error));
+                }
+                Ok(mut pruned) => {
+                    *slot = Some(session);
+                    if matches!(piece, Piece::Oldest(Prune::Chat { .. }, _)) {
+                        pruned.bots = std::mem::take(&mut *self.untold.lock()).into_iter().collect();
+                    }
+                    return Ok(pruned);
                 }
             }
         }
@@ -98,93 +112,54 @@ fn piece(rows: u64, limit: u32) -> Pruned {
 }
 
 async fn prune_chat(db: &mut PgConnection, before: Timestamp, limit: u32) -> sqlx::Result<Pruned> {
-    // The same messages that clearing spares.
-    let old: Vec<(Uuid, Uuid, String, Option<Uuid>)> = sqlx::query_as(
-        "SELECT m.id, m.conversation_id, m.bot_id, m.turn_id FROM chat_messages m WHERE m.created_at < $1 \
-             AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.id = m.conversation_id AND c.legal_hold) \
-             AND (m.turn_id IS NULL OR m.turn_id NOT IN (SELECT id FROM turns WHERE ended_at IS NULL)) \
-             AND m.id NOT IN (SELECT message_id FROM turns WHERE ended_at IS NULL) \
-         ORDER BY m.created_at, m.id LIMIT $2",
-    )
-    .bind(before.0)
-    .bind(i64::from(limit))
-    .fetch_all(&mut *db)
-    .await?;
+    let old = old_messages(db, before, limit).await?;
     if old.is_empty() {
         return Ok(Pruned::default());
     }
-    let gone: Vec<Uuid> = old.iter().map(|m| m.0).collect();
-    sqlx::query("DELETE FROM chat_messages WHERE id = ANY($1)").bind(&gone).execute(&mut *db).await?;
+    let (mut gone, mut lost) = (Gone::default(), BTreeMap::new());
+    for (id, home, .., at) in &old {
+        gone.add(*home, vec![*id]);
+        let (count, newest) = lost.entry(*home).or_insert((0, Timestamp(*at)));
+        (*count, *newest) = (*count + 1, Timestamp(*at).max(*newest));
+    }
+    sqlx::query("DELETE FROM chat_messages WHERE id = ANY($1)").bind(&gone.ids).execute(&mut *db).await?;
     let turns: BTreeSet<Uuid> = old.iter().filter_map(|m| m.3).collect();
-    sqlx::query(
+    let turns: Vec<Uuid> = sqlx::query_scalar(
         "DELETE FROM turns WHERE id = ANY($1) AND ended_at IS NOT NULL \
-             AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = turns.reply_id)",
+             AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = turns.reply_id) RETURNING id",
     )
     .bind(turns.into_iter().collect::<Vec<_>>())
-    .execute(&mut *db)
+    .fetch_all(&mut *db)
     .await?;
-    let mut lost: BTreeMap<Uuid, i64> = BTreeMap::new();
-    for (_, home, ..) in &old {
-        *lost.entry(*home).or_default() += 1;
-    }
-    let (homes, counts): (Vec<_>, Vec<_>) = lost.into_iter().unzip();
-    redact(db, &homes).await?;
-    lost_oldest(db, &homes, &counts, before).await?;
+    forget_heads(db, &[], &turns).await?;
+    redact(db, &lost.keys().copied().collect::<Vec<_>>()).await?;
+    lost_oldest(db, lost).await?;
     let bots: BTreeSet<&str> = old.iter().map(|m| m.2.as_str()).collect();
     mend_behind(db, &bots.iter().copied().collect::<Vec<_>>(), &gone).await?;
     let bots = bots.into_iter().filter_map(|bot| BotId::parse(bot).ok()).collect();
-    Ok(Pruned { bots, ..piece(u64::try_from(old.len()).unwrap_or(u64::MAX), limit) })
+    Ok(Pruned { bots, ..piece(gone.count(), limit) })
 }
 
-/// The oldest messages of conversations went away. The newest is still there, unless none is, or those that are left are
-/// old too and were spared for an open turn: only then they are looked through.
-async fn lost_oldest(
-    db: &mut PgConnection,
-    homes: &[Uuid],
-    counts: &[i64],
-    before: Timestamp,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "UPDATE conversations c SET message_count = greatest(c.message_count - n.lost, 0), last_at = CASE \
-             WHEN c.message_count <= n.lost THEN NULL \
-             WHEN c.last_at < $3 AND EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = c.bot_id \
-                 AND t.conversation_id = c.id AND t.ended_at IS NULL) \
-             THEN (SELECT max(m.created_at) FROM chat_messages m WHERE m.conversation_id = c.id) \
-             ELSE c.last_at END \
-         FROM UNNEST($1::uuid[], $2::int8[]) n(id, lost) WHERE c.id = n.id",
-    )
-    .bind(homes)
-    .bind(counts)
+/// Id, conversation, bot, turn and time of a message.
+type Old = (Uuid, Uuid, String, Option<Uuid>, i64);
+
+/// The oldest messages, but not what a hold reaches, nor what clearing spares.
+async fn old_messages(db: &mut PgConnection, before: Timestamp, limit: u32) -> sqlx::Result<Vec<Old>> {
+    sqlx::query_as(concat!(
+        holds::shown!(""),
+        "SELECT m.id, m.conversation_id, m.bot_id, m.turn_id, m.created_at FROM chat_messages m \
+             WHERE m.created_at < $1 \
+                 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.id = m.conversation_id AND c.legal_hold) \
+                 AND NOT (",
+        holds::is_shown!(),
+        ") AND (m.turn_id IS NULL OR m.turn_id NOT IN (SELECT id FROM turns WHERE ended_at IS NULL)) \
+                 AND m.id NOT IN (SELECT message_id FROM turns WHERE ended_at IS NULL) \
+             ORDER BY m.created_at, m.id LIMIT $2"
+    ))
     .bind(before.0)
-    .execute(db)
+    .bind(i64::from(limit))
+    .fetch_all(db)
     .await
-    .map(drop)
-}
-
-/// What stood behind these messages, in every conversation of their bots: it is a first one now, and a conversation that
-/// ended with one of them ends with its newest.
-async fn mend_behind(db: &mut PgConnection, bots: &[&str], gone: &[Uuid]) -> sqlx::Result<()> {
-    let homes: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM conversations WHERE bot_id = ANY($1)")
-        .bind(bots)
-        .fetch_all(&mut *db)
-        .await?;
-    sqlx::query(
-        "UPDATE chat_messages SET parent_id = NULL WHERE conversation_id = ANY($1) AND parent_id = ANY($2)",
-    )
-    .bind(&homes)
-    .bind(gone)
-    .execute(&mut *db)
-    .await?;
-    sqlx::query(
-        "UPDATE conversations SET leaf_message_id = (SELECT m.id FROM chat_messages m \
-             WHERE m.conversation_id = conversations.id ORDER BY m.id DESC LIMIT 1) \
-         WHERE id = ANY($1) AND leaf_message_id = ANY($2)",
-    )
-    .bind(&homes)
-    .bind(gone)
-    .execute(db)
-    .await
-    .map(drop)
 }
 
 /// The oldest events, up to the first that is young: what stays has no holes.
@@ -197,7 +172,8 @@ async fn old_events(db: &mut PgConnection, before: Timestamp, limit: u32) -> sql
     Ok(oldest.into_iter().take_while(|(_, at)| *at < before.0).map(|(position, _)| position).collect())
 }
 
-/// Deletes events and keeps the numbers of their topics. An ended turn keeps its last number itself.
+/// Deletes events and keeps the numbers of their topics, as long as there is the topic. An ended turn keeps its last number
+/// itself.
 async fn delete_events(db: &mut PgConnection, positions: &[i64]) -> sqlx::Result<u64> {
     let deleted: i64 = sqlx::query_scalar(
         "WITH gone AS (DELETE FROM outbox_events WHERE position = ANY($1) RETURNING *), \
@@ -206,12 +182,15 @@ async fn delete_events(db: &mut PgConnection, positions: &[i64]) -> sqlx::Result
              UNION ALL SELECT 'models', models_seq FROM gone \
              UNION ALL SELECT 'tasks', tasks_seq FROM gone \
              UNION ALL SELECT 'bot:' || b.id, g.bot_seq FROM gone g JOIN bots b ON b.key = g.bot_key \
-             UNION ALL SELECT 'conversation:' || conversation_id, conversation_seq FROM gone \
+             UNION ALL SELECT 'conversation:' || c.id, g.conversation_seq FROM gone g \
+                 JOIN conversations c ON c.id = g.conversation_id \
              UNION ALL SELECT 'turn:' || t.id, g.turn_seq FROM gone g \
                  JOIN turns t ON t.id = g.turn_id AND t.ended_at IS NULL), \
          kept AS (INSERT INTO topic_heads (topic, seq) \
              SELECT topic, max(seq) FROM heads WHERE topic IS NOT NULL AND seq IS NOT NULL GROUP BY topic \
-             ON CONFLICT (topic) DO UPDATE SET seq = greatest(topic_heads.seq, excluded.seq)) \
+             ON CONFLICT (topic) DO UPDATE SET seq = greatest(topic_heads.seq, excluded.seq)), \
+         over AS (DELETE FROM topic_heads WHERE topic IN (SELECT 'turn:' || t.id FROM gone g \
+             JOIN turns t ON t.id = g.turn_id AND t.event_seq IS NOT NULL)) \
          SELECT count(*) FROM gone",
     )
     .bind(positions)

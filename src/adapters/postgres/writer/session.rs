@@ -1,12 +1,12 @@
 //! One writing connection: it holds the lock that makes this process the only writer, so nothing can be committed without
 //! it. With it goes what is remembered of the database.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use deia_actors::{
     domain::{
         event::{CommittedEvent, NewEvent},
-        ids::Epoch,
+        ids::{BotId, Epoch},
         time::Timestamp,
     },
     ports::{
@@ -14,6 +14,7 @@ use deia_actors::{
         retention::Pruned,
     },
 };
+use parking_lot::Mutex;
 use sqlx::{Connection, PgConnection};
 
 use super::{
@@ -126,13 +127,21 @@ impl Session {
         connect::within(self.patience, index::slice(&mut self.connection, quarantine)).await
     }
 
-    /// Deletes a piece of what is too old. Its outcome need not be known: it may be done again.
-    pub(super) async fn prune(&mut self, piece: &Piece) -> sqlx::Result<Pruned> {
+    /// Deletes a piece of what is too old. Its outcome need not be known: it may be done again. Bots that lose messages are
+    /// added to `untold` before they do.
+    pub(super) async fn prune(
+        &mut self,
+        piece: &Piece,
+        untold: &Mutex<BTreeSet<BotId>>,
+    ) -> sqlx::Result<Pruned> {
         self.known = Found::default();
         connect::within(self.patience, sqlx::raw_sql("BEGIN").execute(&mut self.connection)).await?;
         let pruned = connect::within(self.patience, retention::prune(&mut self.connection, piece)).await;
         let end = match &pruned {
-            Ok(_) => "COMMIT",
+            Ok(pruned) => {
+                untold.lock().extend(pruned.bots.iter().cloned());
+                "COMMIT"
+            }
             Err(error) if error::is_lost(error) => return pruned,
             Err(_) => "ROLLBACK",
         };

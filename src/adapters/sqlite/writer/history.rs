@@ -1,19 +1,26 @@
 //! Conversations and messages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use deia_actors::{
     domain::{
-        ids::{BotId, ConversationId},
+        event::Topic,
+        ids::{BotId, ConversationId, TurnId},
         message::{Conversation, Message},
-        time::Timestamp,
     },
     ports::history_store::cleared_event,
 };
-use rusqlite::{Connection, OptionalExtension, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, Rows, ToSql, params};
 use uuid::Uuid;
 
-use super::{super::words::json, change::int, ends::Ends, outbox::redact, session::Applied};
+use super::{
+    super::words::json,
+    change::int,
+    ends::Ends,
+    mend::{Gone, held, mend_behind},
+    outbox::{forget_head, redact},
+    session::Applied,
+};
 
 /// Whether a conversation is stored, retired ones included.
 pub(super) fn exists(db: &Connection, id: ConversationId) -> rusqlite::Result<bool> {
@@ -144,91 +151,116 @@ pub(super) fn has_held(db: &Connection, bot: &BotId) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT 1 FROM conversations WHERE bot_id = ?1 AND legal_hold")?.exists([bot.as_str()])
 }
 
-/// Deletes a conversation with everything in it, unless a turn of it is open or it is held.
+/// Deletes a conversation with everything in it, unless a turn of it is open or a hold reaches it.
 pub(super) fn delete_conversation(db: &Connection, id: ConversationId) -> rusqlite::Result<Applied> {
     let owner: Option<String> = db
-        .prepare_cached("SELECT bot_id FROM conversations WHERE id = ?1 AND NOT legal_hold")?
+        .prepare_cached("SELECT bot_id FROM conversations WHERE id = ?1")?
         .query_row([id.0], |row| row.get(0))
         .optional()?;
-    let Some(owner) = owner else { return Ok(Applied::NO) };
+    let Some(owner) = owner.and_then(|owner| BotId::parse(&owner).ok()) else { return Ok(Applied::NO) };
     let busy = db
         .prepare_cached(
             "SELECT 1 FROM turns WHERE bot_id = ?1 AND conversation_id = ?2 AND ended_at IS NULL",
         )?
-        .exists(params![owner, id.0])?;
-    if busy {
+        .exists(params![owner.as_str(), id.0])?;
+    if busy || held(db, &owner)?.contains(&id) {
         return Ok(Applied::NO);
     }
-    let deleted = delete_contents(db, id)?;
+    let gone = delete_contents(db, id)?;
     db.prepare_cached("DELETE FROM conversations WHERE id = ?1")?.execute([id.0])?;
-    let mut applied = Applied::deleted(deleted);
-    if let Ok(owner) = BotId::parse(&owner) {
-        applied.events.extend(mend(db, &owner)?.into_iter().map(|fork| cleared_event(&owner, fork, 0)));
-    }
-    Ok(applied)
+    let mended = mend_behind(db, owner.as_str(), &gone)?;
+    let events = mended.into_iter().map(|fork| cleared_event(&owner, fork, 0)).collect();
+    Ok(Applied { events, ..Applied::deleted(count(&gone)) })
 }
 
 /// Deletes everything of a bot, also of earlier bots of this id.
 pub(super) fn purge(db: &Connection, bot: &BotId) -> rusqlite::Result<u64> {
+    let conversations: Vec<ConversationId> = db
+        .prepare_cached("SELECT id FROM conversations WHERE bot_id = ?1")?
+        .query_map([bot.as_str()], |row| row.get(0).map(ConversationId))?
+        .collect::<rusqlite::Result<_>>()?;
     let mut deleted = 0;
-    for id in conversations_of(db, bot)? {
-        deleted += delete_contents(db, id)?;
+    for id in conversations {
+        deleted += count(&delete_contents(db, id)?);
     }
     db.prepare_cached("DELETE FROM conversations WHERE bot_id = ?1")?.execute([bot.as_str()])?;
     Ok(deleted)
 }
 
-fn delete_contents(db: &Connection, id: ConversationId) -> rusqlite::Result<u64> {
-    db.prepare_cached(
-        "DELETE FROM turns WHERE id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ?1)",
-    )?
-    .execute([id.0])?;
-    let rows = db.prepare_cached("DELETE FROM chat_messages WHERE conversation_id = ?1")?.execute([id.0])?;
+/// Deletes what a conversation that goes consists of.
+fn delete_contents(db: &Connection, id: ConversationId) -> rusqlite::Result<Vec<Gone>> {
+    delete_turns(
+        db,
+        "DELETE FROM turns WHERE id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ?1) RETURNING id",
+        id.0,
+    )?;
+    let mut delete =
+        db.prepare_cached("DELETE FROM chat_messages WHERE conversation_id = ?1 RETURNING id")?;
+    let gone = gone(id, delete.query([id.0])?)?;
     redact(db, id)?;
-    Ok(u64::try_from(rows).unwrap_or(u64::MAX))
+    forget_head(db, &Topic::Conversation(id))?;
+    Ok(gone)
 }
 
-fn conversations_of(db: &Connection, bot: &BotId) -> rusqlite::Result<Vec<ConversationId>> {
-    db.prepare_cached("SELECT id FROM conversations WHERE bot_id = ?1")?
-        .query_map([bot.as_str()], |row| row.get(0).map(ConversationId))?
-        .collect()
+/// Deletes turns by a statement that answers their ids, and the numbers of their topics.
+pub(super) fn delete_turns(db: &Connection, sql: &'static str, which: Uuid) -> rusqlite::Result<()> {
+    let deleted: Vec<TurnId> = db
+        .prepare_cached(sql)?
+        .query_map([which], |row| row.get(0).map(TurnId))?
+        .collect::<rusqlite::Result<_>>()?;
+    deleted.into_iter().try_for_each(|turn| forget_head(db, &Topic::Turn(turn)))
 }
 
-/// Deletes the messages and ended turns of one or all conversations of a bot that are in its list and not held.
+/// Messages of a conversation, by the ids that a deletion answers.
+fn gone(home: ConversationId, mut deleted: Rows<'_>) -> rusqlite::Result<Vec<Gone>> {
+    let mut gone = vec![];
+    while let Some(row) = deleted.next()? {
+        gone.push(Gone { id: row.get(0)?, home });
+    }
+    Ok(gone)
+}
+
+fn count(gone: &[Gone]) -> u64 {
+    u64::try_from(gone.len()).unwrap_or(u64::MAX)
+}
+
+/// Deletes the messages and ended turns of one or all conversations of a bot that are in its list and that no hold reaches.
 pub(super) fn clear(
     db: &Connection,
     bot: &BotId,
     conversation: Option<ConversationId>,
 ) -> rusqlite::Result<Applied> {
-    let cleared: Vec<ConversationId> = db
+    let mut cleared: Vec<ConversationId> = db
         .prepare_cached(
-            "SELECT id FROM conversations WHERE bot_id = ?1 AND retired_at IS NULL AND NOT legal_hold \
+            "SELECT id FROM conversations WHERE bot_id = ?1 AND retired_at IS NULL \
                  AND (?2 IS NULL OR id = ?2) ORDER BY id",
         )?
         .query_map(params![bot.as_str(), conversation.map(|c| c.0)], |row| row.get(0).map(ConversationId))?
         .collect::<rusqlite::Result<_>>()?;
+    let held = held(db, bot)?;
+    cleared.retain(|id| !held.contains(id));
     if cleared.is_empty() {
         return Ok(Applied::NO);
     }
-    let mut lost = BTreeMap::new();
+    let (mut lost, mut gone_of_all) = (BTreeMap::new(), vec![]);
     for id in cleared {
-        db.prepare_cached(
+        delete_turns(
+            db,
             "DELETE FROM turns WHERE ended_at IS NOT NULL \
-                AND id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ?1)",
-        )?
-        .execute([id.0])?;
+                AND id IN (SELECT turn_id FROM chat_messages WHERE conversation_id = ?1) RETURNING id",
+            id.0,
+        )?;
         // What still has a turn belongs to one that runs. A regenerated answer runs under another
         // turn than its question, so the messages that an open turn names are kept as well.
-        let rows = db
-            .prepare_cached(
-                "DELETE FROM chat_messages WHERE conversation_id = ?1 \
-                     AND (turn_id IS NULL OR turn_id NOT IN (SELECT id FROM turns WHERE bot_id = ?2 AND ended_at IS NULL)) \
-                     AND id NOT IN (SELECT message_id FROM turns WHERE bot_id = ?2 AND ended_at IS NULL)",
-            )?
-            .execute(params![id.0, bot.as_str()])?;
-        let deleted = u64::try_from(rows).unwrap_or(u64::MAX);
+        let mut delete = db.prepare_cached(
+            "DELETE FROM chat_messages WHERE conversation_id = ?1 \
+                 AND (turn_id IS NULL OR turn_id NOT IN (SELECT id FROM turns WHERE bot_id = ?2 AND ended_at IS NULL)) \
+                 AND id NOT IN (SELECT message_id FROM turns WHERE bot_id = ?2 AND ended_at IS NULL) RETURNING id",
+        )?;
+        let gone = gone(id, delete.query(params![id.0, bot.as_str()])?)?;
         redact(db, id)?;
-        lost.insert(id, deleted);
+        lost.insert(id, count(&gone));
+        gone_of_all.extend(gone);
         db.prepare_cached(
             "UPDATE conversations SET \
                  message_count = (SELECT count(*) FROM chat_messages WHERE conversation_id = ?1), \
@@ -237,84 +269,9 @@ pub(super) fn clear(
         )?
         .execute([id.0])?;
     }
-    for fork in mend(db, bot)? {
+    for fork in mend_behind(db, bot.as_str(), &gone_of_all)? {
         lost.entry(fork).or_default();
     }
     let events = lost.iter().map(|(id, deleted)| cleared_event(bot, *id, *deleted)).collect();
     Ok(Applied { events, ..Applied::deleted(lost.values().sum()) })
-}
-
-/// The oldest messages of a conversation went away. The newest is still there, unless none is, or those that are left
-/// are old too and were spared for an open turn: only then they are looked through.
-pub(super) fn lost_oldest(
-    db: &Connection,
-    id: ConversationId,
-    deleted: u32,
-    before: Timestamp,
-) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "UPDATE conversations SET message_count = max(message_count - ?2, 0), last_at = CASE \
-             WHEN message_count <= ?2 THEN NULL \
-             WHEN last_at < ?3 AND EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = conversations.bot_id \
-                 AND t.conversation_id = ?1 AND t.ended_at IS NULL) \
-             THEN (SELECT max(created_at) FROM chat_messages WHERE conversation_id = ?1) \
-             ELSE last_at END \
-         WHERE id = ?1",
-    )?
-    .execute(params![id.0, deleted, before.0])
-    .map(drop)
-}
-
-/// As [`mend`], for these messages only: looks at what stood behind each of them, in every conversation of the bot.
-pub(super) fn mend_behind(db: &Connection, bot: &str, gone: &[Uuid]) -> rusqlite::Result<()> {
-    let homes: Vec<Uuid> = db
-        .prepare_cached("SELECT id FROM conversations WHERE bot_id = ?1")?
-        .query_map([bot], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut orphans = db.prepare_cached(
-        "UPDATE chat_messages SET parent_id = NULL WHERE conversation_id = ?1 AND parent_id = ?2",
-    )?;
-    for home in &homes {
-        for id in gone {
-            orphans.execute(params![home, id])?;
-        }
-    }
-    let gone: std::collections::HashSet<_> = gone.iter().collect();
-    for home in &homes {
-        let leaf: Option<Uuid> = db
-            .prepare_cached("SELECT leaf_message_id FROM conversations WHERE id = ?1")?
-            .query_row([home], |row| row.get(0))?;
-        if leaf.is_some_and(|leaf| gone.contains(&leaf)) {
-            db.prepare_cached(
-                "UPDATE conversations SET leaf_message_id = \
-                     (SELECT max(m.id) FROM chat_messages m WHERE m.conversation_id = ?1) WHERE id = ?1",
-            )?
-            .execute([home])?;
-        }
-    }
-    Ok(())
-}
-
-/// After messages went away: a message whose parent is gone is a first one, and a conversation
-/// whose leaf is gone ends with its newest message. Also in forks, which share the path. Answers where there were any.
-fn mend(db: &Connection, bot: &BotId) -> rusqlite::Result<BTreeSet<ConversationId>> {
-    let mut mended = BTreeSet::new();
-    for sql in [
-        "UPDATE chat_messages SET parent_id = NULL WHERE parent_id IS NOT NULL \
-             AND conversation_id IN (SELECT id FROM conversations WHERE bot_id = ?1) \
-             AND NOT EXISTS (SELECT 1 FROM chat_messages p WHERE p.id = chat_messages.parent_id) \
-         RETURNING conversation_id",
-        "UPDATE conversations SET leaf_message_id = \
-             (SELECT max(m.id) FROM chat_messages m WHERE m.conversation_id = conversations.id) \
-         WHERE bot_id = ?1 AND leaf_message_id IS NOT NULL \
-             AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = conversations.leaf_message_id) \
-         RETURNING id",
-    ] {
-        let mut statement = db.prepare_cached(sql)?;
-        let ids = statement.query_map([bot.as_str()], |row| row.get(0).map(ConversationId))?;
-        for id in ids {
-            mended.insert(id?);
-        }
-    }
-    Ok(mended)
 }

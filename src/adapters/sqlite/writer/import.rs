@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use deia_actors::{
     domain::{
+        event::Topic,
         ids::{BotId, ConversationId},
         message::{Conversation, Message},
     },
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::{
     super::words::json,
     history::{bind_message, insert_message},
+    outbox::forget_head,
     session::Applied,
 };
 
@@ -65,6 +67,7 @@ fn store_conversation(db: &Connection, bot: &BotId, c: &Conversation) -> rusqlit
         db.prepare("UPDATE bots SET main_conversation_id = ?2 WHERE id = ?1")?
             .execute(params![bot.as_str(), c.id.0])?;
         db.prepare("DELETE FROM conversations WHERE id = ?1")?.execute([main])?;
+        forget_head(db, &Topic::Conversation(ConversationId(main)))?;
     }
     db.prepare(
         "INSERT INTO conversations (id, bot_id, title, main, leaf_message_id, message_count, archived, created_at) \

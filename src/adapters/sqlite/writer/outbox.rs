@@ -285,6 +285,14 @@ fn deleted_head(connection: &Connection, topic: &Topic) -> rusqlite::Result<i64>
         .map(|head| head.unwrap_or(0))
 }
 
+/// Forgets the number of a topic that is gone.
+pub(super) fn forget_head(connection: &Connection, topic: &Topic) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM topic_heads WHERE topic = ?1")?
+        .execute([topic.to_string()])
+        .map(drop)
+}
+
 /// Takes the texts out of the events of a conversation whose messages are gone. The rows stay for
 /// their numbers.
 pub(super) fn redact(connection: &Connection, conversation: ConversationId) -> rusqlite::Result<()> {

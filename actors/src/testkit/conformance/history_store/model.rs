@@ -237,6 +237,9 @@ async fn compare<S: Storage>(world: &World, store: &S, model: &MemoryStore, seed
             assert_eq!(store.sent_before("local", bot, &key).await, expected, "seed {seed}, key {key:?}");
         }
     }
+    for bot in &world.bots {
+        assert_eq!(store.held(bot).await, model.held(bot).await, "seed {seed}");
+    }
     for home in &world.conversations {
         let (id, why) = (home.id, format!("seed {seed}, conversation {}", home.id));
         assert_eq!(

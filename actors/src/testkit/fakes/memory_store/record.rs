@@ -139,7 +139,7 @@ impl Record {
                 (std::mem::replace(&mut own.legal_hold, held) != held).then_some(0)
             }
             Change::DeleteConversation(id) => {
-                if self.is_busy(id) || self.is_held(id) {
+                if self.is_busy(id) || self.is_reached(id) {
                     return None;
                 }
                 let owner = self.conversations.remove(&id)?.bot_id;
@@ -254,7 +254,7 @@ impl Record {
     }
 
     fn delete_bot(&mut self, bot: &BotId, purge: bool, at: Timestamp) -> Option<u64> {
-        if purge && self.has_held(bot) {
+        if purge && !self.held(bot).is_empty() {
             return None;
         }
         self.bots.remove(bot)?;
@@ -284,7 +284,7 @@ impl Record {
             .conversations
             .values()
             .filter(|c| c.bot_id == *bot && !self.retired.contains(&c.id) && only.is_none_or(|id| id == c.id))
-            .filter(|c| !c.legal_hold)
+            .filter(|c| !self.is_reached(c.id))
             .map(|c| c.id)
             .collect();
         if cleared.is_empty() {
@@ -401,10 +401,6 @@ impl Record {
 
     fn open_conversation(&mut self, id: ConversationId) -> Option<&mut Conversation> {
         self.conversations.get_mut(&id).filter(|_| !self.retired.contains(&id))
-    }
-
-    fn is_held(&self, id: ConversationId) -> bool {
-        self.conversations.get(&id).is_some_and(|c| c.legal_hold)
     }
 
     fn is_busy(&self, id: ConversationId) -> bool {

@@ -1,15 +1,15 @@
 //! What is too old, taken out of the record.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Record;
 use crate::{
     domain::{
         event::{CommittedEvent, Topic},
-        ids::{BotId, TurnId},
+        ids::{BotId, ConversationId, MessageId, TurnId},
         time::Timestamp,
     },
-    ports::retention::{Prune, Pruned},
+    ports::retention::{Held, Prune, Pruned},
 };
 
 impl Record {
@@ -62,9 +62,10 @@ impl Record {
         let open: Vec<_> = self.turns.values().filter(|t| t.ended_at.is_none()).collect();
         let open_turns: HashSet<TurnId> = open.iter().map(|t| t.id).collect();
         let needed: HashSet<_> = open.iter().flat_map(|t| [t.message_id, t.reply_id]).collect();
+        let shown: HashSet<_> = self.shown().into_values().flatten().collect();
         let old = self.messages.values().filter(|m| {
             m.created_at < before
-                && !self.is_held(m.conversation_id)
+                && !shown.contains(&m.id)
                 && !needed.contains(&m.id)
                 && m.turn_id.is_none_or(|t| !open_turns.contains(&t))
         });
@@ -92,9 +93,38 @@ impl Record {
         Pruned { bots: bots.into_iter().collect(), ..gone(all, limit) }
     }
 
-    /// Whether a conversation of a bot of this id is held.
-    pub(in super::super) fn has_held(&self, bot: &BotId) -> bool {
-        self.conversations.values().any(|c| c.bot_id == *bot && c.legal_hold)
+    /// What each held conversation shows: its messages, and every path that leads to them or to its leaf.
+    fn shown(&self) -> BTreeMap<ConversationId, BTreeSet<MessageId>> {
+        let held = self.conversations.values().filter(|c| c.legal_hold);
+        held.map(|home| {
+            let own = self.messages.values().filter(|m| m.conversation_id == home.id).map(|m| m.id);
+            let mut shown = BTreeSet::new();
+            for end in own.chain(home.leaf_message_id) {
+                let mut next = self.messages.get(&end);
+                while let Some(message) = next.filter(|m| shown.insert(m.id)) {
+                    next = message.parent_id.and_then(|parent| self.messages.get(&parent));
+                }
+            }
+            (home.id, shown)
+        })
+        .collect()
+    }
+
+    /// What may lose nothing.
+    pub(in super::super) fn held(&self, bot: &BotId) -> Vec<Held> {
+        let own = |id: &ConversationId| self.conversations.get(id).is_some_and(|c| c.bot_id == *bot);
+        let mut held = BTreeSet::new();
+        for (by, shown) in self.shown().into_iter().filter(|(id, _)| own(id)) {
+            let homes = shown.iter().filter_map(|id| self.messages.get(id)).map(|m| m.conversation_id);
+            held.extend(homes.chain([by]).map(|conversation| (conversation, by)));
+        }
+        held.into_iter().map(|(conversation, by)| Held { conversation, by }).collect()
+    }
+
+    /// Whether a hold reaches a conversation.
+    pub(super) fn is_reached(&self, id: ConversationId) -> bool {
+        let Some(owner) = self.conversations.get(&id).map(|c| &c.bot_id) else { return false };
+        self.held(owner).iter().any(|held| held.conversation == id)
     }
 }
 
