@@ -344,7 +344,7 @@ impl Reader {
         .await
         .map_err(error::sort)?
         .iter()
-        .filter_map(|row| self.quarantine.sift("bots", row, rows::bot(row)).transpose())
+        .filter_map(|row| self.quarantine.bot(row, rows::bot(row), rows::status(row)).transpose())
         .collect()
     }
 

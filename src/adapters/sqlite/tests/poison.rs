@@ -5,7 +5,7 @@ use deia_actors::domain::{event::Topic, ids::MessageId};
 use super::*;
 
 /// Ways to spoil a message, as SQL after `UPDATE chat_messages`.
-const SPOILT_MESSAGES: [&str; 7] = [
+const SPOILT_MESSAGES: [&str; 9] = [
     "SET sender = 'robot'",
     "SET state = 'half'",
     "SET metadata = '{\"a\":'",
@@ -13,6 +13,8 @@ const SPOILT_MESSAGES: [&str; 7] = [
     "SET content = CAST(x'ff20' AS TEXT)",
     "SET turn_id = x'00'",
     "SET tokens = -1",
+    "SET created_at = -9223372036854775808",
+    "SET created_at = 253402300800000000",
 ];
 
 impl OnDisk {
@@ -99,7 +101,7 @@ async fn a_bot_that_can_not_be_read_keeps_no_other_from_the_roster() {
     for spoilt in [
         "UPDATE bots SET config = '{' WHERE id = CAST(?1 AS TEXT)",
         "UPDATE bots SET metadata = '[]' WHERE id = CAST(?1 AS TEXT)",
-        "UPDATE bot_status SET status = 'enlightened' WHERE bot_id = CAST(?1 AS TEXT)",
+        "UPDATE bots SET created_at = -9223372036854775808 WHERE id = CAST(?1 AS TEXT)",
     ] {
         let (disk, id, _) = OnDisk::with_bot().await;
         let other = BotId::numbered(2);
@@ -109,6 +111,34 @@ async fn a_bot_that_can_not_be_read_keeps_no_other_from_the_roster() {
         assert_eq!(roster, [other], "{spoilt}");
         assert_eq!(disk.quarantined(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_status_that_can_not_be_read_keeps_its_bot() {
+    for spoilt in [
+        "status = 'enlightened'",
+        "error_count = -1",
+        "updated_at = 9223372036854775807",
+        "last_message = -9223372036854775808",
+    ] {
+        let (disk, id, _) = OnDisk::with_bot().await;
+        let sql = format!("UPDATE bot_status SET {spoilt} WHERE bot_id = CAST(?1 AS TEXT)");
+        disk.spoil(&sql, id.as_str().as_bytes());
+        for _ in 0..2 {
+            let roster = disk.store.roster().await.unwrap();
+            let (bot, status) = roster.first().unwrap();
+            assert_eq!((&bot.id, &status.bot_id, status.error_count), (&id, &id, 0), "{spoilt}");
+        }
+        assert_eq!(disk.quarantined(), 1, "{spoilt}");
+    }
+}
+
+#[tokio::test]
+async fn a_count_of_messages_that_can_not_be_is_none() {
+    let (disk, id, main) = OnDisk::with_bot().await;
+    disk.spoil("UPDATE conversations SET message_count = -7 WHERE id = ?1", main.id.0.as_bytes());
+    assert_eq!(disk.store.conversations(&id).await.unwrap()[0].message_count, 0);
+    assert_eq!(disk.quarantined(), 0);
 }
 
 #[tokio::test]
