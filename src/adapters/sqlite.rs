@@ -39,7 +39,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{Archive, ArchivedTurn, Place},
+        archive::{Archive, ArchivedTurn, Place, Stretch},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
@@ -270,8 +270,11 @@ impl Archive for SqliteStore {
         after: Option<Place>,
         limit: u32,
         max_bytes: usize,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Stretch, StoreError> {
         self.reader.messages_after(conversation, after, limit, max_bytes).await
+    }
+    async fn conversation_ids(&self, bot: &BotId) -> Result<Vec<ConversationId>, StoreError> {
+        self.reader.conversation_ids(bot).await
     }
     async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
         self.reader.messages_with(ids).await
