@@ -67,6 +67,11 @@ pub enum AppError {
     /// An export or import was refused.
     #[error("{}", .0.detail)]
     Archive(Problem),
+    /// An export was written, but not all of it could be read.
+    #[error(
+        "the export is written but not complete: {0} rows can't be read and are left out; the log names them"
+    )]
+    Incomplete(u64),
     /// A file can't be read or written.
     #[error("{path}: {source}")]
     File {

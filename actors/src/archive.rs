@@ -17,18 +17,27 @@
 //! Conversations stand in the order of their ids, messages by conversation and [`Place`](crate::ports::archive::Place),
 //! a turn with its reply. The checksum is of every byte before its own line. What a running or waiting turn is about
 //! (its question and its reply) is left out: the export ends before it.
+//!
+//! Rows that can't be read are left out too. Then the file says so: `"left_out":n` stands behind the counts, what hung
+//! on such a message hangs on the one before it, and what can't be placed (because its conversation is missing) is a
+//! begin once it is imported.
 
 mod check;
 mod csv;
 mod export;
 mod format;
+mod gaps;
 mod import;
 mod markdown;
 mod sorted;
 #[cfg(test)]
 mod tests;
 
-use std::{pin::Pin, str::FromStr};
+use std::{
+    pin::Pin,
+    str::FromStr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -106,6 +115,8 @@ pub struct Export {
     pub content_type: &'static str,
     /// Its bytes.
     pub body: ExportBody,
+    /// Rows that can't be read and are left out, so far.
+    pub left_out: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Export {
@@ -126,6 +137,18 @@ pub struct Counts {
     pub turns: u64,
 }
 
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { conversations, messages, turns } = self;
+        write!(f, "{conversations} conversations, {messages} messages and {turns} turns")
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_none(rows: &u64) -> bool {
+    *rows == 0
+}
+
 /// What an import did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ImportReport {
@@ -135,6 +158,9 @@ pub struct ImportReport {
     pub imported: Counts,
     /// What was there already.
     pub unchanged: Counts,
+    /// Rows that the export had to leave out.
+    #[serde(skip_serializing_if = "is_none")]
+    pub left_out: u64,
 }
 
 /// The way to the record for an import: through HistoryActor, or straight to a store that nobody else uses.

@@ -3,7 +3,13 @@
 
 use std::collections::HashSet;
 
-use deia_actors::{domain::event::CommittedEvent, ports::history_store::StoreError};
+use deia_actors::{
+    domain::{
+        bot::{BotRecord, BotState, StoredStatus, TokenTotals},
+        event::CommittedEvent,
+    },
+    ports::history_store::StoreError,
+};
 use parking_lot::Mutex;
 use sqlx::{Row, postgres::PgRow, sqlite::SqliteRow};
 use uuid::Uuid;
@@ -66,6 +72,30 @@ impl Quarantine {
             self.report(table, row.key(), reason);
         }
         read
+    }
+
+    /// A bot of the roster with its status; none where the bot can't be read. The status is beside what a bot is: where
+    /// that can't be read, the bot has one as if it were new.
+    ///
+    /// # Errors
+    /// Where the database is away.
+    pub(super) fn bot(
+        &self,
+        row: &impl Keyed,
+        bot: Result<BotRecord, StoreError>,
+        status: Result<StoredStatus, StoreError>,
+    ) -> Result<Option<(BotRecord, StoredStatus)>, StoreError> {
+        let Some(bot) = self.sift("bots", row, bot)? else { return Ok(None) };
+        let status = self.sift("bot_status", row, status)?.unwrap_or_else(|| StoredStatus {
+            bot_id: bot.id.clone(),
+            state: BotState::Ready,
+            last_message: None,
+            error_count: 0,
+            restart_count: 0,
+            tokens: TokenTotals::default(),
+            updated_at: bot.updated_at,
+        });
+        Ok(Some((bot, status)))
     }
 
     /// An event, which is never left out; takes note of one that is spoilt, with the reason.

@@ -40,7 +40,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{Archive, ArchivedTurn, Arrival, Place},
+        archive::{Archive, ArchivedTurn, Arrival, Place, Stretch},
         history_store::{
             Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span, StoreError,
             TurnSnapshot,
@@ -281,8 +281,11 @@ impl Archive for SqliteStore {
         by: Arrival,
         limit: u32,
         max_bytes: usize,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Stretch, StoreError> {
         self.reader.messages_after(conversation, after, by, limit, max_bytes).await
+    }
+    async fn conversation_ids(&self, bot: &BotId) -> Result<Vec<ConversationId>, StoreError> {
+        self.reader.conversation_ids(bot).await
     }
     async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
         self.reader.messages_with(ids).await

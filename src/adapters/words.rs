@@ -1,6 +1,6 @@
 //! Enumerations and JSON as they stand in columns, whatever the database.
 
-use deia_actors::ports::history_store::StoreError;
+use deia_actors::{domain::time::Timestamp, ports::history_store::StoreError};
 use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, IntoDeserializer, value::Error},
@@ -21,6 +21,12 @@ pub(super) fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreErro
     // Its own words may quote what is stored.
     serde_json::from_str(text)
         .map_err(|e| unexpected("json", format_args!("{:?} error in column {}", e.classify(), e.column())))
+}
+
+/// Reads a time that can be shown.
+pub(super) fn time(micros: i64) -> Result<Timestamp, StoreError> {
+    let time = Timestamp(micros);
+    if time.can_be_shown() { Ok(time) } else { Err(unexpected("time", "not in the years 0 to 9999")) }
 }
 
 /// A stored value that this version would not have written.

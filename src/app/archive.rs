@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use deia_actors::{
@@ -60,7 +60,7 @@ where
     done
 }
 
-/// `deia export`: a file is complete or not there.
+/// `deia export`: a file is there once its end is; what it lacks because it can't be read is an error behind that.
 ///
 /// # Errors
 /// See [`AppError`].
@@ -83,9 +83,10 @@ pub async fn export(config: &Config, asked: ExportAsked) -> Result<(), AppError>
         let beside = PathBuf::from(beside);
         let mut file = std::fs::File::create(&beside).map_err(failed(&beside))?;
         let written = write(export, &mut file, &beside).await;
-        if written.is_ok() {
+        if matches!(written, Ok(()) | Err(AppError::Incomplete(_))) {
             file.sync_all().map_err(failed(&beside))?;
-            return tokio::fs::rename(&beside, &path).await.map_err(failed(&path));
+            tokio::fs::rename(&beside, &path).await.map_err(failed(&path))?;
+            return written;
         }
         // What is left of it is of no use; the first error says more than a second one.
         tokio::fs::remove_file(&beside).await.ok();
@@ -103,7 +104,11 @@ async fn write(mut export: Export, out: &mut dyn Write, path: &Path) -> Result<(
     while let Some(chunk) = export.body.next().await {
         out.write_all(&chunk.map_err(AppError::Archive)?).map_err(failed(path))?;
     }
-    out.flush().map_err(failed(path))
+    out.flush().map_err(failed(path))?;
+    match export.left_out.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        rows => Err(AppError::Incomplete(rows)),
+    }
 }
 
 /// `deia import`.
@@ -119,7 +124,7 @@ pub async fn import(config: &Config, path: &Path) -> Result<(), AppError> {
         imported.map_err(AppError::Archive)
     })
     .await?;
-    let ImportReport { bot_id, imported, unchanged } = report;
+    let ImportReport { bot_id, imported, unchanged, left_out } = report;
     // A closed standard output changes nothing about the result.
     let _ = writeln!(
         io::stdout(),
@@ -128,5 +133,8 @@ pub async fn import(config: &Config, path: &Path) -> Result<(), AppError> {
         imported.conversations,
         unchanged.messages
     );
+    if left_out > 0 {
+        let _ = writeln!(io::stdout(), "{bot_id}: the export was not complete, it left out {left_out} rows");
+    }
     Ok(())
 }

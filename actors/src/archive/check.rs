@@ -26,6 +26,8 @@ pub(super) struct Checker {
     main: Option<ConversationId>,
     last_conversation: Option<ConversationId>,
     last: Option<(usize, Place)>,
+    /// The first message that stands where it does not belong.
+    stray: Option<MessageId>,
     /// Each message and the one before it; a first one has its own id there.
     nodes: Sorter<32>,
     /// Messages that something in the file hangs on; not where they stand right before it.
@@ -42,6 +44,7 @@ impl Checker {
             main: None,
             last_conversation: None,
             last: None,
+            stray: None,
             nodes: Sorter::new(scratch.clone()),
             needed: Sorter::new(scratch.clone()),
             turned: vec![],
@@ -70,7 +73,7 @@ impl Checker {
         let place = (home, Place::of(m));
         let before = self.last.replace(place);
         if before.is_some_and(|before| before >= place) {
-            return Err(invalid(format!("Message {} does not stand where it belongs", m.id)));
+            self.stray.get_or_insert(m.id);
         }
         if let Some(parent) = m.parent_id {
             if before.is_none_or(|(_, place)| place.id != parent) {
@@ -88,8 +91,12 @@ impl Checker {
     }
 
     /// Answers with the messages that others of the file hang on and that must be stored already. Takes its time: not
-    /// for a thread that others wait for.
-    pub(super) fn end(self) -> Result<Vec<MessageId>, Problem> {
+    /// for a thread that others wait for. `left_out` is how many rows the file says it lacks.
+    pub(super) fn end(self, left_out: u64) -> Result<Vec<MessageId>, Problem> {
+        // What hung on a message that is left out stands where it stood.
+        if let (Some(id), 0) = (self.stray, left_out) {
+            return Err(invalid(format!("Message {id} does not stand where it belongs")));
+        }
         let mut ways = Ways::new(&self.turned);
         let nodes = self.nodes.descending().map_err(|e| no_room(&e))?;
         let mut needed = self.needed.descending().map_err(|e| no_room(&e))?;
@@ -237,7 +244,7 @@ mod tests {
             checker
                 .message(&Message { id: id.unwrap(), ..samples::message(&home, parent, Sender::User, "") })?;
         }
-        Ok(checker.end()?.into_iter().map(|id| id.0.as_u128()).collect())
+        Ok(checker.end(0)?.into_iter().map(|id| id.0.as_u128()).collect())
     }
 
     proptest! {

@@ -2,13 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
 
-use super::{Export, ExportFormat, csv::CsvWriter, format::JsonWriter, markdown::MarkdownWriter};
+use super::{Export, ExportFormat, csv::CsvWriter, format::JsonWriter, gaps::Gaps, markdown::MarkdownWriter};
 use crate::{
     domain::{
         ids::{BotId, ConversationId, MessageId, TurnId},
@@ -39,7 +39,14 @@ pub async fn export(
     format: ExportFormat,
     only: Option<ConversationId>,
 ) -> Result<Export, Problem> {
+    let ids = store.conversation_ids(bot).await.map_err(|e| storage_problem(&e))?;
     let all = store.conversations(bot).await.map_err(|e| storage_problem(&e))?;
+    let mut gaps = Gaps::default();
+    for id in ids.into_iter().filter(|id| only.is_none_or(|only| only == *id)) {
+        if !all.iter().any(|c| c.id == id) {
+            gaps.conversation(&*store, id).await?;
+        }
+    }
     let mut conversations: Vec<_> =
         all.into_iter().filter(|c| only.is_none_or(|only| c.id == only)).collect();
     if let (Some(id), true) = (only, conversations.is_empty()) {
@@ -54,6 +61,9 @@ pub async fn export(
         while let Some(before) = conversation.leaf_message_id.and_then(|leaf| pending.get(&leaf)) {
             conversation.leaf_message_id = *before;
         }
+        if let Some(leaf) = conversation.leaf_message_id {
+            conversation.leaf_message_id = gaps.leaf(&*store, bot, leaf).await?;
+        }
     }
     // Behind the list: the end of each conversation is in the file.
     let by = store.arrived().await.map_err(|e| storage_problem(&e))?;
@@ -66,6 +76,7 @@ pub async fn export(
         after: None,
         by,
         left_out,
+        gaps: gaps.clone(),
         writer: match format {
             ExportFormat::Json => Writer::Json(JsonWriter::default()),
             ExportFormat::Markdown => Writer::Markdown(MarkdownWriter),
@@ -76,6 +87,7 @@ pub async fn export(
     Ok(Export {
         file_name: format!("deia-{name}.{}", format.extension()),
         content_type: format.content_type(),
+        left_out: gaps.count,
         body: Box::pin(try_unfold(exporter, async |mut exporter: Exporter| {
             Ok(exporter.chunk().await?.map(|chunk| (chunk, exporter)))
         })),
@@ -137,6 +149,7 @@ struct Exporter {
     /// Later messages stay out: else an export of a busy bot would never end.
     by: Arrival,
     left_out: LeftOut,
+    gaps: Gaps,
     writer: Writer,
     stage: Stage,
 }
@@ -153,8 +166,11 @@ impl Exporter {
                 Stage::Conversations(written) => self.list(&mut out, written),
                 Stage::Messages if self.at < self.conversations.len() => self.page(&mut out).await?,
                 Stage::Messages => {
-                    if let Writer::Json(json) = &mut self.writer {
-                        json.end(&mut out);
+                    let left_out = self.gaps.count.load(Ordering::Relaxed);
+                    match &mut self.writer {
+                        Writer::Json(json) => json.end(&mut out, left_out),
+                        Writer::Markdown(markdown) => markdown.end(&mut out, left_out),
+                        Writer::Csv(_) => {}
                     }
                     self.stage = Stage::Over;
                 }
@@ -198,7 +214,9 @@ impl Exporter {
             markdown.conversation(out, conversation);
         }
         let page = self.store.messages_after(conversation.id, self.after, self.by, PAGE, PAGE_BYTES).await;
-        let mut page = page.map_err(|e| storage_problem(&e))?;
+        let read = page.map_err(|e| storage_problem(&e))?;
+        let mut page = read.messages;
+        self.gaps.messages(read.left_out);
         let Some(last) = page.last().map(Place::of) else {
             self.unchanged(conversation).await?;
             (self.at, self.after) = (self.at + 1, None);
@@ -212,7 +230,10 @@ impl Exporter {
         self.left_out.0.extend(pending.filter_map(|m| m.turn_id));
         page.retain(|m| !self.left_out.has(m));
         let turns = self.turns(&page).await?;
-        for message in &page {
+        for message in &mut page {
+            if let Some(parent) = message.parent_id {
+                message.parent_id = self.gaps.above(&*self.store, parent).await?;
+            }
             match &mut self.writer {
                 Writer::Json(json) => {
                     let turn = message.turn_id.and_then(|id| turns.get(&id));
@@ -225,13 +246,16 @@ impl Exporter {
         Ok(())
     }
 
-    async fn turns(&self, page: &[Message]) -> Result<HashMap<TurnId, ArchivedTurn>, Problem> {
+    async fn turns(&mut self, page: &[Message]) -> Result<HashMap<TurnId, ArchivedTurn>, Problem> {
         if !matches!(self.writer, Writer::Json(_)) {
             return Ok(HashMap::new());
         }
         let ids: HashSet<TurnId> = page.iter().filter_map(|m| m.turn_id).collect();
         let ids: Vec<TurnId> = ids.into_iter().collect();
         let turns = self.store.turns_with(&ids).await.map_err(|e| storage_problem(&e))?;
+        for id in ids.iter().filter(|id| !turns.iter().any(|t| t.turn.id == **id)) {
+            self.gaps.turn(&*self.store, *id).await?;
+        }
         Ok(turns.into_iter().filter(|t| t.turn.ended_at.is_some()).map(|t| (t.turn.id, t)).collect())
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{Counts, invalid};
+use super::{Counts, invalid, is_none};
 use crate::{
     domain::{
         ids::{BotId, ConversationId, MessageId, TurnId},
@@ -23,6 +23,7 @@ const VERSION: u64 = 1;
 const OPEN_CONVERSATIONS: &str = ",\"conversations\":[";
 const OPEN_MESSAGES: &str = "],\"messages\":[";
 const CLOSE: &str = "],\"counts\":";
+const LEFT_OUT: &str = ",\"left_out\":";
 const CHECKSUM: &str = "\"sha256\":\"";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +32,15 @@ struct Header {
     format: String,
     version: u64,
     bot_id: BotId,
+}
+
+/// Behind the messages.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Closing {
+    counts: Counts,
+    #[serde(default, skip_serializing_if = "is_none")]
+    left_out: u64,
 }
 
 /// A conversation; what follows from its messages is not in it.
@@ -286,11 +296,14 @@ impl JsonWriter {
         self.hash.update(out.get(from..).unwrap_or_default());
     }
 
-    pub(super) fn end(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn end(&mut self, out: &mut Vec<u8>, left_out: u64) {
         let from = out.len();
         out.push(b'\n');
         out.extend_from_slice(CLOSE.as_bytes());
         put(out, &self.counts);
+        if left_out > 0 {
+            out.extend_from_slice(format!("{LEFT_OUT}{left_out}").as_bytes());
+        }
         out.extend_from_slice(b",\n");
         self.hash.update(out.get(from..).unwrap_or_default());
         let sum = hex(&self.hash.finalize_reset());
@@ -331,6 +344,7 @@ pub(super) struct JsonReader {
     bot: Option<BotId>,
     number: u64,
     counts: Counts,
+    left_out: u64,
     hash: Sha256,
 }
 
@@ -342,13 +356,31 @@ impl JsonReader {
             bot: None,
             number: 0,
             counts: Counts::default(),
+            left_out: 0,
             hash: Sha256::new(),
+        }
+    }
+
+    /// What a last line without a line break is.
+    pub(super) fn rest(&mut self, line: &[u8]) -> Problem {
+        match self.stage {
+            Stage::Header => match self.line(line) {
+                Err(problem) => problem,
+                Ok(_) => invalid("The file breaks off after its first line"),
+            },
+            Stage::Over => invalid("Something follows the end of the file; cut it off"),
+            _ => invalid(format!("The file breaks off in the middle of line {}", self.number + 1)),
         }
     }
 
     /// What was read so far.
     pub(super) fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// Rows that the export had to leave out; known at the end.
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Takes one line, its line break cut off.
@@ -378,7 +410,7 @@ impl JsonReader {
                 }))
             }
             Stage::Checksum => self.checksum(line),
-            Stage::Over => Err(self.wrong("something follows the end")),
+            Stage::Over => Err(self.wrong("something follows the end; cut it off")),
         }
     }
 
@@ -407,6 +439,10 @@ impl JsonReader {
 
     fn header(&mut self, line: &[u8]) -> Result<Item, Problem> {
         let strange = "this is not the begin of an export of deia in the format json";
+        if line.starts_with(b"\xEF\xBB\xBF") || line.ends_with(b"\r") {
+            let changed = "the file was changed by an editor or on its way (a byte order mark, or other line ends); take the original";
+            return Err(self.wrong(changed));
+        }
         let head = line.strip_suffix(OPEN_CONVERSATIONS.as_bytes()).ok_or_else(|| self.wrong(strange))?;
         let head = [head, b"}"].concat();
         // The version first: another one may have other fields.
@@ -450,6 +486,10 @@ impl JsonReader {
         if line.state == MessageState::Pending {
             return Err(self.wrong("a message of an export has ended, this one is pending"));
         }
+        // As in a send: not every database takes it.
+        if line.content.contains('\0') {
+            return Err(self.wrong("content must not contain NUL"));
+        }
         let Some(turn) = &line.turn else { return Ok(()) };
         if line.turn_id.is_none() {
             return Err(self.wrong("it has a turn but no turn_id"));
@@ -463,10 +503,12 @@ impl JsonReader {
     fn close(&mut self, line: &[u8]) -> Result<Option<Item>, Problem> {
         self.next(Stage::Checksum)?;
         let counts = line.strip_prefix(CLOSE.as_bytes()).and_then(|rest| rest.strip_suffix(b","));
-        let counts: Counts = self.strict(counts.unwrap_or_default())?;
+        let closing = [b"{\"counts\":", counts.unwrap_or_default(), b"}"].concat();
+        let Closing { counts, left_out } = self.strict(&closing)?;
         if counts != self.counts {
-            return Err(self.wrong(&format!("the counts say {counts:?}, and there are {:?}", self.counts)));
+            return Err(self.wrong(&format!("the counts say {counts}, and there are {}", self.counts)));
         }
+        self.left_out = left_out;
         Ok(None)
     }
 
@@ -480,10 +522,17 @@ impl JsonReader {
     }
 }
 
-/// serde's words; its line and column are those of the line.
+/// serde's words where they help; its line and column are those of the line.
 fn position_free(error: &serde_json::Error) -> String {
     let words = error.to_string();
     let column = error.column();
     let words = words.split(" at line ").next().unwrap_or(&words);
+    // What a type does not take is told in its words, which are ours and not the reader's.
+    let plain = ["unknown", "missing field", "duplicate field", "recursion", "EOF", "trailing"];
+    let words = if plain.iter().any(|begin| words.starts_with(begin)) {
+        words
+    } else {
+        "a value is not of the kind that belongs there"
+    };
     format!("{words} (byte {column})")
 }

@@ -1,7 +1,10 @@
 //! Taking in: the whole file is read and judged first, against itself and against what is stored; only then it is read
 //! again and stored, in parts. A crash in between leaves a part, which importing the file once more completes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncSeek, AsyncSeekExt};
@@ -53,10 +56,11 @@ pub async fn import(
     source: &mut dyn Source,
     scratch: &Arc<dyn Scratch>,
 ) -> Result<ImportReport, Problem> {
-    let report = check(store, bot, source, scratch).await?;
+    let (report, lost) = check(store, bot, source, scratch).await?;
     source.rewind().await.map_err(|e| unreadable(&e))?;
     let mut lines = Lines::new(source, bot.cloned());
-    while let Some(part) = lines.part().await? {
+    while let Some(mut part) = lines.part().await? {
+        begin_anew(&mut part, &lost);
         if !commit.commit(Fact::new(Change::Import(part), vec![])).await?.applied {
             return Err(Problem::new(
                 Code::ImportConflict,
@@ -84,13 +88,22 @@ fn unreadable(error: &std::io::Error) -> Problem {
     invalid(format!("The file can't be read: {error}"))
 }
 
-/// Reads the whole file and compares it with what is stored.
+/// What the export could not place begins anew.
+fn begin_anew(part: &mut ImportPart, lost: &HashSet<MessageId>) {
+    let given = part.messages.iter_mut().map(|m| &mut m.parent_id);
+    for link in given.chain(part.conversations.iter_mut().map(|c| &mut c.leaf_message_id)) {
+        *link = link.filter(|id| !lost.contains(id));
+    }
+}
+
+/// Reads the whole file and compares it with what is stored. Answers also with the messages that others hang on and that
+/// the export had to leave out.
 async fn check(
     store: &dyn Storage,
     bot: Option<&BotId>,
     source: &mut dyn Source,
     scratch: &Arc<dyn Scratch>,
-) -> Result<ImportReport, Problem> {
+) -> Result<(ImportReport, HashSet<MessageId>), Problem> {
     let mut lines = Lines::new(source, bot.cloned());
     let mut checker = Checker::new(scratch);
     let mut unchanged = Counts::default();
@@ -109,12 +122,16 @@ async fn check(
         let detail = format!("There is no bot {bot_id}. Launch it with this id, then import.");
         return Err(Problem::new(Code::BotNotFound, detail));
     }
-    let outside = tokio::task::spawn_blocking(|| checker.end()).await;
+    let left_out = lines.reader.left_out();
+    let mut lost = HashSet::new();
+    let outside = tokio::task::spawn_blocking(move || checker.end(left_out)).await;
     let outside = outside.map_err(|_| Problem::new(Code::Internal, "The check of the file broke off."))??;
     for chunk in outside.chunks(PART) {
         let found = store.messages_with(chunk).await.map_err(|e| storage_problem(&e))?;
         let stored = |id: &MessageId| found.iter().any(|m| m.id == *id && m.bot_id == bot_id);
-        if let Some(missing) = chunk.iter().find(|id| !stored(id)) {
+        if left_out > 0 {
+            lost.extend(chunk.iter().filter(|id| !stored(id)));
+        } else if let Some(missing) = chunk.iter().find(|id| !stored(id)) {
             return Err(invalid(format!(
                 "It builds on message {missing}, which is neither in it nor stored: a conversation that was forked from another one needs that one first"
             )));
@@ -126,7 +143,7 @@ async fn check(
         messages: all.messages - unchanged.messages,
         turns: all.turns - unchanged.turns,
     };
-    Ok(ImportReport { bot_id, imported, unchanged })
+    Ok((ImportReport { bot_id, imported, unchanged, left_out }, lost))
 }
 
 fn conflict(what: &str, id: impl std::fmt::Display) -> Problem {
@@ -251,7 +268,13 @@ impl<'s> Lines<'s> {
         match self.line.pop() {
             None => Ok(false),
             Some(b'\n') => Ok(true),
-            Some(_) => Err(invalid("The file breaks off in the middle of a line, or has one above 64 MiB")),
+            Some(_) if u64::try_from(self.line.len()).is_ok_and(|length| length + 1 >= MAX_LINE) => {
+                Err(invalid("The file has a line above 64 MiB, which no export of deia has"))
+            }
+            Some(last) => {
+                self.line.push(last);
+                Err(self.reader.rest(&self.line))
+            }
         }
     }
 }

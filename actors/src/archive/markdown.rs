@@ -13,6 +13,15 @@ impl MarkdownWriter {
         put(out, &format!("# {bot}\n"));
     }
 
+    pub(super) fn end(&self, out: &mut Vec<u8>, left_out: u64) {
+        if left_out > 0 {
+            put(
+                out,
+                &format!("\n---\n\n**Not complete:** {left_out} rows can't be read and are left out.\n"),
+            );
+        }
+    }
+
     pub(super) fn conversation(&self, out: &mut Vec<u8>, c: &Conversation) {
         let title = match (&c.title, c.main) {
             (Some(title), _) => escape(title),

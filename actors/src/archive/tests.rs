@@ -60,7 +60,7 @@ fn sealed(file: &str) -> String {
 type Sketch = (u8, u8, String, Option<String>, f64);
 
 fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
-    let one = (any::<u8>(), any::<u8>(), ".{0,12}", proptest::option::of("\\PC{0,8}"), any::<f64>());
+    let one = (any::<u8>(), any::<u8>(), "[^\\x00\n]{0,12}", proptest::option::of("\\PC{0,8}"), any::<f64>());
     proptest::collection::vec(one, 0..25)
 }
 
@@ -177,7 +177,15 @@ async fn what_is_no_whole_unchanged_export_is_refused_before_anything_is_stored(
     let deep = format!("\"metadata\":{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     let mut cases = vec![
         (String::new(), "empty"),
-        ("hello".into(), "breaks off"),
+        ("hello".into(), "not the begin of an export"),
+        (format!("\u{FEFF}{file}"), "changed by an editor"),
+        (file.replace('\n', "\r\n"), "changed by an editor"),
+        (format!("{file}and more"), "follows the end"),
+        (file[..file.len() / 2].to_owned(), "breaks off in the middle of line"),
+        (sealed(&edited("asked", "as\\u0000ked")), "must not contain NUL"),
+        (edited("\"tokens\":", "\"tokens\":-"), "not of the kind"),
+        (edited("\"parent_id\":null", "\"parent_id\":\"x\""), "not of the kind"),
+        (edited("\"messages\":2", "\"messages\":3"), "1 conversations, 3 messages and 1 turns"),
         ("hello\n".into(), "Line 1"),
         ("{}\n".into(), "Line 1"),
         (format!("{}{}\n", "[".repeat(100_000), "]".repeat(100_000)), "Line 1"),

@@ -20,6 +20,12 @@ impl Timestamp {
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
+    /// Whether it is in the years 0 to 9999, which RFC 3339 can write.
+    #[must_use]
+    pub fn can_be_shown(self) -> bool {
+        (-62_167_219_200_000_000..=253_402_300_799_999_999).contains(&self.0)
+    }
+
     /// The time from `earlier` until `self`; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
@@ -68,5 +74,16 @@ mod tests {
         assert_eq!(t.to_string(), "2023-11-14T22:13:20.000120Z");
         let back: Timestamp = serde_json::from_str(&serde_json::to_string(&t).unwrap()).unwrap();
         assert_eq!(back, t);
+    }
+
+    #[test]
+    fn the_times_that_can_be_shown_are_those_of_four_digits() {
+        let (first, last) = (Timestamp(-62_167_219_200_000_000), Timestamp(253_402_300_799_999_999));
+        assert_eq!(first.to_string(), "0000-01-01T00:00:00.000000Z");
+        assert_eq!(last.to_string(), "9999-12-31T23:59:59.999999Z");
+        assert!(first.can_be_shown() && last.can_be_shown());
+        for outside in [i64::MIN, first.0 - 1, last.0 + 1, i64::MAX] {
+            assert!(!Timestamp(outside).can_be_shown());
+        }
     }
 }

@@ -61,8 +61,18 @@ impl Arrival {
     pub const ALL: Self = Self(u64::MAX);
 }
 
+/// Messages of a conversation.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Stretch {
+    /// Those that can be read.
+    pub messages: Vec<Message>,
+    /// Rows among them and right behind them that can't be; nil for one whose id can't be read either.
+    pub left_out: Vec<MessageId>,
+}
+
 /// Whole conversations.
 ///
+/// * `messages_after` without messages MUST mean that no message that can be read is behind the place.
 /// * `messages_after` MUST return every message that was created in the conversation, all branches,
 ///   in the order of [`Place`], and its cost MUST NOT grow with what lies before `after`.
 /// * `arrived` MUST part what is stored when it is called from what is stored later.
@@ -87,7 +97,13 @@ pub trait Archive: Send + Sync + 'static {
         by: Arrival,
         limit: u32,
         max_bytes: usize,
-    ) -> Result<Vec<Message>, StoreError>;
+    ) -> Result<Stretch, StoreError>;
+
+    /// Every conversation of a bot, also those that can't be read.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    async fn conversation_ids(&self, bot: &BotId) -> Result<Vec<ConversationId>, StoreError>;
 
     /// Those of these messages that are stored, of whatever bot, in the order of their ids.
     ///

@@ -6,7 +6,7 @@ use deia_actors::{
         message::Message,
     },
     ports::{
-        archive::{ArchivedTurn, Arrival, Place},
+        archive::{ArchivedTurn, Arrival, Place, Stretch},
         history_store::StoreError,
     },
 };
@@ -14,7 +14,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{
-    super::quarantine::Quarantine,
+    super::quarantine::{Keyed, Quarantine},
     error,
     rows::{self, message_columns, siblings, turn_columns},
 };
@@ -38,10 +38,10 @@ pub(super) async fn messages_after(
     by: Arrival,
     limit: u32,
     max_bytes: usize,
-) -> Result<Vec<Message>, StoreError> {
+) -> Result<Stretch, StoreError> {
     let by = i64::try_from(by.0).unwrap_or(i64::MAX);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (mut messages, mut left, mut after) = (vec![], Some(max_bytes), after);
+    let (mut messages, mut left_out, mut left, mut after) = (vec![], vec![], Some(max_bytes), after);
     // The stored form of a message may be longer than the message, and some can't be read: then there is room for more.
     while let Some(bytes) = left
         && messages.len() < limit
@@ -62,10 +62,12 @@ pub(super) async fn messages_after(
             if let Some(message) = quarantine.sift("chat_messages", row, rows::message(row))? {
                 left = left.and_then(|bytes| bytes.checked_sub(message.weight()));
                 messages.push(message);
+            } else {
+                left_out.push(MessageId(Uuid::from_slice(&row.key()).unwrap_or_default()));
             }
         }
     }
-    Ok(messages)
+    Ok(Stretch { messages, left_out })
 }
 
 /// The rows of a page (`- 1` keeps the index on the arrival from being used); what does not fit is not sent: `before` is the size of the messages in front of one.

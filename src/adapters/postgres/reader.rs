@@ -13,7 +13,7 @@ use deia_actors::{
         turn::Turn,
     },
     ports::{
-        archive::{ArchivedTurn, Arrival, Place},
+        archive::{ArchivedTurn, Arrival, Place, Stretch},
         history_store::{ConversationSnapshot, Cursor, MessagePage, Span, StoreError, TurnSnapshot},
         retention::Held,
         search::Found,
@@ -153,10 +153,20 @@ impl Reader {
         by: Arrival,
         limit: u32,
         max_bytes: usize,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Stretch, StoreError> {
         let mut moment = self.moment().await?;
         archive::messages_after(&self.quarantine, &mut moment, conversation, after, by, limit, max_bytes)
             .await
+    }
+
+    pub(super) async fn conversation_ids(&self, bot: &BotId) -> Result<Vec<ConversationId>, StoreError> {
+        let ids: Vec<Uuid> =
+            sqlx::query_scalar("SELECT id FROM conversations WHERE bot_id = $1 AND retired_at IS NULL")
+                .bind(bot.as_str())
+                .fetch_all(&self.pool)
+                .await
+                .map_err(error::sort)?;
+        Ok(ids.into_iter().map(ConversationId).collect())
     }
 
     pub(super) async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
@@ -364,7 +374,7 @@ impl Reader {
         .await
         .map_err(error::sort)?
         .iter()
-        .filter_map(|row| self.quarantine.sift("bots", row, rows::bot(row)).transpose())
+        .filter_map(|row| self.quarantine.bot(row, rows::bot(row), rows::status(row)).transpose())
         .collect()
     }
 

@@ -6,17 +6,17 @@ use deia_actors::{
         message::Message,
     },
     ports::{
-        archive::{ArchivedTurn, Arrival, Place},
+        archive::{ArchivedTurn, Arrival, Place, Stretch},
         history_store::StoreError,
     },
 };
 use futures_util::{TryStreamExt, stream::BoxStream};
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
     error,
-    quarantine::Quarantine,
+    quarantine::{Keyed, Quarantine},
     rows::{self, message_columns, turn_columns},
 };
 
@@ -30,51 +30,60 @@ pub(super) async fn messages_after(
     by: Arrival,
     limit: u32,
     max_bytes: usize,
-) -> Result<Vec<Message>, StoreError> {
+) -> Result<Stretch, StoreError> {
     let by = i64::try_from(by.0).unwrap_or(i64::MAX);
-    let mut page = Page { messages: vec![], bytes: 0, limit, max_bytes };
-    if after.is_none_or(|place| place.parent_id.is_none()) {
-        let first = sqlx::query(concat!(
-            "SELECT ",
-            message_columns!(),
-            " FROM chat_messages m WHERE m.conversation_id = $1 AND m.parent_id IS NULL AND m.id > $2 \
-             AND +m.rowid <= $4 ORDER BY m.id LIMIT $3"
-        ))
-        .bind(conversation.0)
-        .bind(after.map_or(Uuid::nil(), |place| place.id.0))
-        .bind(limit)
-        .bind(by);
-        page.fill(quarantine, first.fetch(&mut *at)).await?;
+    let mut page = Page { read: Stretch::default(), bytes: 0, after, limit, max_bytes };
+    // Some rows can't be read: then there is room for more.
+    while !page.is_full() {
+        let before = page.after;
+        if before.is_none_or(|place| place.parent_id.is_none()) {
+            let first = sqlx::query(concat!(
+                "SELECT ",
+                message_columns!(),
+                " FROM chat_messages m WHERE m.conversation_id = $1 AND m.parent_id IS NULL AND m.id > $2 \
+                 ORDER BY m.id LIMIT $3"
+            ))
+            .bind(conversation.0)
+            .bind(before.map_or(Uuid::nil(), |place| place.id.0))
+            .bind(limit)
+            .bind(by);
+            page.fill(quarantine, first.fetch(&mut *at)).await?;
+        }
+        if page.after == before && !page.is_full() {
+            let place = before.and_then(|place| place.parent_id.map(|parent| (parent.0, place.id.0)));
+            let (parent, id) = place.unwrap_or((Uuid::nil(), Uuid::nil()));
+            let next = sqlx::query(concat!(
+                "SELECT ",
+                message_columns!(),
+                " FROM chat_messages m WHERE m.conversation_id = $1 AND (m.parent_id, m.id) > ($2, $3) \
+                 ORDER BY m.parent_id, m.id LIMIT $4"
+            ))
+            .bind(conversation.0)
+            .bind(parent)
+            .bind(id)
+            .bind(limit)
+            .bind(by);
+            page.fill(quarantine, next.fetch(&mut *at)).await?;
+        }
+        if page.after == before {
+            break;
+        }
     }
-    let parent = after.and_then(|place| place.parent_id.map(|parent| (parent.0, place.id.0)));
-    let (parent, id) = parent.unwrap_or((Uuid::nil(), Uuid::nil()));
-    if !page.is_full() {
-        let next = sqlx::query(concat!(
-            "SELECT ",
-            message_columns!(),
-            " FROM chat_messages m WHERE m.conversation_id = $1 AND (m.parent_id, m.id) > ($2, $3) \
-             AND +m.rowid <= $5 ORDER BY m.parent_id, m.id LIMIT $4"
-        ))
-        .bind(conversation.0)
-        .bind(parent)
-        .bind(id)
-        .bind(limit)
-        .bind(by);
-        page.fill(quarantine, next.fetch(&mut *at)).await?;
-    }
-    Ok(page.messages)
+    Ok(page.read)
 }
 
 struct Page {
-    messages: Vec<Message>,
+    read: Stretch,
     bytes: usize,
+    /// The last row so far, readable or not.
+    after: Option<Place>,
     limit: u32,
     max_bytes: usize,
 }
 
 impl Page {
     fn is_full(&self) -> bool {
-        self.messages.len() >= usize::try_from(self.limit).unwrap_or(usize::MAX)
+        self.read.messages.len() >= usize::try_from(self.limit).unwrap_or(usize::MAX)
             || self.bytes > self.max_bytes
     }
 
@@ -86,9 +95,14 @@ impl Page {
         while !self.is_full()
             && let Some(row) = rows.try_next().await.map_err(error::of_reader)?
         {
+            if let (Ok(id), Ok(parent)) = (row.try_get(0), row.try_get::<Option<Uuid>, _>(3)) {
+                self.after = Some(Place { parent_id: parent.map(MessageId), id: MessageId(id) });
+            }
             if let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? {
                 self.bytes = self.bytes.saturating_add(message.weight());
-                self.messages.push(message);
+                self.read.messages.push(message);
+            } else {
+                self.read.left_out.push(MessageId(Uuid::from_slice(&row.key()).unwrap_or_default()));
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     error,
-    words::{parse_json, parse_word, unexpected},
+    words::{parse_json, parse_word, time, unexpected},
 };
 
 /// Columns of a message `m`, its place among the children of its parent in its conversation included.
@@ -87,6 +87,14 @@ impl<'r> Cells<'r> {
         T::try_from(self.take::<i64>()?).map_err(|e| unexpected("number", e))
     }
 
+    fn time(&mut self) -> Result<Timestamp, StoreError> {
+        time(self.take()?)
+    }
+
+    fn time_if_any(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        self.take::<Option<i64>>()?.map(time).transpose()
+    }
+
     fn bot_id(&mut self) -> Result<BotId, StoreError> {
         BotId::parse(self.take()?).map_err(|e| unexpected("bot id", e))
     }
@@ -120,7 +128,7 @@ pub(super) fn message(row: &SqliteRow) -> Result<Message, StoreError> {
         images: cells.json_if_any()?,
         tokens: cells.number()?,
         state: cells.word()?,
-        created_at: Timestamp(cells.take()?),
+        created_at: cells.time()?,
         metadata: cells.json()?,
         siblings: Siblings { index: cells.number()?, count: cells.number()? },
     })
@@ -135,10 +143,11 @@ pub(super) fn conversation(row: &SqliteRow) -> Result<Conversation, StoreError> 
         title: cells.take()?,
         main: cells.take()?,
         leaf_message_id: cells.take::<Option<Uuid>>()?.map(MessageId),
-        message_count: cells.number()?,
+        // A counter, of nothing that is decided by it.
+        message_count: cells.take::<i64>()?.try_into().unwrap_or_default(),
         archived: cells.take()?,
-        created_at: Timestamp(cells.take()?),
-        last_at: cells.take::<Option<i64>>()?.map(Timestamp),
+        created_at: cells.time()?,
+        last_at: cells.time_if_any()?,
         legal_hold: cells.take()?,
     })
 }
@@ -181,8 +190,8 @@ pub(super) fn turn(row: &SqliteRow) -> Result<Turn, StoreError> {
             trimmed_tokens: cells.number()?,
         },
         error: cells.json_if_any()?,
-        created_at: Timestamp(cells.take()?),
-        ended_at: cells.take::<Option<i64>>()?.map(Timestamp),
+        created_at: cells.time()?,
+        ended_at: cells.time_if_any()?,
     })
 }
 
@@ -199,7 +208,7 @@ pub(super) fn event(row: &SqliteRow) -> Result<(CommittedEvent, Option<String>),
     let position = cells.number()?;
     let mut spoilt = Spoilt(None);
     let id = EventId(spoilt.or(cells.take(), Uuid::nil()));
-    let time = Timestamp(cells.take()?);
+    let time = spoilt.or(cells.time(), Timestamp(0));
     let name: &str = spoilt.or(cells.take(), "unknown");
     let data = cells.take::<&str>().and_then(|data| parse_json::<IgnoredAny>(data).map(|_| data));
     let data = spoilt.or(data, REDACTED);
@@ -244,27 +253,32 @@ impl Spoilt {
     }
 }
 
-/// Reads [`bot_columns`].
-pub(super) fn bot(row: &SqliteRow) -> Result<(BotRecord, StoredStatus), StoreError> {
+/// Reads the bot of [`bot_columns`].
+pub(super) fn bot(row: &SqliteRow) -> Result<BotRecord, StoreError> {
     let mut cells = Cells { row, next: 0 };
-    let record = BotRecord {
+    Ok(BotRecord {
         id: cells.bot_id()?,
         name: cells.take()?,
         config: cells.json()?,
         config_version: cells.number()?,
         main_conversation_id: ConversationId(cells.take()?),
         metadata: cells.json()?,
-        created_at: Timestamp(cells.take()?),
-        updated_at: Timestamp(cells.take()?),
-    };
-    let status = StoredStatus {
-        bot_id: record.id.clone(),
+        created_at: cells.time()?,
+        updated_at: cells.time()?,
+    })
+}
+
+/// Reads the status of [`bot_columns`].
+pub(super) fn status(row: &SqliteRow) -> Result<StoredStatus, StoreError> {
+    let bot_id = Cells { row, next: 0 }.bot_id()?;
+    let mut cells = Cells { row, next: 8 };
+    Ok(StoredStatus {
+        bot_id,
         state: cells.word()?,
-        last_message: cells.take::<Option<i64>>()?.map(Timestamp),
+        last_message: cells.time_if_any()?,
         error_count: cells.number()?,
         restart_count: cells.number()?,
         tokens: TokenTotals { prompt: cells.number()?, completion: cells.number()? },
-        updated_at: Timestamp(cells.take()?),
-    };
-    Ok((record, status))
+        updated_at: cells.time()?,
+    })
 }

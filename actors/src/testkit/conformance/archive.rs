@@ -57,7 +57,7 @@ async fn all<S: Subject>(subject: &S, home: ConversationId, limit: u32) -> Vec<M
 async fn all_by<S: Subject>(subject: &S, home: ConversationId, by: Arrival, limit: u32) -> Vec<Message> {
     let (mut all, mut after) = (vec![], None);
     loop {
-        let page = subject.store().messages_after(home, after, by, limit, usize::MAX).await.unwrap();
+        let page = subject.store().messages_after(home, after, by, limit, usize::MAX).await.unwrap().messages;
         let Some(last) = page.last() else { return all };
         assert!(page.len() <= usize::try_from(limit).unwrap());
         after = Some(Place::of(last));
@@ -163,7 +163,7 @@ pub async fn a_page_ends_with_the_message_that_fills_it<S: Subject>() {
     }
     let store = subject.store();
     for (bytes, expected) in [(0, 1), (9, 1), (10, 2), (59, 2), (60, 3), (70, 4)] {
-        let page = store.messages_after(main.id, None, Arrival::ALL, 10, bytes).await.unwrap();
+        let page = store.messages_after(main.id, None, Arrival::ALL, 10, bytes).await.unwrap().messages;
         assert_eq!(page.iter().map(|m| m.id).collect::<Vec<_>>(), ids[..expected], "{bytes} bytes");
     }
 }

@@ -16,12 +16,14 @@ use sqlx::{AssertSqlSafe, Encode, Postgres, Type};
 use super::*;
 
 /// Ways to spoil a message, as SQL after `UPDATE chat_messages`.
-const SPOILT_MESSAGES: [&str; 5] = [
+const SPOILT_MESSAGES: [&str; 7] = [
     "SET sender = 'robot'",
     "SET state = 'half'",
     "SET metadata = '{\"a\":'",
     "SET tool_calls = 'not json'",
     "SET tokens = -1",
+    "SET created_at = -9223372036854775808",
+    "SET created_at = 253402300800000000",
 ];
 
 impl OnServer {
@@ -68,7 +70,7 @@ async fn a_message_that_can_not_be_read_is_left_out_of_every_list_and_counted_on
             let snapshot = store.conversation_snapshot(main.id, 50).await.unwrap().unwrap();
             assert_eq!(ids(&snapshot.messages), rest);
             assert_eq!(
-                ids(&store.messages_after(main.id, None, Arrival::ALL, 50, 1000).await.unwrap()),
+                ids(&store.messages_after(main.id, None, Arrival::ALL, 50, 1000).await.unwrap().messages),
                 rest
             );
             assert_eq!(ids(&store.messages_with(&all).await.unwrap()), rest);
@@ -120,7 +122,8 @@ async fn a_page_of_messages_that_can_not_be_read_is_not_the_end() {
     assert_eq!(page(Cursor::After(all[1])).await, (vec![all[2], all[9]], true));
     assert_eq!(page(Cursor::After(all[9])).await, (all[10..].to_vec(), false));
     let archive = server.store.messages_after(main.id, None, Arrival::ALL, 5, 1000).await.unwrap();
-    assert_eq!(ids(&archive), [&all[..3], &all[9..11]].concat());
+    assert_eq!(ids(&archive.messages), [&all[..3], &all[9..11]].concat());
+    assert_eq!(archive.left_out, all[3..9]);
     assert_eq!(server.store.quarantined_rows(), 6);
 }
 
@@ -144,7 +147,9 @@ async fn a_bot_a_conversation_and_a_turn_that_can_not_be_read_keep_no_other_from
         assert_eq!(open.iter().map(|(turn, ..)| turn.id).collect::<Vec<_>>(), [next.id]);
     }
     assert!(matches!(server.store.turn_snapshot(first.id).await, Err(StoreError::Corrupt(_))));
-    server.spoil("UPDATE conversations SET message_count = -1 WHERE id = $1", second.id.0).await;
+    server
+        .spoil("UPDATE conversations SET created_at = 9223372036854775807 WHERE id = $1", second.id.0)
+        .await;
     let listed: Vec<ConversationId> =
         server.store.conversations(&id).await.unwrap().iter().map(|c| c.id).collect();
     assert_eq!(listed, [main.id]);
@@ -153,6 +158,26 @@ async fn a_bot_a_conversation_and_a_turn_that_can_not_be_read_keep_no_other_from
     let roster: Vec<_> = server.store.roster().await.unwrap().into_iter().map(|(bot, _)| bot.id).collect();
     assert_eq!(roster, [other]);
     assert_eq!(server.store.quarantined_rows(), 3);
+}
+
+#[tokio::test]
+async fn a_status_that_can_not_be_read_keeps_its_bot_and_a_count_that_can_not_be_its_conversation() {
+    let (server, id, main) = OnServer::with_bot().await;
+    for spoilt in [
+        "status = 'enlightened'",
+        "status = 'ready', error_count = -1",
+        "error_count = 0, updated_at = 9223372036854775807",
+    ] {
+        let sql = format!("UPDATE bot_status SET {spoilt} WHERE bot_id = $1");
+        server.spoil(&sql, id.as_str().to_owned()).await;
+        let roster = server.store.roster().await.unwrap();
+        let (bot, status) = roster.first().unwrap();
+        assert_eq!((&bot.id, &status.bot_id, status.error_count), (&id, &id, 0), "{spoilt}");
+        assert_eq!(server.store.quarantined_rows(), 1, "{spoilt}");
+    }
+    server.spoil("UPDATE conversations SET message_count = -7 WHERE id = $1", main.id.0).await;
+    assert_eq!(server.store.conversations(&id).await.unwrap()[0].message_count, 0);
+    assert_eq!(server.store.quarantined_rows(), 1);
 }
 
 #[tokio::test]

@@ -1,11 +1,18 @@
 //! Rows that this version can't read, put there by another program: they are left out and counted, the rest is read.
 
-use deia_actors::domain::{event::Topic, ids::MessageId};
+use std::sync::{Arc, atomic::Ordering};
+
+use deia_actors::{
+    archive,
+    domain::{event::Topic, ids::MessageId, problem::Problem},
+    ports::scratch::{InMemory, Scratch},
+};
+use futures_util::StreamExt;
 
 use super::*;
 
 /// Ways to spoil a message, as SQL after `UPDATE chat_messages`.
-const SPOILT_MESSAGES: [&str; 7] = [
+const SPOILT_MESSAGES: [&str; 9] = [
     "SET sender = 'robot'",
     "SET state = 'half'",
     "SET metadata = '{\"a\":'",
@@ -13,6 +20,8 @@ const SPOILT_MESSAGES: [&str; 7] = [
     "SET content = CAST(x'ff20' AS TEXT)",
     "SET turn_id = x'00'",
     "SET tokens = -1",
+    "SET created_at = -9223372036854775808",
+    "SET created_at = 253402300800000000",
 ];
 
 impl OnDisk {
@@ -134,7 +143,7 @@ async fn a_bot_that_can_not_be_read_keeps_no_other_from_the_roster() {
     for spoilt in [
         "UPDATE bots SET config = '{' WHERE id = CAST(?1 AS TEXT)",
         "UPDATE bots SET metadata = '[]' WHERE id = CAST(?1 AS TEXT)",
-        "UPDATE bot_status SET status = 'enlightened' WHERE bot_id = CAST(?1 AS TEXT)",
+        "UPDATE bots SET created_at = -9223372036854775808 WHERE id = CAST(?1 AS TEXT)",
     ] {
         let (disk, id, _) = OnDisk::with_bot().await;
         let other = BotId::numbered(2);
@@ -144,6 +153,34 @@ async fn a_bot_that_can_not_be_read_keeps_no_other_from_the_roster() {
         assert_eq!(roster, [other], "{spoilt}");
         assert_eq!(disk.quarantined(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_status_that_can_not_be_read_keeps_its_bot() {
+    for spoilt in [
+        "status = 'enlightened'",
+        "error_count = -1",
+        "updated_at = 9223372036854775807",
+        "last_message = -9223372036854775808",
+    ] {
+        let (disk, id, _) = OnDisk::with_bot().await;
+        let sql = format!("UPDATE bot_status SET {spoilt} WHERE bot_id = CAST(?1 AS TEXT)");
+        disk.spoil(&sql, id.as_str().as_bytes());
+        for _ in 0..2 {
+            let roster = disk.store.roster().await.unwrap();
+            let (bot, status) = roster.first().unwrap();
+            assert_eq!((&bot.id, &status.bot_id, status.error_count), (&id, &id, 0), "{spoilt}");
+        }
+        assert_eq!(disk.quarantined(), 1, "{spoilt}");
+    }
+}
+
+#[tokio::test]
+async fn a_count_of_messages_that_can_not_be_is_none() {
+    let (disk, id, main) = OnDisk::with_bot().await;
+    disk.spoil("UPDATE conversations SET message_count = -7 WHERE id = ?1", main.id.0.as_bytes());
+    assert_eq!(disk.store.conversations(&id).await.unwrap()[0].message_count, 0);
+    assert_eq!(disk.quarantined(), 0);
 }
 
 #[tokio::test]
@@ -226,4 +263,72 @@ async fn a_conversation_that_can_not_be_read_is_left_out_of_the_list() {
     assert_eq!(listed.iter().map(|c| c.id).collect::<Vec<_>>(), [main.id]);
     assert!(matches!(disk.store.conversation(second.id).await, Err(StoreError::Corrupt(_))));
     assert_eq!(disk.quarantined(), 1);
+}
+
+#[tokio::test]
+async fn an_export_says_what_it_left_out_and_is_imported() {
+    let (disk, id, main, all) = OnDisk::with_path(6).await;
+    let fork = Conversation { leaf_message_id: Some(all[0]), ..samples::conversation(&id) };
+    let own = samples::message(&fork, Some(all[2]), Sender::User, "from a message that is not there");
+    let create = Fact::new(Change::CreateConversation(fork.clone()), vec![]);
+    disk.store.commit(vec![create, samples::append(&own)]).await.unwrap();
+    for (n, spoilt) in
+        [(1, "sender = 'robot'"), (2, "created_at = 9223372036854775807"), (5, "state = 'half'")]
+    {
+        disk.spoil(&format!("UPDATE chat_messages SET {spoilt} WHERE id = ?1"), all[n].0.as_bytes());
+    }
+    let (file, left_out) = disk.exported(&id).await;
+    assert!(file.contains("},\"left_out\":3,\n\"sha256\":\""), "{file}");
+    assert_eq!(left_out, 3);
+    let second = OnDisk::create().await;
+    second.store.commit(vec![samples::launch(&id).0]).await.unwrap();
+    let report = second.imported(&file).await.unwrap();
+    assert_eq!((report.imported.messages, report.left_out), (4, 3));
+    let mut path = ids(&second.store.path(all[4], 1000).await.unwrap());
+    path.reverse();
+    assert_eq!(path, [all[0], all[3], all[4]]);
+    assert_eq!(second.store.conversation(main.id).await.unwrap().unwrap().leaf_message_id, Some(all[4]));
+    assert_eq!(ids(&second.store.path(own.id, 1000).await.unwrap()), [own.id, all[0]]);
+    assert_eq!(second.exported(&id).await.1, 0, "what was imported is whole");
+    assert_eq!(second.imported(&file).await.unwrap().imported.messages, 0, "doing it again changes nothing");
+    // A conversation that can't be read: what was forked from it begins anew.
+    disk.spoil(
+        "UPDATE conversations SET created_at = 9223372036854775807 WHERE id = ?1",
+        main.id.0.as_bytes(),
+    );
+    let (file, left_out) = disk.exported(&id).await;
+    assert_eq!(left_out, 1);
+    let third = OnDisk::create().await;
+    third.store.commit(vec![samples::launch(&id).0]).await.unwrap();
+    assert_eq!(third.imported(&file).await.unwrap().imported.messages, 1);
+    assert_eq!(ids(&third.store.path(own.id, 1000).await.unwrap()), [own.id]);
+}
+
+impl OnDisk {
+    /// The export of a bot as JSON, and how many rows it left out.
+    async fn exported(&self, bot: &BotId) -> (String, u64) {
+        let store = Arc::new(SqliteStore::open(&self.copy()).await.unwrap());
+        let mut export =
+            archive::export(store.clone(), bot, archive::ExportFormat::Json, None).await.unwrap();
+        let mut file = vec![];
+        while let Some(chunk) = export.body.next().await {
+            file.extend_from_slice(&chunk.unwrap());
+        }
+        store.close().await;
+        (String::from_utf8(file).unwrap(), export.left_out.load(Ordering::Relaxed))
+    }
+
+    /// A copy of the file as it is now: the other one is in use.
+    fn copy(&self) -> PathBuf {
+        let copy = self.folder.path().join(format!("{}.db", MessageId::new()));
+        let other = rusqlite::Connection::open(self.file()).unwrap();
+        other.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+        copy
+    }
+
+    async fn imported(&self, file: &str) -> Result<archive::ImportReport, Problem> {
+        let scratch: Arc<dyn Scratch> = Arc::new(InMemory);
+        let mut source = std::io::Cursor::new(file.as_bytes().to_vec());
+        archive::import(&self.store, &archive::Straight(&self.store), None, &mut source, &scratch).await
+    }
 }

@@ -215,7 +215,7 @@ impl Grove {
         for home in &self.homes {
             let own =
                 self.model.messages_after(home.id, None, Arrival::ALL, u32::MAX, usize::MAX).await.unwrap();
-            left.extend(own.into_iter().map(|m| (m.id, m)));
+            left.extend(own.messages.into_iter().map(|m| (m.id, m)));
         }
         let ids: Vec<_> = left.keys().copied().collect();
         for home in self.homes.clone() {

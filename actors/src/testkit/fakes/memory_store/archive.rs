@@ -8,11 +8,11 @@ use super::{MemoryStore, record::Record};
 use crate::{
     archive::{same_conversation, same_message},
     domain::{
-        ids::{ConversationId, MessageId, TurnId},
+        ids::{BotId, ConversationId, MessageId, TurnId},
         message::{Conversation, Message},
     },
     ports::{
-        archive::{Archive, ArchivedTurn, Arrival, ImportPart, Place},
+        archive::{Archive, ArchivedTurn, Arrival, ImportPart, Place, Stretch},
         history_store::StoreError,
     },
 };
@@ -31,7 +31,7 @@ impl Archive for MemoryStore {
         by: Arrival,
         limit: u32,
         max_bytes: usize,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<Stretch, StoreError> {
         let record = self.shared.record.lock();
         let there = |m: &&Message| record.arrivals.get(&m.id).is_some_and(|at| *at <= by);
         let own = record.messages.values().filter(|m| m.conversation_id == conversation).filter(there);
@@ -45,7 +45,12 @@ impl Archive for MemoryStore {
             bytes += message.weight();
             page.push(message);
         }
-        Ok(page)
+        Ok(Stretch { messages: page, left_out: vec![] })
+    }
+
+    async fn conversation_ids(&self, bot: &BotId) -> Result<Vec<ConversationId>, StoreError> {
+        let record = self.shared.record.lock();
+        Ok(record.conversations.values().filter(|c| c.bot_id == *bot).map(|c| c.id).collect())
     }
 
     async fn messages_with(&self, ids: &[MessageId]) -> Result<Vec<Message>, StoreError> {
