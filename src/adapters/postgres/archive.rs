@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{
     super::quarantine::{Keyed, Quarantine},
     error,
+    reader::Reader,
     rows::{self, message_columns, siblings, turn_columns},
 };
 
@@ -27,6 +28,12 @@ struct Rest {
     by: i64,
     limit: usize,
     bytes: usize,
+}
+
+impl Reader {
+    pub(super) async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.number("SELECT coalesce(max(arrival), 0) FROM chat_messages").await.map(Arrival)
+    }
 }
 
 /// The index on conversation, parent and id has this order; only first messages, without a parent, are apart.

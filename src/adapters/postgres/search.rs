@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use super::{
     super::quarantine::Quarantine,
     error,
+    reader::Reader,
     rows::{self, message_columns, siblings},
 };
 
@@ -70,6 +71,17 @@ fn part(phrase: &Phrase) -> String {
         part.pop();
     }
     part
+}
+
+impl Reader {
+    pub(super) async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT greatest((SELECT coalesce(max(arrival), 0) FROM chat_messages) - watermark, 0) \
+                 + (SELECT count(*) FROM search_waiting w JOIN chat_messages m ON m.id = w.message_id \
+                     WHERE m.state <> 'pending') FROM search_state",
+        )
+        .await
+    }
 }
 
 pub(super) async fn search(

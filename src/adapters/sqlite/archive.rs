@@ -17,8 +17,15 @@ use uuid::Uuid;
 use super::{
     error,
     quarantine::{Keyed, Quarantine},
+    reader::Reader,
     rows::{self, message_columns, turn_columns},
 };
+
+impl Reader {
+    pub(super) async fn arrived(&self) -> Result<Arrival, StoreError> {
+        self.number("SELECT coalesce(max(rowid), 0) FROM chat_messages").await.map(Arrival)
+    }
+}
 
 /// The index on conversation, parent and id has this order; only first messages, without a parent, are apart. Rows arrive in
 /// the order of their rowids (the `+` keeps the table from being read in that order).

@@ -86,7 +86,7 @@ impl Reader {
         self.pool.acquire().await.map_err(error::of_reader)
     }
 
-    async fn number(&self, sql: &'static str) -> Result<u64, StoreError> {
+    pub(super) async fn number(&self, sql: &'static str) -> Result<u64, StoreError> {
         let number: i64 = sqlx::query_scalar(sql).fetch_one(&self.pool).await.map_err(error::of_reader)?;
         u64::try_from(number).map_err(|e| unexpected("number", e))
     }
@@ -150,10 +150,6 @@ impl Reader {
         pages::page(&mut moment, &self.quarantine, leaf, cursor, limit).await
     }
 
-    pub(super) async fn arrived(&self) -> Result<Arrival, StoreError> {
-        self.number("SELECT coalesce(max(rowid), 0) FROM chat_messages").await.map(Arrival)
-    }
-
     pub(super) async fn messages_after(
         &self,
         conversation: ConversationId,
@@ -195,15 +191,6 @@ impl Reader {
     ) -> Result<Found, StoreError> {
         search::search(&self.quarantine, &mut *self.single().await?, bot, conversation, query, limit, offset)
             .await
-    }
-
-    pub(super) async fn unindexed(&self) -> Result<u64, StoreError> {
-        self.number(
-            "SELECT max((SELECT coalesce(max(rowid), 0) FROM chat_messages) - watermark, 0) \
-                 + (SELECT count(*) FROM search_waiting w JOIN chat_messages m ON m.id = w.message_id \
-                     WHERE m.state <> 'pending') FROM search_state",
-        )
-        .await
     }
 
     pub(super) async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {

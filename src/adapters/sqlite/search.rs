@@ -12,6 +12,7 @@ use sqlx::SqliteConnection;
 use super::{
     error,
     quarantine::Quarantine,
+    reader::Reader,
     rows::{self, message_columns},
 };
 
@@ -32,6 +33,17 @@ fn expression(bot: &BotId, conversation: Option<ConversationId>, query: &Query) 
     let phrases: Vec<String> = query.phrases().iter().map(phrase).collect();
     let home = conversation.map(|id| format!(" AND home : {}", conversation_word(id))).unwrap_or_default();
     format!("home : {}{home} AND words : ({})", bot_word(bot.as_str()), phrases.join(" AND "))
+}
+
+impl Reader {
+    pub(super) async fn unindexed(&self) -> Result<u64, StoreError> {
+        self.number(
+            "SELECT max((SELECT coalesce(max(rowid), 0) FROM chat_messages) - watermark, 0) \
+                 + (SELECT count(*) FROM search_waiting w JOIN chat_messages m ON m.id = w.message_id \
+                     WHERE m.state <> 'pending') FROM search_state",
+        )
+        .await
+    }
 }
 
 pub(super) async fn search(

@@ -72,6 +72,35 @@ impl Record {
         Some(ArchivedTurn { turn, overrides: self.overrides.get(&id).cloned() })
     }
 
+    /// Adds a message; false where it is there.
+    fn arrive(&mut self, message: Message) -> bool {
+        if self.messages.contains_key(&message.id) {
+            return false;
+        }
+        self.arrived.0 += 1;
+        self.arrivals.insert(message.id, self.arrived);
+        self.messages.insert(message.id, message);
+        true
+    }
+
+    /// Adds the messages that are not there; the last becomes the leaf. False where all were there.
+    pub(super) fn add(&mut self, messages: Vec<Message>) -> bool {
+        let Some((home, leaf, at)) = messages.last().map(|m| (m.conversation_id, m.id, m.created_at)) else {
+            return false;
+        };
+        let before = self.messages.len();
+        for message in messages {
+            self.arrive(message);
+        }
+        let added = (self.messages.len() - before) as u64;
+        if let Some(conversation) = self.conversations.get_mut(&home).filter(|_| added > 0) {
+            conversation.leaf_message_id = Some(leaf);
+            conversation.message_count += added;
+            conversation.last_at = conversation.last_at.max(Some(at));
+        }
+        added > 0
+    }
+
     /// False where the bot is gone or something is stored with other content; then nothing changed.
     pub(super) fn import(&mut self, part: ImportPart) -> bool {
         let contradicts = part
