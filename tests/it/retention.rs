@@ -154,7 +154,9 @@ async fn what_a_held_fork_begins_with_can_be_neither_cleared_nor_deleted() {
     let fork = api.post("/api/chat/ada/conversations", from).await.expect(201);
     let fork = fork["id"].as_str().unwrap();
     let hold = async |held: bool| {
-        api.patch(format!("/api/chat/ada/conversations/{fork}"), json!({"legal_hold": held})).await.expect(200)
+        api.patch(format!("/api/chat/ada/conversations/{fork}"), json!({"legal_hold": held}))
+            .await
+            .expect(200)
     };
     hold(true).await;
     let cleared = format!("/api/chat/ada?conversation_id={source}");
