@@ -150,7 +150,7 @@ async fn what_a_held_fork_begins_with_can_be_neither_cleared_nor_deleted() {
     let source = api.post("/api/chat/ada/conversations", json!({"title": "source"})).await.expect(201);
     let source = source["id"].as_str().unwrap();
     let said = api.submit("ada", "evidence", json!({"conversation_id": source})).await.expect(202);
-    let from = json!({"from_message_id": said["message"]["id"]});
+    let from = json!({"from_message_id": said["turn"]["message_id"]});
     let fork = api.post("/api/chat/ada/conversations", from).await.expect(201);
     let fork = fork["id"].as_str().unwrap();
     let hold = async |held: bool| {
