@@ -1,7 +1,7 @@
 //! Rows that this version can't read, put there by another program: they are left out and counted, the rest is read.
 
 use std::{
-    io::Cursor,
+    io,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -296,7 +296,7 @@ impl OnDisk {
 
     async fn imported(&self, file: &str) -> Result<archive::ImportReport, Problem> {
         let scratch: Arc<dyn Scratch> = Arc::new(InMemory);
-        let mut source = Cursor::new(file.as_bytes().to_vec());
+        let mut source = io::Cursor::new(file.as_bytes().to_vec());
         archive::import(&self.store, &archive::Straight(&self.store), None, &mut source, &scratch).await
     }
 }
