@@ -92,7 +92,7 @@ struct ExportArgs {
 struct ImportArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// File to read
+    /// File to read; - is standard input
     file: PathBuf,
 }
 

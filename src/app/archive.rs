@@ -1,7 +1,7 @@
 //! `deia export` and `deia import`: on the database itself, by the same code as the routes.
 
 use std::{
-    io::{self, Write},
+    io::{self, Seek, Write},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
@@ -111,12 +111,22 @@ async fn write(mut export: Export, out: &mut dyn Write, path: &Path) -> Result<(
     }
 }
 
-/// `deia import`.
+/// Standard input can be read once only, and an import reads twice. Waits where it is: nothing else runs.
+fn spooled(folder: &Path) -> io::Result<File> {
+    std::fs::create_dir_all(folder)?;
+    let mut spool = tempfile::tempfile_in(folder)?;
+    io::copy(&mut io::stdin().lock(), &mut spool)?;
+    spool.rewind()?;
+    Ok(File::from_std(spool))
+}
+
+/// `deia import`; `-` is standard input.
 ///
 /// # Errors
 /// See [`AppError`].
 pub async fn import(config: &Config, path: &Path) -> Result<(), AppError> {
-    let file = File::open(path).await.map_err(failed(path))?;
+    let file = if path == Path::new("-") { spooled(&config.data_dir) } else { File::open(path).await };
+    let file = file.map_err(failed(path))?;
     let report = on_store(config, "POST /api/chat/BOT/import".to_owned(), async |store: Arc<dyn Storage>| {
         let mut source = BufReader::with_capacity(1 << 16, file);
         let scratch: Arc<dyn Scratch> = Arc::new(ScratchFolder(config.data_dir.clone()));

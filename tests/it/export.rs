@@ -193,6 +193,11 @@ async fn the_command_line_does_the_same_on_the_database_itself() {
         String::from_utf8(done.stdout).unwrap(),
         "ada: 10 messages in 2 conversations imported, 0 messages were there already\n"
     );
+    let again = other.run_with(&["import", "-"], &name).await;
+    assert_eq!(
+        String::from_utf8(again.stdout).unwrap(),
+        "ada: 0 messages in 0 conversations imported, 10 messages were there already\n"
+    );
     let printed = other.run(&["export", "ada"]).await;
     assert_eq!(String::from_utf8(printed.stdout).unwrap(), file);
     let second = other.start().await;

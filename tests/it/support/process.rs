@@ -137,6 +137,14 @@ impl Home {
         soon(&format!("deia {arguments:?} ends"), work).await.expect("the command is waited for")
     }
 
+    /// As [`Self::run`], with a file as standard input.
+    pub async fn run_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(arguments);
+        command.stdin(File::open(input).expect("a file to read"));
+        let work = tokio::task::spawn_blocking(move || command.output().expect("the binary runs"));
+        soon(&format!("deia {arguments:?} ends"), work).await.expect("the command is waited for")
+    }
+
     /// Starts the service and waits until it is ready.
     pub async fn start(&self) -> Deia {
         let number = self.starts.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,9 @@
 //! Rows that this version can't read, put there by another program: they are left out and counted, the rest is read.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use deia_actors::{
     archive,
@@ -328,7 +331,7 @@ impl OnDisk {
 
     async fn imported(&self, file: &str) -> Result<archive::ImportReport, Problem> {
         let scratch: Arc<dyn Scratch> = Arc::new(InMemory);
-        let mut source = std::io::Cursor::new(file.as_bytes().to_vec());
+        let mut source = io::Cursor::new(file.as_bytes().to_vec());
         archive::import(&self.store, &archive::Straight(&self.store), None, &mut source, &scratch).await
     }
 }
