@@ -15,7 +15,7 @@ use crate::{
         message::{Conversation, Message, MessageState},
         problem::{Code, Problem},
     },
-    history::storage_problem,
+    history::read_problem,
     ports::{
         archive::{ArchivedTurn, Place},
         storage::Storage,
@@ -39,7 +39,7 @@ pub async fn export(
     format: ExportFormat,
     only: Option<ConversationId>,
 ) -> Result<Export, Problem> {
-    let all = store.conversations(bot).await.map_err(|e| storage_problem(&e))?;
+    let all = store.conversations(bot).await.map_err(|e| read_problem(&e))?;
     let mut conversations: Vec<_> =
         all.into_iter().filter(|c| only.is_none_or(|only| c.id == only)).collect();
     if let (Some(id), true) = (only, conversations.is_empty()) {
@@ -91,7 +91,7 @@ impl LeftOut {
         store: &dyn Storage,
         bot: &BotId,
     ) -> Result<HashMap<MessageId, Option<MessageId>>, Problem> {
-        let open = store.open_turns(Some(bot)).await.map_err(|e| storage_problem(&e))?;
+        let open = store.open_turns(Some(bot)).await.map_err(|e| read_problem(&e))?;
         let mut messages = HashMap::new();
         for (turn, question, reply) in open {
             self.0.insert(turn.id);
@@ -196,7 +196,7 @@ impl Exporter {
             markdown.conversation(out, conversation);
         }
         let page = self.store.messages_after(conversation.id, self.after, PAGE, PAGE_BYTES).await;
-        let mut page = page.map_err(|e| storage_problem(&e))?;
+        let mut page = page.map_err(|e| read_problem(&e))?;
         let Some(last) = page.last().map(Place::of) else {
             self.unchanged(conversation).await?;
             (self.at, self.after) = (self.at + 1, None);
@@ -229,13 +229,13 @@ impl Exporter {
         }
         let ids: HashSet<TurnId> = page.iter().filter_map(|m| m.turn_id).collect();
         let ids: Vec<TurnId> = ids.into_iter().collect();
-        let turns = self.store.turns_with(&ids).await.map_err(|e| storage_problem(&e))?;
+        let turns = self.store.turns_with(&ids).await.map_err(|e| read_problem(&e))?;
         Ok(turns.into_iter().filter(|t| t.turn.ended_at.is_some()).map(|t| (t.turn.id, t)).collect())
     }
 
     /// Half a conversation is worse than none.
     async fn unchanged(&self, before: &Conversation) -> Result<(), Problem> {
-        let now = self.store.conversation(before.id).await.map_err(|e| storage_problem(&e))?;
+        let now = self.store.conversation(before.id).await.map_err(|e| read_problem(&e))?;
         if now.is_some_and(|now| now.message_count >= before.message_count) {
             return Ok(());
         }

@@ -287,7 +287,7 @@ impl Controller {
 
     /// Refuses to purge a bot of whose conversations one is held.
     pub(super) async fn nothing_held(&self, id: &BotId) -> Result<(), Problem> {
-        match self.inner.store.has_held(id).await.map_err(|e| storage_problem(&e))? {
+        match self.read(self.inner.store.has_held(id)).await? {
             true => Err(held(format!("A conversation of {id}, or of an earlier bot of this id,"))),
             false => Ok(()),
         }

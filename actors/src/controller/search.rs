@@ -18,9 +18,10 @@ impl Controller {
         if let Some(id) = asked.conversation_id {
             self.conversation_of(bot, Some(id)).await?;
         }
+        self.check_readable()?;
         let store = &self.inner.store;
         let found = store.search(bot, asked.conversation_id, &query, limit, asked.offset.unwrap_or(0)).await;
-        let found = found.map_err(|e| storage_problem(&e))?;
+        let found = found.map_err(|e| read_problem(&e))?;
         let hit = |message: Message| SearchHit { snippet: query.snippet(&message.content), message };
         Ok(SearchPage {
             items: found.items.into_iter().map(hit).collect(),
