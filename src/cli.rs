@@ -38,8 +38,8 @@ const EXIT_FAILED: u8 = 1;
     name = "deia",
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 ended as asked, 1 failed, 2 wrong command line, 70 the supervision tree gave up, \
-                  78 the configuration can't be used."
+    after_help = "Exit codes: 0 ended as asked, 1 failed, 2 wrong command line, 3 migrations are pending \
+                  (deia migrate), 70 the supervision tree gave up, 78 the configuration can't be used."
 )]
 pub struct Cli {
     #[command(subcommand)]

@@ -27,7 +27,9 @@ use crate::{
         tree::TreeNode,
         turn::Turn,
     },
-    history::{History, HistoryMessage, HistoryObservation, not_known, silent, storage_problem},
+    history::{
+        History, HistoryMessage, HistoryObservation, not_known, read_problem, silent, storage_problem,
+    },
     inference::Inference,
     ports::{
         history_store::{Change, Fact, StoreError},
@@ -208,9 +210,14 @@ impl Controller {
         Ok(())
     }
 
-    /// Reads the record, with the time limit.
+    /// Reads the record, with the time limit; refused at once while the database is known to be away.
     async fn read<T>(&self, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, Problem> {
-        self.inner.history.watch().read(ask).await.map_err(|e| storage_problem(&e))
+        self.inner.history.watch().ask(ask).await.map_err(|e| read_problem(&e))
+    }
+
+    /// Refuses at once where [`Self::read`] would, for what reads more than once or without its time limit.
+    fn check_readable(&self) -> Result<(), Problem> {
+        self.inner.history.watch().check_readable().map_err(|e| read_problem(&e))
     }
 
     /// Carries something out to its end, whether the caller waits for it or not. A caller whom the database keeps
@@ -285,7 +292,13 @@ impl Controller {
     /// # Errors
     /// `storage_unavailable` with the reason.
     pub async fn probe_storage(&self) -> Result<(), ControllerError> {
-        self.inner.history.watch().probe().await.map_err(|e| storage_problem(&e))
+        self.inner.history.watch().probe().await.map_err(|error| match error {
+            StoreError::Unavailable(reason) => Problem::new(
+                Code::StorageUnavailable,
+                format!("The database is not available ({reason}). It is looked for until it is back."),
+            ),
+            error => storage_problem(&error),
+        })
     }
 
     /// Rows that were left out of answers because they can't be read, each counted once.

@@ -26,7 +26,7 @@ mod ledger;
 mod tests;
 mod watch;
 
-pub(crate) use access::{History, Submitted, not_known, storage_problem};
+pub(crate) use access::{History, Submitted, not_known, read_problem, storage_problem};
 use backlog::Counted;
 pub(crate) use backlog::{Backlog, Unsaved};
 pub(crate) use ledger::Ledger;

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deia_actors::ports::{history_store::HistoryStore, storage::Storage};
+use deia_actors::ports::{
+    history_store::{HistoryStore, StoreError},
+    storage::Storage,
+};
 use tokio::time::Instant;
 
 use super::AppError;
@@ -123,6 +126,10 @@ pub(super) async fn check(settings: &config::Storage) -> Result<String, String> 
                 })?;
                 Ok(format!("{} takes writes", settings.url))
             }
+            Err(error @ StoreError::Corrupt(_)) => Err(format!(
+                "{}. Name deia's own file, or a new one, in storage.url; or put a backup in its place.",
+                failure(settings, error)
+            )),
             Err(error) => Err(format!(
                 "{}. If deia is running, stop it first; else check the folder's permissions, or set storage.url.",
                 failure(settings, error)

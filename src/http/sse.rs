@@ -77,14 +77,18 @@ pub(super) async fn turn(api: &Api, id: TurnId, last: Option<&str>, html: bool) 
         Some(Some(cursor)) => Some(cursor.resume()),
         Some(None) => None,
     };
-    let reader = api.controller.reader();
-    let subscribed = api.controller.subscribe(&reader, topic.clone(), after).await?;
-    let recovered = subscribed.snapshot.is_none();
-    if recovered && cursor.flatten().is_some_and(|c| c.ended) {
-        // 204 tells a browser's EventSource not to come back.
-        let mut response = Response::default();
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        return Ok(response);
+    let mut reader = api.controller.reader();
+    let mut subscribed = api.controller.subscribe(&reader, topic.clone(), after).await?;
+    if subscribed.snapshot.is_none() && cursor.flatten().is_some_and(|c| c.ended) {
+        let more = reader.is_behind() || reader.try_next().is_ok_and(|next| next.is_some());
+        if known.state.is_terminal() && !more {
+            // 204 tells a browser's EventSource not to come back.
+            let mut response = Response::default();
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        }
+        // It claims an end that it can't have seen there.
+        subscribed = api.controller.subscribe(&reader, topic.clone(), None).await?;
     }
     let over = known.state.is_terminal().then(|| (api.controller.clone(), id));
     let mut feed = Feed {

@@ -72,3 +72,13 @@ async fn the_file_is_named_by_the_option_before_the_variable() {
 async fn a_wrong_command_line_ends_with_2() {
     assert_eq!(Home::new().run(&["swerve"]).await.status.code(), Some(2));
 }
+
+#[tokio::test]
+async fn the_check_says_what_to_do_about_a_file_that_is_no_database() {
+    let home = Home::new().env("DEIA_STORAGE__URL", "sqlite:letter.txt");
+    fs::write(home.path().join("letter.txt"), "Dear reader,\n".repeat(100)).unwrap();
+    let output = home.run(&["check"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("file is not a database. Name deia's own file, or a new one"), "{said}");
+}

@@ -51,6 +51,17 @@ async fn a_stream_cut_after_any_event_goes_on_exactly_there() {
         let request = api.request(reqwest::Method::GET, format!("/api/turn/{turn}/events"));
         let over = api.answer(request.header("last-event-id", end.id.as_deref().unwrap())).await;
         assert_eq!(over.status, 204);
+        // Who claims to have seen the end before it came has not.
+        let (epoch, at) = end.id.as_deref().unwrap().split_once('.').unwrap();
+        let seq: u64 = at.strip_suffix(".end").unwrap().parse().unwrap();
+        for forged in
+            [format!("{epoch}.{}.end", seq - 1), format!("{epoch}.0.end"), format!("{epoch}.{}.end", seq + 1)]
+        {
+            let told = api.events(format!("/api/turn/{turn}/events"), Some(&forged)).await.rest().await;
+            let names: Vec<_> = told.iter().map(|e| e.event.as_deref().unwrap()).collect();
+            assert_eq!(names, ["snapshot", "turn_completed"], "{forged}");
+            assert_eq!(told[0].data["data"]["recovered"], false);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         message::{Conversation, Message, MessageState},
         problem::{Code, Problem},
     },
-    history::storage_problem,
+    history::read_problem,
     ports::{
         archive::{ArchivedTurn, Arrival, Place},
         storage::Storage,
@@ -39,8 +39,8 @@ pub async fn export(
     format: ExportFormat,
     only: Option<ConversationId>,
 ) -> Result<Export, Problem> {
-    let ids = store.conversation_ids(bot).await.map_err(|e| storage_problem(&e))?;
-    let all = store.conversations(bot).await.map_err(|e| storage_problem(&e))?;
+    let ids = store.conversation_ids(bot).await.map_err(|e| read_problem(&e))?;
+    let all = store.conversations(bot).await.map_err(|e| read_problem(&e))?;
     let mut gaps = Gaps::default();
     for id in ids.into_iter().filter(|id| only.is_none_or(|only| only == *id)) {
         if !all.iter().any(|c| c.id == id) {
@@ -66,7 +66,7 @@ pub async fn export(
         }
     }
     // Behind the list: the end of each conversation is in the file.
-    let by = store.arrived().await.map_err(|e| storage_problem(&e))?;
+    let by = store.arrived().await.map_err(|e| read_problem(&e))?;
     let name = only.map_or_else(|| bot.to_string(), |id| format!("{bot}-{id}"));
     let exporter = Exporter {
         store,
@@ -105,7 +105,7 @@ impl LeftOut {
         store: &dyn Storage,
         bot: &BotId,
     ) -> Result<HashMap<MessageId, Option<MessageId>>, Problem> {
-        let open = store.open_turns(Some(bot)).await.map_err(|e| storage_problem(&e))?;
+        let open = store.open_turns(Some(bot)).await.map_err(|e| read_problem(&e))?;
         let mut messages = HashMap::new();
         for (turn, question, reply) in open {
             self.0.insert(turn.id);
@@ -214,7 +214,7 @@ impl Exporter {
             markdown.conversation(out, conversation);
         }
         let page = self.store.messages_after(conversation.id, self.after, self.by, PAGE, PAGE_BYTES).await;
-        let read = page.map_err(|e| storage_problem(&e))?;
+        let read = page.map_err(|e| read_problem(&e))?;
         let mut page = read.messages;
         self.gaps.messages(read.left_out);
         let Some(last) = page.last().map(Place::of) else {
@@ -252,7 +252,7 @@ impl Exporter {
         }
         let ids: HashSet<TurnId> = page.iter().filter_map(|m| m.turn_id).collect();
         let ids: Vec<TurnId> = ids.into_iter().collect();
-        let turns = self.store.turns_with(&ids).await.map_err(|e| storage_problem(&e))?;
+        let turns = self.store.turns_with(&ids).await.map_err(|e| read_problem(&e))?;
         for id in ids.iter().filter(|id| !turns.iter().any(|t| t.turn.id == **id)) {
             self.gaps.turn(&*self.store, *id).await?;
         }
@@ -261,7 +261,7 @@ impl Exporter {
 
     /// Half a conversation is worse than none.
     async fn unchanged(&self, before: &Conversation) -> Result<(), Problem> {
-        let now = self.store.conversation(before.id).await.map_err(|e| storage_problem(&e))?;
+        let now = self.store.conversation(before.id).await.map_err(|e| read_problem(&e))?;
         if now.is_some_and(|now| now.message_count >= before.message_count) {
             return Ok(());
         }

@@ -38,7 +38,7 @@ use crate::{
         problem::{Code, Problem},
         turn::{Turn, TurnStep},
     },
-    history::{CommitResult, Submitted, Unsaved, storage_problem},
+    history::{CommitResult, Submitted, Unsaved, read_problem, storage_problem},
     inference::{SlotPermit, model_problem},
     ports::{
         chat_model::{ChatRequest, ChatStream, ModelError, Piece},
@@ -165,7 +165,7 @@ impl TurnJob {
                 Ok(Sent::Turn(AcceptedTurn { turn, message, replayed: false, end }))
             }
             Ok(None) => Err(behind_a_lost_one()),
-            Err(error) => Err(storage_problem(&error)),
+            Err(error) => Err(read_problem(&error)),
         };
         if answer.is_err() {
             self.context.hubs.forget_end(id);

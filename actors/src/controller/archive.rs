@@ -31,6 +31,7 @@ impl Controller {
         conversation: Option<ConversationId>,
     ) -> Result<Export, ControllerError> {
         self.entry(bot)?;
+        self.check_readable()?;
         let export = archive::export(self.inner.store.clone(), bot, format, conversation).await?;
         let target = conversation.map_or_else(|| format!("bot:{bot}"), |id| format!("conversation:{id}"));
         let detail =
@@ -68,7 +69,7 @@ impl Controller {
     /// What memory knows of the bot's conversations is what is stored again.
     async fn follow_import(&self, entry: &BotEntry) -> Result<(), Problem> {
         let before = entry.record();
-        let roster = self.inner.store.roster().await.map_err(|e| storage_problem(&e))?;
+        let roster = self.read(self.inner.store.roster()).await?;
         let stored = roster.into_iter().map(|(bot, _)| bot).find(|bot| bot.id == before.id);
         let main = stored.map(|bot| bot.main_conversation_id).filter(|id| *id != before.main_conversation_id);
         if let Some(main_conversation_id) = main {

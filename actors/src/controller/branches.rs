@@ -52,7 +52,7 @@ impl Controller {
         idempotency: Option<Idempotency>,
     ) -> Result<Sent, Problem> {
         let question = self.message(&before.bot_id, before.message_id).await?.message;
-        let asked = self.inner.store.turn_overrides(before.id).await.map_err(|e| storage_problem(&e))?;
+        let asked = self.read(self.inner.store.turn_overrides(before.id)).await?;
         let overrides: Overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
         let send = SendMessage {
             conversation_id: Some(question.conversation_id),
@@ -74,8 +74,7 @@ impl Controller {
     /// `bot_not_found`, `message_not_found`.
     pub async fn newest_below(&self, bot: &BotId, id: MessageId) -> Result<MessageId, ControllerError> {
         self.message(bot, id).await?;
-        let found = self.inner.store.newest_below(id).await.map_err(|e| storage_problem(&e))?;
-        Ok(found.unwrap_or(id))
+        Ok(self.read(self.inner.store.newest_below(id)).await?.unwrap_or(id))
     }
 
     /// A message that a conversation may begin with: one of the bot's that is written to its end.
@@ -97,8 +96,8 @@ impl Controller {
         if message.conversation_id == conversation {
             return Ok(true);
         }
-        let page = self.inner.store.page(conversation, Cursor::Before(message.id), 1).await;
-        Ok(page.map_err(|e| storage_problem(&e))?.is_some())
+        let page = self.read(self.inner.store.page(conversation, Cursor::Before(message.id), 1)).await?;
+        Ok(page.is_some())
     }
 
     /// The place that one more message below this one will have among its siblings, from 1.
@@ -107,8 +106,7 @@ impl Controller {
         conversation: ConversationId,
         parent: Option<MessageId>,
     ) -> Result<u32, Problem> {
-        let children = self.inner.store.children(conversation, parent).await;
-        let children = children.map_err(|e| storage_problem(&e))?.len();
+        let children = self.read(self.inner.store.children(conversation, parent)).await?.len();
         Ok(u32::try_from(children).unwrap_or(u32::MAX).saturating_add(1))
     }
 }

@@ -295,7 +295,7 @@ impl Controller {
         bot: &BotId,
         goes: impl Fn(ConversationId) -> bool + Send,
     ) -> Result<(), Problem> {
-        let all = self.inner.store.held(bot).await.map_err(|e| storage_problem(&e))?;
+        let all = self.read(self.inner.store.held(bot)).await?;
         let kept = all.into_iter().filter(|kept| goes(kept.conversation));
         // Rather the one that was asked for than one that begins in it.
         kept.min_by_key(|kept| kept.conversation != kept.by).map_or(Ok(()), |kept| Err(held(kept)))

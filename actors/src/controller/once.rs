@@ -127,8 +127,8 @@ impl Controller {
 
     /// What a request of this key did in the last 24 hours; a problem where it asked for something else.
     async fn sent_before(&self, bot: &BotId, asked: &Idempotency) -> Result<Option<SentBefore>, Problem> {
-        let found = self.inner.store.sent_before(&asked.user, bot, &asked.key).await;
-        match found.map_err(|e| storage_problem(&e))?.filter(|before| !before.is_expired(asked.at)) {
+        let found = self.read(self.inner.store.sent_before(&asked.user, bot, &asked.key)).await?;
+        match found.filter(|before| !before.is_expired(asked.at)) {
             Some(before) if before.fingerprint != asked.fingerprint => Err(reused(&asked.key)),
             found => Ok(found),
         }
@@ -144,8 +144,8 @@ impl Controller {
         };
         let Some(turn) = before.turn_id else {
             let store = &self.inner.store;
-            let message = store.message(bot, before.message_id).await.map_err(|e| storage_problem(&e))?;
-            let reply = store.message(bot, before.reply_id).await.map_err(|e| storage_problem(&e))?;
+            let message = self.read(store.message(bot, before.message_id)).await?;
+            let reply = self.read(store.message(bot, before.reply_id)).await?;
             let (message, reply) = message.zip(reply).ok_or_else(gone)?;
             self.keep_promise(&reply).await?;
             return Ok(Sent::Command { message, reply, replayed: true });

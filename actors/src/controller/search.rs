@@ -20,10 +20,11 @@ impl Controller {
         if let Some(id) = asked.conversation_id {
             self.conversation_of(bot, Some(id)).await?;
         }
+        self.check_readable()?;
         let store = &self.inner.store;
         let found = store.search(bot, asked.conversation_id, &query, limit, asked.offset.unwrap_or(0));
         let found = match timeout(self.inner.settings.storage_timeout, found).await {
-            Ok(found) => found.map_err(|e| storage_problem(&e))?,
+            Ok(found) => found.map_err(|e| read_problem(&e))?,
             Err(_) => return Err(self.search_gave_up().await),
         };
         let hit = |message: Message| SearchHit { snippet: query.snippet(&message.content), message };

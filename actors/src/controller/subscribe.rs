@@ -66,7 +66,7 @@ impl Controller {
             Recovery::Snapshot => (seq, false),
             Recovery::Buffer => (seq, true),
             Recovery::Record(span) => {
-                let replay = self.inner.record.replay(&hub, span).await.map_err(|e| storage_problem(&e))?;
+                let replay = self.inner.record.replay(&hub, span).await.map_err(|e| read_problem(&e))?;
                 match replay {
                     Some(replay) => {
                         reader.queue().replay(replay);

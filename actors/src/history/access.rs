@@ -167,7 +167,18 @@ pub(crate) fn not_known(waited: Duration) -> Problem {
     )
 }
 
-/// A store's error as the façade answers it.
+/// A store's error at a read, as the façade answers it.
+pub(crate) fn read_problem(error: &StoreError) -> Problem {
+    match error {
+        StoreError::Unavailable(reason) => Problem::new(
+            Code::StorageUnavailable,
+            format!("The database can't be read now ({reason}). Try again."),
+        ),
+        StoreError::Corrupt(_) | StoreError::Refused(_) => storage_problem(error),
+    }
+}
+
+/// A store's error at a change, as the façade answers it.
 pub(crate) fn storage_problem(error: &StoreError) -> Problem {
     match error {
         StoreError::Unavailable(reason) => Problem::new(

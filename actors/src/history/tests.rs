@@ -246,3 +246,37 @@ async fn a_read_that_is_not_answered_ends_in_time() {
     assert!(matches!(read, Err(StoreError::Unavailable(_))));
     assert_eq!(asked.elapsed(), LIMIT);
 }
+
+#[tokio::test(start_paused = true)]
+async fn requests_are_refused_at_once_while_reads_are_known_to_fail_and_go_on_when_it_is_back() {
+    let desk = Desk::new().await;
+    let watch = desk.history.watch();
+    let ask = || watch.ask(desk.store.head(&Topic::Bots));
+    for outage in [Outage::Refusing, Outage::Silent] {
+        desk.store.go_away(outage);
+        assert!(watch.probe().await.is_err(), "{outage:?}");
+        let asked = tokio::time::Instant::now();
+        assert!(matches!(ask().await, Err(StoreError::Unavailable(_))));
+        assert!(asked.elapsed() < Duration::from_secs(1), "{outage:?}: {:?}", asked.elapsed());
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            let asked = tokio::time::Instant::now();
+            assert!(matches!(ask().await, Err(StoreError::Unavailable(_))));
+            assert!(asked.elapsed().is_zero(), "{outage:?}: {:?}", asked.elapsed());
+        }
+        desk.store.come_back();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        ask().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_go_on_where_only_writes_fail() {
+    let desk = Desk::new().await;
+    let watch = desk.history.watch();
+    watch.wrote::<()>(&Err(StoreError::Unavailable("the disk is full".into())));
+    assert!(watch.is_away());
+    for _ in 0..3 {
+        watch.ask(desk.store.head(&Topic::Bots)).await.unwrap();
+    }
+}

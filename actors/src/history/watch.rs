@@ -2,7 +2,8 @@
 //! limit, and while it is away it is looked for until it is back, by one task however many ask.
 //!
 //! Invariants: at most one probe is on its way; only a commit or a probe that got through says that it is back (reads may
-//! work while writes do not).
+//! work while writes do not). While it is away the task that looks for it also tries a read, and requests are refused
+//! at once where that fails.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::ports::history_store::{HistoryStore, StoreError};
+use crate::{
+    domain::event::Topic,
+    ports::history_store::{HistoryStore, StoreError},
+};
 
 /// Longest wait of whoever asks whether the database answers; what takes longer counts as away.
 const PROMPT: Duration = Duration::from_millis(800);
@@ -43,6 +47,8 @@ struct Shared {
 struct Known {
     /// What it answered last, while it is away.
     away: Option<StoreError>,
+    /// Whether reads get through while it is away, once that was seen: they may while writes do not.
+    readable: Option<bool>,
     /// When a write got through, or was begun by a probe.
     asked: Instant,
     /// Since when the running commit has been on its way.
@@ -68,7 +74,8 @@ impl StorageWatch {
     /// On a store that answers so far. `limit` is the longest wait for a read, and of a caller for a commit. Must be
     /// called within a runtime.
     pub fn new(store: Arc<dyn HistoryStore>, limit: Duration) -> Self {
-        let known = Known { away: None, asked: Instant::now(), commit: None, probe: None, looking: false };
+        let asked = Instant::now();
+        let known = Known { away: None, readable: None, asked, commit: None, probe: None, looking: false };
         Self(Arc::new(Shared {
             store,
             limit,
@@ -121,6 +128,7 @@ impl StorageWatch {
             Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Refused(_)) => {
                 let mut known = self.0.known.lock();
                 known.asked = Instant::now();
+                known.readable = None;
                 if known.away.take().is_some() {
                     tracing::info!("the database is back");
                 }
@@ -147,6 +155,32 @@ impl StorageWatch {
         self.read_within(self.0.limit, ask).await
     }
 
+    /// As [`Self::read`], for a caller who is better told to come again: fails at once while the database is known to be
+    /// away, reads included, and within a second where only the first is known.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub async fn ask<T>(&self, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.read_within(self.patience()?, ask).await
+    }
+
+    /// Refuses at once where [`Self::ask`] would.
+    ///
+    /// # Errors
+    /// `Unavailable`: the database is known to be away.
+    pub fn check_readable(&self) -> Result<(), StoreError> {
+        self.patience().map(drop)
+    }
+
+    fn patience(&self) -> Result<Duration, StoreError> {
+        let known = self.0.known.lock();
+        match (&known.away, known.readable) {
+            (Some(error), Some(false)) => Err(error.clone()),
+            (Some(_), None) => Ok(PROMPT.min(self.0.limit)),
+            (Some(_), Some(true)) | (None, _) => Ok(self.0.limit),
+        }
+    }
+
     /// As [`Self::read`], for whoever can go on without an answer: within a second.
     ///
     /// # Errors
@@ -161,9 +195,18 @@ impl StorageWatch {
         ask: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let result = timeout(limit, ask).await.unwrap_or_else(|_| Err(silent(limit)));
-        if let Err(error @ StoreError::Unavailable(_)) = &result {
+        let refused = match &result {
+            Err(error @ StoreError::Unavailable(_)) => Some(error),
+            _ => None,
+        };
+        if let Some(error) = refused {
             self.lost(error.clone());
         }
+        let mut known = self.0.known.lock();
+        if known.away.is_some() {
+            known.readable = Some(refused.is_none());
+        }
+        drop(known);
         result
     }
 
@@ -228,8 +271,14 @@ impl StorageWatch {
             if result.is_ok() {
                 return;
             }
-            sleep(LOOK_AGAIN).await;
+            tokio::join!(sleep(LOOK_AGAIN), self.try_to_read());
         }
+    }
+
+    /// Finds out whether reads get through while writes do not.
+    async fn try_to_read(&self) {
+        // What it answers is kept by the read itself.
+        let _ = self.glance(self.0.store.head(&Topic::Bots)).await;
     }
 
     /// Looks for it no more.

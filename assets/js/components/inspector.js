@@ -35,7 +35,7 @@ function speed(turn) {
   const t = turn.full?.timings;
   const n = turn.full?.usage?.completion_tokens;
   const ms = t && t.total_ms - (t.first_token_ms ?? 0);
-  return n > 1 && ms > 0 ? `${((n - 1) / (ms / 1000)).toFixed(1)} tok/s` : 'not yet';
+  return n > 1 && ms > 0 ? `${((n - 1) / (ms / 1000)).toFixed(1)} tok/s` : isOver(turn) ? 'not known' : 'not yet';
 }
 
 function context(turn) {

@@ -86,7 +86,7 @@ function bot(key, m, turn, ctx) {
     ${thinking(key, m, turn)}
     ${over || generating ? html`<div class="prose" data-own data-html="${key}" data-key="${`${key}:${generating ? 'live' : 'done'}`}"></div>` : ''}
     ${over && turn && turn.state !== 'completed' ? ending(turn, text, key, ctx.last === key && ctx.own) : ''}
-    ${lost ? html`<div class="end t-warn">${icon('wifioff', 't-warn')}<span><b>Paused here.</b> The bot is still writing. The rest appears at this spot, with no gap.</span></div>` : ''}
+    ${lost ? html`<div class="end t-warn">${icon('wifioff', 't-warn')}<span><b>Paused here.</b> The text so far stays on this page. When the service answers, it goes on from here, or you see what was kept of it.</span></div>` : ''}
     ${generating ? liveLine(turn, ctx.now) : over ? footer(key, m, turn, ctx) : turn && (turn.state === 'queued' || turn.state === 'accepted') ? waiting(turn, ctx) : html`<div class="live-l t3">Waits</div>`}
   </article>`;
 }

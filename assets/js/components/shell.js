@@ -83,7 +83,7 @@ function connection({ connection: c, polling }) {
 function banner({ connection: c, servers, polling, storageDown }) {
   if (c.name === 'reconnecting' && Date.now() - c.since > 1500) {
     const wait = Math.max(0, (c.retryAt - Date.now()) / 1000);
-    return { tone: 'warn', ic: 'wifioff', what: `Connection lost ${ago(c.since)}.`, then: polling ? 'Bots keep working. This page reads every 3 s meanwhile.' : `Bots keep working and nothing is lost. Next try in ${int(Math.ceil(wait))} s.`, button: 'app.retry' };
+    return { tone: 'warn', ic: 'wifioff', what: 'Connection lost.', then: polling ? 'The service answers. This page reads every 3 s meanwhile.' : `Trying again ${wait > 0 ? `in ${int(Math.ceil(wait))} s` : 'now'}; lost ${Date.now() - c.since < 3000 ? 'just now' : ago(c.since)}.`, button: 'app.retry' };
   }
   if (c.name === 'closed') return { tone: 'bad', ic: 'wifioff', what: 'The server closed the connection for good.', then: `${c.reason}. Load the page again to go on.` };
   if (storageDown !== null) return { tone: 'bad', ic: 's-crashed', what: 'The database is not available.', then: `Answers continue and are stored when it is back. New messages are not taken. First seen ${ago(storageDown)}.` };

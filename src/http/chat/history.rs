@@ -68,7 +68,7 @@ fn wanted(query: &mut Params) -> Result<HistoryQuery, Problem> {
         limit: query.limit()?,
         before: query.id("before")?,
         after: query.id("after")?,
-        offset: query.value("offset", "must be a number from 0 on")?,
+        offset: query.value("offset", &format!("must be a whole number from 0 to {}", u32::MAX))?,
     };
     let ways = [
         ("before", wanted.before.is_some()),
@@ -137,5 +137,16 @@ mod tests {
         assert_eq!(searched("x".into(), &query).unwrap_err().errors[0].field, "after");
         let one = wanted(&mut Params::parse(&format!("before={a}&limit=7")).unwrap()).unwrap();
         assert_eq!((one.before, one.limit, one.offset), (Some(a), Some(7), None));
+    }
+
+    #[test]
+    fn an_offset_out_of_range_is_told_the_range() {
+        let read = |raw: &str| wanted(&mut Params::parse(raw).unwrap());
+        assert_eq!(read("offset=4294967295").unwrap().offset, Some(u32::MAX));
+        for bad in ["offset=4294967296", "offset=-1", "offset=x"] {
+            let problem = read(bad).unwrap_err();
+            assert_eq!(problem.errors[0].field, "offset", "{bad}");
+            assert_eq!(problem.errors[0].reason, "must be a whole number from 0 to 4294967295");
+        }
     }
 }

@@ -310,6 +310,19 @@ async fn what_is_read_from_memory_is_marked_and_what_is_not_there_is_refused() {
     let asked = Instant::now();
     assert_eq!(house.tree.probe_storage().await.unwrap_err().code, Code::StorageUnavailable);
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    let asked = Instant::now();
+    let problems = [
+        house.tree.history(&ada, HistoryQuery::default()).await.unwrap_err(),
+        house.tree.turn(TurnId::new()).await.unwrap_err(),
+        house.tree.conversations(&ada).await.unwrap_err(),
+        house.tree.export(&ada, ExportFormat::Json, None).await.map(drop).unwrap_err(),
+        house.tree.clear(&ada, None).await.unwrap_err(),
+    ];
+    for problem in problems {
+        assert_eq!((problem.code, problem.retry_after_s), (Code::StorageUnavailable, Some(5)));
+        assert!(problem.detail.contains("can't be read now"), "{}", problem.detail);
+    }
+    assert!(asked.elapsed().is_zero(), "known by now: {:?}", asked.elapsed());
     house.store.come_back();
     until(async || !house.tree.bot(&ada).unwrap().status.stale).await;
     house.tree.probe_storage().await.unwrap();
