@@ -51,10 +51,12 @@ mod once;
 pub mod requests;
 mod search;
 mod send;
+mod servers;
 mod subscribe;
 #[cfg(test)]
 mod tests {
     mod outage;
+    mod servers;
 }
 
 use once::KeysInUse;
@@ -350,12 +352,6 @@ impl Controller {
     /// `model_not_found`, `ollama_offline`, or what the server answered.
     pub async fn show_model(&self, model: &str) -> Result<ModelDetails, ControllerError> {
         self.inner.inference.details(model).await.map(|details| (*details).clone())
-    }
-
-    /// The model servers.
-    #[must_use]
-    pub fn servers(&self) -> Vec<Server> {
-        self.inner.inference.gates().iter().map(|gate| gate.server()).collect()
     }
 
     /// `Ok` while the root answers and every actor below it is up, bots apart; otherwise what is missing.

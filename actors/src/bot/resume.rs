@@ -15,7 +15,11 @@ use super::{
     turn::{TurnJob, TurnShared},
     work::Work,
 };
-use crate::{controller::requests::Sent, domain::problem::Problem};
+use crate::{
+    controller::requests::Sent,
+    domain::problem::Problem,
+    inference::{Claim, queue::Class},
+};
 
 /// A message that came before its bot was ready for it.
 pub(super) type Early = (Box<Incoming>, oneshot::Sender<Refusal>, SendReply);
@@ -188,6 +192,9 @@ impl BotActorState {
             accept: None,
             go: gone,
             path: None,
+            // Whoever waited for it may be gone.
+            class: Class::Api,
+            claim: Claim::Nothing,
             begun: None,
             asked: None,
             unsaved,

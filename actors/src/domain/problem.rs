@@ -63,6 +63,8 @@ codes! {
     TurnNotFound = "turn_not_found", 404, "No such turn";
     /// No such topic.
     TopicNotFound = "topic_not_found", 404, "No such topic";
+    /// No model server has this name.
+    ServerNotFound = "server_not_found", 404, "No such model server";
     /// The route exists, the method does not.
     MethodNotAllowed = "method_not_allowed", 405, "This method is not allowed here";
     /// The answer can't be given in the form asked for.
@@ -108,7 +110,7 @@ codes! {
     /// Too many requests wait for this bot.
     BotBusy = "bot_busy", 429, "Too many requests wait for this bot";
     /// Too many turns wait for the model server.
-    QueueFull = "queue_full", 429, "Too many turns wait for the model server";
+    InferenceQueueFull = "inference_queue_full", 429, "Too many turns wait for the model server";
     /// A defect of deia; the log has the reason under the request id.
     Internal = "internal", 500, "An internal fault";
     /// The model server broke off or answered nonsense.
