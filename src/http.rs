@@ -10,6 +10,7 @@
 //! | `turns.rs` | `/api/turn/…` |
 //! | `bots.rs` | `/api/bot/…`, `/api/bots` |
 //! | `system.rs` | `/api/commands`, `/api/tree`, `/api/models…`, `/api/config` |
+//! | `servers.rs` | `/api/servers`, `/api/server/…` |
 //! | `health.rs` | `/health…`, `/ready` |
 //! | `ws.rs`, `ws/` | `/ws` |
 //! | `assets.rs` | `/`, pages, `/assets/…` |
@@ -29,6 +30,7 @@ mod query;
 mod render;
 mod route;
 mod server;
+mod servers;
 mod spool;
 mod sse;
 mod system;
@@ -110,6 +112,7 @@ pub fn routes(api: &Api) -> Route {
     endpoints.extend(ws::endpoints(api));
     endpoints.extend(bots::endpoints(api));
     endpoints.extend(system::endpoints(api));
+    endpoints.extend(servers::endpoints(api));
     endpoints.extend(assets::endpoints());
     route::combine(endpoints)
 }
