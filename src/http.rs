@@ -11,6 +11,7 @@
 //! | `bots.rs` | `/api/bot/…`, `/api/bots` |
 //! | `models.rs`, `models/` | `/api/models…` |
 //! | `system.rs` | `/api/commands`, `/api/tree`, `/api/config` |
+//! | `servers.rs` | `/api/servers`, `/api/server/…` |
 //! | `health.rs` | `/health…`, `/ready` |
 //! | `ws.rs`, `ws/` | `/ws` |
 //! | `assets.rs` | `/`, pages, `/assets/…` |
@@ -31,6 +32,7 @@ mod query;
 mod render;
 mod route;
 mod server;
+mod servers;
 mod spool;
 mod sse;
 mod system;
@@ -113,6 +115,7 @@ pub fn routes(api: &Api) -> Route {
     endpoints.extend(bots::endpoints(api));
     endpoints.extend(models::endpoints(api));
     endpoints.extend(system::endpoints(api));
+    endpoints.extend(servers::endpoints(api));
     endpoints.extend(assets::endpoints());
     route::combine(endpoints)
 }

@@ -28,6 +28,7 @@ use crate::{
 mod accept;
 pub(crate) mod context;
 mod exchange;
+mod generate;
 pub(crate) mod lane;
 pub(crate) mod recovery;
 mod resume;
@@ -41,6 +42,8 @@ pub(crate) mod work;
 pub(crate) use accept::{Again, Incoming, Overrides, Refusal, StoredTalk, takes_messages};
 use context::{ContextEntry, Estimator, Path};
 pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
+#[cfg(test)]
+pub(crate) use generate::MAX_ATTEMPTS;
 use lane::{Lane, Place};
 use recovery::{Cause, FoundTurn};
 use resume::Readiness;

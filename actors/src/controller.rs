@@ -55,10 +55,12 @@ mod once;
 pub mod requests;
 mod search;
 mod send;
+mod servers;
 mod subscribe;
 #[cfg(test)]
 mod tests {
     mod outage;
+    mod servers;
 }
 
 pub use builder::Builder;
@@ -257,12 +259,6 @@ impl Controller {
     pub fn commands(&self) -> Vec<CommandInfo> {
         let models: Vec<String> = self.inner.inference.models().into_iter().map(|m| m.name).collect();
         commands::list(&models)
-    }
-
-    /// The model servers.
-    #[must_use]
-    pub fn servers(&self) -> Vec<Server> {
-        self.inner.inference.gates().iter().map(|gate| gate.server()).collect()
     }
 
     /// `Ok` while the root answers and every actor below it is up, bots apart; otherwise what is missing.

@@ -1,40 +1,35 @@
 //! Inference: one gate per model server, and the choice among them.
 //!
-//! InferenceSupervisor (one-for-one) → one GateActor per server. A GateActor probes its server and
-//! tells waiting turns their new places; slots and line are the [`gate::Gate`]'s, which outlives it.
+//! InferenceSupervisor (one-for-one) → one [`GateActor`] per server. It probes its server, ends pauses and tells waiting turns
+//! their new places; slots and line are the [`gate::Gate`]'s, which outlives it.
 //!
 //! Parent: root. Ports: ChatModel.
 //!
-//! Invariants: a slot is held exactly as long as its permit lives; a turn is in at most one line.
+//! Invariants: a slot is held exactly as long as its permit lives; a turn is in at most one line; a turn that was
+//! acknowledged is never refused a place.
 
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
-    broadcast::Hubs,
     domain::{
-        event::{EventBody, NewEvent, Topic},
-        ids::{ConversationId, TurnId},
+        ids::TurnId,
         model::{Model, ModelPlace},
         problem::{Code, Problem},
         turn::QueuePlace,
     },
-    history::History,
-    ports::{
-        chat_model::{LoadedModel, ModelDetails, ModelError},
-        history_store::{Change, Fact},
-    },
+    ports::chat_model::{LoadedModel, ModelDetails, ModelError},
 };
 
+mod actor;
 pub mod breaker;
 pub(crate) mod gate;
 pub mod queue;
@@ -42,17 +37,14 @@ pub mod routing;
 pub mod service_times;
 pub mod slots;
 
+use actor::PROBE_TIMEOUT;
+pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
 pub use gate::ServerSpec;
-pub(crate) use gate::{Gate, ProbeResult, SlotPermit};
+pub(crate) use gate::{Claim, Gate, SlotPermit, Want};
+use routing::{ModelAt, ServerView};
 
-/// Between two probes of a server that answers.
-const PROBE_UP: Duration = Duration::from_secs(5);
-/// Between two probes of a server that does not.
-const PROBE_DOWN: Duration = Duration::from_millis(500);
-/// How long a probe may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two looks at the line: `queue_moved` comes at most twice a second.
-const MOVED_EVERY: Duration = Duration::from_millis(500);
+/// When to come back where as many wait for a server to answer as may, in seconds.
+const AWAY_RETRY_S: u32 = 5;
 /// A list of models younger than this is not asked for again.
 const FRESH: Duration = Duration::from_millis(1000);
 
@@ -71,6 +63,8 @@ pub(crate) struct Inference {
     gates: Arc<Vec<Arc<Gate>>>,
     changed: watch::Sender<u64>,
     limits: InferenceLimits,
+    /// Has a token of each turn that waits for a server to come back.
+    away: TaskTracker,
     /// Set when the process ends: what has not begun stays in the line, for the next start.
     closed: Arc<AtomicBool>,
 }
@@ -82,22 +76,54 @@ impl Inference {
             .into_iter()
             .map(|s| Arc::new(Gate::new(s, limits.queue_limit, changed.clone())))
             .collect();
-        Self { gates: Arc::new(gates), changed, limits, closed: Arc::default() }
+        Self { gates: Arc::new(gates), changed, limits, away: TaskTracker::new(), closed: Arc::default() }
     }
 
     pub fn gates(&self) -> &[Arc<Gate>] {
         &self.gates
     }
 
-    /// The server for a model: one that has it, the least loaded first; where none lists it, the first
-    /// real one that answers, whose refusal then names the reason. `None` while none answers.
-    pub fn route(&self, model: &str) -> Option<&Arc<Gate>> {
-        let least = |a: &&Arc<Gate>, b: &&Arc<Gate>| a.load().total_cmp(&b.load());
-        self.gates
-            .iter()
-            .filter(|g| g.serves(model))
-            .min_by(least)
-            .or_else(|| self.gates.iter().find(|g| g.is_up() && !g.spec.simulated))
+    /// The server for a turn with this model ([`routing::choose`]), those in `tried` left out. Where no server lists the
+    /// model, a real one that answers, whose refusal then names the reason. `None` while none can be asked.
+    pub fn route(&self, model: &str, tried: &[String]) -> Option<&Arc<Gate>> {
+        let now = gate::now();
+        let known = !tried.is_empty() || self.gates.iter().any(|g| g.knows(model));
+        let comes_into_question = |(gate, view): &(&Arc<Gate>, ServerView<'_>)| match view.model {
+            ModelAt::Loaded | ModelAt::Present => true,
+            ModelAt::Absent => !known && !gate.spec.simulated,
+        };
+        let views = self.gates.iter().map(|g| (g, g.view(model, now))).filter(comes_into_question);
+        let mut views: Vec<_> = views.map(|(_, view)| view).collect();
+        let named = |name: &str| self.gates.iter().find(|g| g.spec.name == name);
+        if let Some(name) = routing::choose(&views, tried) {
+            return named(name);
+        }
+        // Nobody is let through now, but behind one who is on trial one can stand in line.
+        views.iter_mut().for_each(|view| view.admits = named(view.name).is_some_and(|g| g.takes()));
+        named(routing::choose(&views, tried)?)
+    }
+
+    /// Sends as many of those who wait at a server elsewhere as would begin there at once: one that answers slowly, or hangs
+    /// and is not known to, must not keep turns waiting that another has a free slot for.
+    pub fn relieve(&self, here: &Arc<Gate>) {
+        let mut free: Vec<(&str, u32)> =
+            self.gates.iter().map(|g| (g.spec.name.as_str(), g.free())).collect();
+        if free.iter().all(|(_, slots)| *slots == 0) {
+            return;
+        }
+        for (turn, model) in here.line() {
+            let Some(better) = self.route(&model, &[]).filter(|g| !Arc::ptr_eq(g, here)) else { continue };
+            let room = free.iter_mut().find(|(name, slots)| *name == better.spec.name && *slots > 0);
+            if let Some((_, slots)) = room {
+                *slots -= 1;
+                here.dismiss(turn);
+            }
+        }
+    }
+
+    /// Whether a server that this turn has not tried has the model and takes turns.
+    pub fn has_another(&self, model: &str, tried: &[String]) -> bool {
+        self.gates.iter().any(|g| g.offers(model) && !tried.contains(&g.spec.name))
     }
 
     /// True where some server that answers lists the model.
@@ -105,11 +131,11 @@ impl Inference {
         self.gates.iter().any(|g| g.serves(model))
     }
 
-    /// The first of these models that a server has; else the first.
+    /// The first of these models that a server has which takes turns now; else the first.
     pub fn choose<'a>(&self, model: &'a str, fallback: &'a [String]) -> &'a str {
         std::iter::once(model)
             .chain(fallback.iter().map(String::as_str))
-            .find(|m| self.has(m))
+            .find(|m| self.gates.iter().any(|g| g.offers(m)))
             .unwrap_or(model)
     }
 
@@ -129,7 +155,25 @@ impl Inference {
         if self.closed.load(Ordering::Acquire) {
             return None;
         }
-        self.route(model)?.try_acquire()
+        self.route(model, &[])?.try_acquire(model)
+    }
+
+    /// Room in a line for a message that is not stored yet.
+    ///
+    /// # Errors
+    /// `inference_queue_full`: so many wait for the server that it would go to, or for any server to come back.
+    pub fn reserve(&self, model: &str) -> Result<Claim, Problem> {
+        if let Some(gate) = self.route(model, &[]) {
+            return gate.reserve(model).map(Claim::Reserved);
+        }
+        if self.away.len() >= self.limits.queue_limit {
+            let waiting = format!(
+                "{} turns wait for a model server to answer. This message was not stored; send it again later.",
+                self.limits.queue_limit
+            );
+            return Err(Problem::new(Code::InferenceQueueFull, waiting).retry_after(AWAY_RETRY_S));
+        }
+        Ok(Claim::Nothing)
     }
 
     /// Lets nobody in any more; those who wait go on waiting.
@@ -142,29 +186,31 @@ impl Inference {
         self.gates.iter().find_map(|g| g.place(turn))
     }
 
-    /// Place that a new turn for this model would get.
-    pub fn next_place(&self, model: &str) -> QueuePlace {
-        self.route(model).map_or(QueuePlace { position: 1, eta_s: None }, |g| g.next_place())
+    /// Place that a new turn would get.
+    pub fn next_place(&self, want: &Want) -> QueuePlace {
+        let nowhere = QueuePlace { position: 1, eta_s: None };
+        self.route(&want.model, &[]).map_or(nowhere, |g| g.next_place(want))
     }
 
-    /// Waits for a slot of a server that has the model.
+    /// Waits for a slot of a server that has the model and is not in `tried`. Moves on to another server where the one that
+    /// it waits for takes nobody any more.
     ///
     /// # Errors
-    /// `queue_full`, or `ollama_offline` after `offline_wait` without any server.
+    /// `ollama_offline` after `offline_wait` without any server.
     pub async fn acquire(
         &self,
-        model: &str,
-        turn: TurnId,
-        conversation: ConversationId,
+        want: &Want,
+        tried: &[String],
+        mut claim: Claim,
     ) -> Result<SlotPermit, Problem> {
         let mut changes = self.changed.subscribe();
-        let mut offline_since: Option<tokio::time::Instant> = None;
+        let mut offline: Option<(tokio::time::Instant, TaskTrackerToken)> = None;
         loop {
             changes.borrow_and_update();
-            match self.route(model).cloned() {
+            match self.route(&want.model, tried).cloned() {
                 Some(gate) => {
-                    offline_since = None;
-                    let mut ticket = gate.enqueue(turn, conversation)?;
+                    offline = None;
+                    let mut ticket = gate.enqueue(want, std::mem::take(&mut claim));
                     tokio::select! {
                         permit = ticket.permit() => if let Some(permit) = permit {
                             if self.closed.load(Ordering::Acquire) {
@@ -172,12 +218,13 @@ impl Inference {
                             }
                             return Ok(permit);
                         },
-                        () = route_changed(self, &mut changes, &gate, model) => {}
+                        () = route_changed(self, &mut changes, &gate, &want.model) => {}
                     }
                 }
                 None => {
-                    let since = *offline_since.get_or_insert_with(tokio::time::Instant::now);
-                    let wait = tokio::time::timeout_at(since + self.limits.offline_wait, changes.changed());
+                    let here = || (tokio::time::Instant::now(), self.away.token());
+                    let (since, _) = offline.get_or_insert_with(here);
+                    let wait = tokio::time::timeout_at(*since + self.limits.offline_wait, changes.changed());
                     if !matches!(wait.await, Ok(Ok(()))) {
                         return Err(self.offline());
                     }
@@ -192,13 +239,9 @@ impl Inference {
         Problem::new(
             Code::OllamaOffline,
             format!(
-                "No model server answered for {waited} s. The message is kept; start Ollama and send it again."
+                "No model server that can run this answered for {waited} s. The message is kept; start Ollama and send it again."
             ),
         )
-    }
-
-    pub fn offline_wait(&self) -> Duration {
-        self.limits.offline_wait
     }
 
     /// Probes servers whose lists are older than a second.
@@ -212,7 +255,7 @@ impl Inference {
     /// # Errors
     /// `model_not_found` where no server has it, `ollama_offline` where none answers.
     pub async fn details(&self, model: &str) -> Result<Arc<ModelDetails>, Problem> {
-        let gate = self.route(model).ok_or_else(|| {
+        let gate = self.route(model, &[]).ok_or_else(|| {
             Problem::new(Code::OllamaOffline, "No model server answers, so the model can't be looked up.")
         })?;
         if let Some(details) = gate.details(model) {
@@ -231,7 +274,7 @@ impl Inference {
 
     /// The largest context of a model, if it has been learnt.
     pub fn known_context(&self, model: &str) -> Option<u32> {
-        let gate = self.route(model)?;
+        let gate = self.route(model, &[])?;
         let listed = || gate.models().iter().find(|m| m.name == model).and_then(|m| m.context_length);
         gate.details(model).and_then(|d| d.context_length).or_else(listed)
     }
@@ -280,13 +323,14 @@ impl Inference {
     }
 }
 
-/// Resolves once there is a better way than waiting here: the server went down, or another one came up with the model.
+/// Resolves once there is a better way than waiting here: the server takes nobody any more, or another one came up with the
+/// model that this one lacks.
 async fn route_changed(inference: &Inference, changes: &mut watch::Receiver<u64>, here: &Gate, model: &str) {
     loop {
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        if !here.is_up() || (!here.serves(model) && inference.has(model)) {
+        if !here.takes() || (!here.serves(model) && inference.has(model)) {
             return;
         }
     }
@@ -339,133 +383,5 @@ pub(crate) fn model_problem(error: &ModelError, model: &str, server: &str) -> Pr
             Code::UpstreamError,
             format!("{server} answered something that is not its protocol ({reason})."),
         ),
-    }
-}
-
-async fn ask(gate: &Gate) -> Option<ProbeResult> {
-    let server = &gate.spec.model;
-    let begun = Instant::now();
-    let version = server.version().await.ok()?;
-    let latency = begun.elapsed();
-    let (models, loaded) = tokio::join!(server.models(), server.loaded());
-    Some(ProbeResult { version, latency, models: models.ok()?, loaded: loaded.unwrap_or_default() })
-}
-
-/// Asks a server how it is. True where its state changed.
-pub(crate) async fn probe(gate: &Arc<Gate>) -> bool {
-    let found = tokio::time::timeout(PROBE_TIMEOUT, ask(gate)).await.ok().flatten();
-    gate.probed(found)
-}
-
-/// Messages of [`GateActor`].
-#[derive(Debug)]
-pub(crate) enum GateMessage {
-    /// Time to probe.
-    ProbeDue,
-    /// A probe ended; with true the server's state changed.
-    Probed(bool),
-    /// Time to look at the line.
-    MovedDue,
-}
-
-/// What a [`GateActor`] starts with.
-#[derive(Debug, Clone)]
-pub(crate) struct GateArgs {
-    pub gate: Arc<Gate>,
-    pub hubs: Arc<Hubs>,
-    pub history: History,
-    pub tasks: TaskTracker,
-}
-
-/// Tells the actor that its probe ended, also where a defect ended it by a panic: the next one comes all the same.
-struct ProbeEnded {
-    me: ActorRef<GateMessage>,
-    probing: Arc<AtomicBool>,
-    changed: bool,
-}
-
-impl Drop for ProbeEnded {
-    fn drop(&mut self) {
-        self.probing.store(false, Ordering::Release);
-        // An actor that ended meanwhile needs no result.
-        let _ = self.me.cast(GateMessage::Probed(self.changed));
-    }
-}
-
-/// State of [`GateActor`].
-pub(crate) struct GateState {
-    args: GateArgs,
-    probing: Arc<AtomicBool>,
-}
-
-impl GateState {
-    fn probe(&self, me: &ActorRef<GateMessage>) {
-        if self.probing.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let gate = self.args.gate.clone();
-        let ended = ProbeEnded { me: me.clone(), probing: self.probing.clone(), changed: false };
-        self.args.tasks.spawn(async move {
-            // Taken in whole: alone, its flag would be copied and the news sent at once.
-            let mut ended = ended;
-            ended.changed = probe(&gate).await;
-        });
-    }
-
-    fn probed(&self, me: &ActorRef<GateMessage>, changed: bool) {
-        if changed {
-            tell_state(&self.args.history, &self.args.gate);
-        }
-        let pause = if self.args.gate.is_up() { PROBE_UP } else { PROBE_DOWN };
-        me.send_after(pause, || GateMessage::ProbeDue);
-    }
-
-    fn moved(&self, me: &ActorRef<GateMessage>) {
-        for (conversation, moved) in self.args.gate.moved() {
-            self.args.hubs.publish_moved(conversation, &moved);
-        }
-        me.send_after(MOVED_EVERY, || GateMessage::MovedDue);
-    }
-}
-
-/// Tells that a server went up or down.
-pub(crate) fn tell_state(history: &History, gate: &Gate) {
-    let server = gate.server();
-    tracing::info!(server.name = %server.name, state = ?server.state, "model server changed state");
-    let event = NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server });
-    history.note(Fact::new(Change::None, vec![event]));
-}
-
-/// Probes one model server.
-pub(crate) struct GateActor;
-
-impl Actor for GateActor {
-    type Msg = GateMessage;
-    type State = GateState;
-    type Arguments = GateArgs;
-
-    async fn pre_start(
-        &self,
-        me: ActorRef<Self::Msg>,
-        args: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        let state = GateState { args, probing: Arc::default() };
-        state.probe(&me);
-        me.send_after(MOVED_EVERY, || GateMessage::MovedDue);
-        Ok(state)
-    }
-
-    async fn handle(
-        &self,
-        me: ActorRef<Self::Msg>,
-        message: Self::Msg,
-        state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
-            GateMessage::ProbeDue => state.probe(&me),
-            GateMessage::Probed(changed) => state.probed(&me, changed),
-            GateMessage::MovedDue => state.moved(&me),
-        }
-        Ok(())
     }
 }

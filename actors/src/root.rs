@@ -129,6 +129,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         .map(|gate| {
             let args = GateArgs {
                 gate: gate.clone(),
+                inference: inference.clone(),
                 hubs: hubs.clone(),
                 history: history.clone(),
                 tasks: tasks.clone(),

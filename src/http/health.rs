@@ -12,7 +12,7 @@ use std::{
 use deia_actors::{
     controller::{Controller, Observation},
     domain::{
-        model::{Server, ServerState},
+        model::{BreakerState, Server, ServerState},
         task::Task,
         time::Timestamp,
     },
@@ -222,6 +222,9 @@ fn overall(servers: &BTreeMap<String, Check>) -> Status {
 fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
     let check = |server: &Server| {
         let (status, detail) = match server.state {
+            ServerState::Up if server.breaker.state != BreakerState::Closed => {
+                (Status::Degraded, Some("gets no turns for a while: several failed in a row".into()))
+            }
             ServerState::Up => (Status::Ok, server.version.as_ref().map(|v| format!("version {v}"))),
             ServerState::Draining => (Status::Degraded, Some("takes no new work".into())),
             ServerState::Down => (Status::Down, Some(format!("{} does not answer", server.url))),
@@ -290,7 +293,7 @@ fn reported(report: &Report) -> Response {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use deia_actors::domain::model::{QueueDepth, Slots};
+    use deia_actors::domain::model::{BreakerView, QueueDepth, Slots};
 
     use super::*;
     use crate::http::problem::tests::body;
@@ -302,6 +305,7 @@ mod tests {
             state,
             version: Some("0.1".into()),
             latency_ms: Some(1.0),
+            breaker: BreakerView::default(),
             slots: Slots { total: 1, busy: 0 },
             queue: QueueDepth { depth: 0, limit: 1, eta_s: None },
             since: Timestamp(1),

@@ -61,6 +61,10 @@ impl PathValues {
     pub(super) fn bot(&self) -> Result<BotId, Problem> {
         self.decoded(0).parse().map_err(|e: InvalidId| Problem::field("bot_id", e.to_string()))
     }
+    /// Name of a model server, whatever was written.
+    pub(super) fn server(&self) -> String {
+        self.decoded(0)
+    }
     pub(super) fn turn(&self) -> Result<TurnId, Problem> {
         self.decoded(0).parse().map_err(|e: InvalidId| Problem::field("turn_id", e.to_string()))
     }
@@ -123,6 +127,7 @@ fn matches_exactly(pattern: &str, path: &str) -> bool {
     let names = pattern.split('/').filter_map(|s| s.strip_prefix(':'));
     names.zip(&values).all(|(name, value)| match name {
         "bot_id" => BotId::parse(value).is_ok(),
+        "server" => true,
         _ => Uuid::try_parse(value).is_ok(),
     })
 }

@@ -270,6 +270,13 @@ async fn on_memory(sim: &Sim) -> (Controller, MemoryStore, BotId) {
     let tree = Controller::builder(Arc::new(store.clone())).server(server).start().await.unwrap();
     let config = json!({"model": "sim:tokens=8"}).as_object().cloned();
     let bot = tree.launch(LaunchBot { config, ..LaunchBot::default() }).await.unwrap();
+    // What the start has to store is stored: the next commit is the test's.
+    eventually("the start is told", async || {
+        let events = store.events();
+        let told = |name: &str| events.iter().any(|event| &*event.name == name);
+        (told("bot_state_changed") && told("server_state_changed")).then_some(())
+    })
+    .await;
     (tree, store, bot.id)
 }
 

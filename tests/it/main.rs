@@ -27,6 +27,7 @@ mod process;
 mod process_death;
 mod retention;
 mod search;
+mod servers;
 mod shutdown;
 mod turns;
 mod upstream;

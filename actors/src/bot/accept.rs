@@ -29,7 +29,7 @@ use crate::{
         time::Timestamp,
         turn::{ContextUse, QueuePlace, Timings, Turn, TurnState, Usage},
     },
-    inference::SlotPermit,
+    inference::{Claim, SlotPermit, Want},
     ports::{
         chat_model::Role,
         history_store::{Change, Fact},
@@ -112,6 +112,10 @@ pub(super) struct Prepared {
     model: String,
     path: Option<Arc<Path>>,
     begun: Option<(SlotPermit, Plan)>,
+    /// Room in the line of the model server, where it does not begin at once.
+    claim: Claim,
+    /// Tokens that it is expected to cost there.
+    cost: u32,
     config: Arc<BotConfig>,
 }
 
@@ -166,29 +170,39 @@ impl BotActorState {
             images: send.images.clone(),
             tool_calls: None,
         };
-        context::check_fits(&record.config, &options, &probe, self.estimator).map_err(problem)?;
+        let probe_tokens =
+            context::check_fits(&record.config, &options, &probe, self.estimator).map_err(problem)?;
         let inference = &self.args.context.inference;
         let model = match record.config.model.as_str() {
             "" => inference.any_model().unwrap_or_default(),
             named => inference.choose(named, &record.config.fallback).to_owned(),
         };
         let path = talk.path.clone().filter(|p| p.leaf == parent);
-        let mut begun = None;
+        let (mut begun, mut used) = (None, probe_tokens);
         if place == Place::Now
             && let Some(path) = &path
         {
             let plan =
                 context::plan(&record.config, &options, path, &probe, self.estimator).map_err(problem)?;
+            used = plan.usage.used;
             begun = inference.try_acquire(&model).map(|permit| (permit, plan));
         }
+        let claim = match (&begun, place) {
+            (Some(_), _) => Claim::Nothing,
+            (None, Place::Now) => inference.reserve(&model).map_err(problem)?,
+            // It comes to the line when it is its turn in its conversation; until then it only must not be too much.
+            (None, _) => inference.reserve(&model).map(|_| Claim::Nothing).map_err(problem)?,
+        };
         Ok(Prepared {
             conversation,
             parent,
             place,
-            options,
             model,
             path,
             begun,
+            claim,
+            cost: context::cost(used, &options),
+            options,
             config: Arc::new(record.config.clone()),
         })
     }
@@ -240,7 +254,15 @@ impl BotActorState {
         let queue = match (&prepared.begun, prepared.place) {
             (Some(_), _) => None,
             (None, Place::Behind(position)) => Some(QueuePlace { position, eta_s: None }),
-            (None, _) => Some(context.inference.next_place(&prepared.model)),
+            (None, _) => Some(context.inference.next_place(&Want {
+                turn: incoming.turn,
+                conversation: prepared.conversation,
+                bot: bot_id.clone(),
+                class: send.class,
+                model: prepared.model.clone(),
+                cost: prepared.cost,
+                told: None,
+            })),
         };
         let begins = prepared.begun.is_some();
         let turn = Turn {
@@ -292,6 +314,8 @@ impl BotActorState {
             accept: Some((submitted, reply_port)),
             go: gone,
             path: prepared.path,
+            class: incoming.send.class,
+            claim: prepared.claim,
             begun: prepared.begun,
             asked: None,
             unsaved,

@@ -166,6 +166,11 @@ pub(crate) fn budget(options: &Options) -> (u32, u32) {
     (num_ctx, reply)
 }
 
+/// Tokens that a turn with such a prompt is expected to cost its server, the answer included.
+pub(crate) fn cost(prompt: u32, options: &Options) -> u32 {
+    prompt.saturating_add(budget(options).1)
+}
+
 fn too_long(num_ctx: u32, needed: u32) -> Problem {
     Problem::new(
         Code::PromptTooLong,
@@ -184,10 +189,10 @@ pub(crate) fn check_fits(
     options: &Options,
     message: &ContextEntry,
     estimator: Estimator,
-) -> Result<(), Problem> {
+) -> Result<u32, Problem> {
     let (num_ctx, reply) = budget(options);
     let fixed = fixed_tokens(config, message, estimator);
-    if fixed > num_ctx.saturating_sub(reply) { Err(too_long(num_ctx, fixed)) } else { Ok(()) }
+    if fixed > num_ctx.saturating_sub(reply) { Err(too_long(num_ctx, fixed)) } else { Ok(fixed) }
 }
 
 fn fixed_tokens(config: &BotConfig, message: &ContextEntry, estimator: Estimator) -> u32 {

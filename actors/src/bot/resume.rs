@@ -18,6 +18,7 @@ use super::{
 use crate::{
     controller::requests::Sent,
     domain::{ids::MessageId, problem::Problem},
+    inference::{Claim, queue::Class},
 };
 
 /// A message that came before its bot was ready for it.
@@ -201,6 +202,9 @@ impl BotActorState {
             accept: None,
             go: gone,
             path: None,
+            // Whoever waited for it may be gone.
+            class: Class::Api,
+            claim: Claim::Nothing,
             begun: None,
             asked: None,
             unsaved,

@@ -17,7 +17,6 @@ use futures_util::{
 };
 use parking_lot::Mutex;
 use ractor::{ActorRef, RpcReplyPort};
-use rand::Rng;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -36,10 +35,10 @@ use crate::{
         event::TurnEnd,
         message::Message,
         problem::{Code, Problem},
-        turn::{Turn, TurnStep},
+        turn::Turn,
     },
     history::{CommitResult, Submitted, Unsaved, read_problem, storage_problem},
-    inference::{SlotPermit, model_problem},
+    inference::{Claim, SlotPermit, model_problem, queue::Class},
     ports::{
         chat_model::{ChatRequest, ChatStream, ModelError, Piece},
         history_store::{Change, Fact},
@@ -50,10 +49,6 @@ use crate::{
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// And at least every so many bytes.
 const CHECKPOINT_BYTES: usize = 2048;
-/// Pauses between attempts to reach a server, before jitter.
-const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// How often a prompt is shortened because the server counted more tokens than estimated.
-const MAX_TIGHTEN: u32 = 3;
 
 /// A turn in progress: where it stands, its message, its text.
 pub(crate) struct TurnShared {
@@ -89,6 +84,10 @@ pub(crate) struct TurnJob {
     pub go: Option<oneshot::Receiver<Arc<Path>>>,
     /// The history that it continues, if it is in memory.
     pub path: Option<Arc<Path>>,
+    /// How its requests stand in the line of a server.
+    pub class: Class,
+    /// Its room in that line, from before it was stored.
+    pub claim: Claim,
     /// Slot and prompt of a turn whose start is part of its acceptance.
     pub begun: Option<(SlotPermit, Plan)>,
     /// The request to the model server that was begun while the acceptance was on its way to storage.
@@ -99,8 +98,8 @@ pub(crate) struct TurnJob {
 
 /// A request on its way to a model server.
 pub(crate) struct Asked {
-    at: Instant,
-    answer: BoxFuture<'static, Result<ChatStream, ModelError>>,
+    pub(super) at: Instant,
+    pub(super) answer: BoxFuture<'static, Result<ChatStream, ModelError>>,
 }
 
 /// Drives a turn to its end.
@@ -194,111 +193,8 @@ impl TurnJob {
         }
     }
 
-    async fn generate(&mut self) -> End {
-        let (mut permit, mut plan) = match self.begun.take() {
-            Some(begun) => begun,
-            None => match self.begin().await {
-                Ok(begun) => begun,
-                Err(end) => return end,
-            },
-        };
-        let deadline = tokio::time::Instant::now() + self.context.inference.offline_wait();
-        let (mut pause, mut tightened) = (RETRY_PAUSE.0, 0);
-        loop {
-            let Some(gate) = permit.gate().cloned() else { return End::Abandoned };
-            let (asked, answer) = match self.asked.take() {
-                Some(Asked { at, answer }) => (at, answer.await),
-                None => {
-                    let request = self.request(&plan);
-                    (Instant::now(), gate.spec.model.chat(request).await)
-                }
-            };
-            let error = match answer {
-                Ok(stream) => match self.stream(stream, &plan, asked).await {
-                    Ok(end) => return end,
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
-            if self.shared.live.len() > 0 {
-                return End::Failed(self.problem(&error, &gate.spec.name));
-            }
-            match &error {
-                ModelError::ContextExceeded(_) if tightened < MAX_TIGHTEN => {
-                    tightened += 1;
-                    match self.shorten(&plan).await {
-                        Some(shorter) => plan = shorter,
-                        None => return End::Failed(self.problem(&error, &gate.spec.name)),
-                    }
-                }
-                error if error.is_retryable() && tokio::time::Instant::now() < deadline => {
-                    if matches!(error, ModelError::Unreachable(_)) && gate.lost() {
-                        crate::inference::tell_state(&self.context.history, &gate);
-                    }
-                    drop(permit);
-                    let jitter = rand::rng().random_range(0.5..1.0);
-                    tokio::time::sleep(pause.mul_f64(jitter)).await;
-                    pause = (pause * 2).min(RETRY_PAUSE.1);
-                    let (turn, model) = {
-                        let turn = self.shared.turn.lock();
-                        (turn.id, turn.model.clone())
-                    };
-                    let conversation = self.reply.conversation_id;
-                    permit = match self.context.inference.acquire(&model, turn, conversation).await {
-                        Ok(permit) => permit,
-                        Err(problem) => return End::Failed(problem),
-                    };
-                    let server = permit.gate().map(|g| g.spec.name.clone());
-                    self.shared.turn.lock().server = server;
-                }
-                error => return End::Failed(self.problem(error, &gate.spec.name)),
-            }
-        }
-    }
-
-    /// Waits for the conversation and for a slot, then stores the start.
-    async fn begin(&mut self) -> Result<(SlotPermit, Plan), End> {
-        if let Some(go) = self.go.take() {
-            // An error means that the bot is gone, and this task with it in a moment.
-            self.path = Some(go.await.map_err(|_| End::Abandoned)?);
-        }
-        let plan = self.plan().await.map_err(End::Failed)?;
-        let (id, conversation, model) = {
-            let mut turn = self.shared.turn.lock();
-            let inference = &self.context.inference;
-            turn.model = match turn.model.as_str() {
-                "" => inference.any_model().unwrap_or_default(),
-                named => inference.choose(named, &self.config.fallback).to_owned(),
-            };
-            (turn.id, turn.conversation_id, turn.model.clone())
-        };
-        let permit = self.context.inference.acquire(&model, id, conversation).await.map_err(End::Failed)?;
-        let turn = {
-            let mut turn = self.shared.turn.lock();
-            turn.state = turn.state.after(TurnStep::Start).ok_or(End::Abandoned)?;
-            turn.queue = None;
-            turn.server = permit.gate().map(|g| g.spec.name.clone());
-            turn.timings.queued_ms = Some(millis(self.shared.accepted.elapsed()));
-            turn.context = plan.usage;
-            turn.clone()
-        };
-        let started = turn_events::started(&turn);
-        let trimmed = turn_events::trimmed(&turn);
-        let submitted = self.context.entry.turn_began(id, |changed| {
-            let events = changed.into_iter().chain(trimmed).chain([started]).collect();
-            self.context.history.submit(Fact::new(Change::StartTurn(turn), events))
-        });
-        // An acknowledged message is not given up because the database is away for a moment.
-        match self.context.history.persist(submitted).await {
-            // Not applied, and begun all the same: it was stored before, and nobody could say so.
-            Ok(done) if done.applied || self.context.generates(id).await => Ok((permit, plan)),
-            Ok(_) => Err(End::Gone),
-            Err(error) => Err(End::Failed(storage_problem(&error))),
-        }
-    }
-
     /// The prompt; reads the history where it is not in memory.
-    async fn plan(&mut self) -> Result<Plan, Problem> {
+    pub(super) async fn plan(&mut self) -> Result<Plan, Problem> {
         let message = ContextEntry::of(&self.shared.message).ok_or_else(|| {
             Problem::new(Code::Internal, "A message without a turn can't be answered; this is a defect.")
         })?;
@@ -319,7 +215,7 @@ impl TurnJob {
     }
 
     /// A shorter prompt after the server refused one; `None` where there is nothing left to leave out.
-    async fn shorten(&mut self, before: &Plan) -> Option<Plan> {
+    pub(super) async fn shorten(&mut self, before: &Plan) -> Option<Plan> {
         self.estimator.tighten();
         let shorter = self.plan().await.ok()?;
         if shorter.messages.len() >= before.messages.len() {
@@ -335,7 +231,7 @@ impl TurnJob {
         Some(shorter)
     }
 
-    fn request(&self, plan: &Plan) -> ChatRequest {
+    pub(super) fn request(&self, plan: &Plan) -> ChatRequest {
         let (num_ctx, _) = context::budget(&self.options);
         let options = Options { num_ctx: Some(num_ctx), ..self.options.clone() };
         let mut options = serde_json::to_value(options).unwrap_or_default();
@@ -353,11 +249,12 @@ impl TurnJob {
         }
     }
 
-    async fn stream(
+    pub(super) async fn stream(
         &mut self,
-        mut stream: crate::ports::chat_model::ChatStream,
+        mut stream: ChatStream,
         plan: &Plan,
         asked: Instant,
+        permit: &mut SlotPermit,
     ) -> Result<End, ModelError> {
         let mut due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
         // Bytes that are stored, the length at which more are sent, and the one checkpoint on its way: a slow database
@@ -386,6 +283,7 @@ impl TurnJob {
                 () = tokio::time::sleep_until(due), if grown => continue,
             };
             let mut burst = burst.unwrap_or(Err(ModelError::Cut))?;
+            permit.answered();
             burst.pieces.iter_mut().for_each(without_nul);
             if !burst.pieces.is_empty() {
                 if stored == 0 && self.shared.live.len() == 0 {
@@ -404,6 +302,7 @@ impl TurnJob {
                 }
             }
             if let Some(done) = burst.done {
+                permit.done(done.load);
                 // Only plain text says how long a token is.
                 let plain = self.config.tools.is_empty() && plan.messages.iter().all(|m| m.images.is_empty());
                 if let Some(tokens) = done.prompt_tokens.filter(|_| plain) {
@@ -424,7 +323,7 @@ impl TurnJob {
         async move { submitted.outcome().await.ok().map(|_| bytes) }.boxed()
     }
 
-    fn problem(&self, error: &ModelError, server: &str) -> Problem {
+    pub(super) fn problem(&self, error: &ModelError, server: &str) -> Problem {
         let mut problem = model_problem(error, &self.shared.turn.lock().model, server);
         if self.shared.live.len() > 0 {
             problem.detail.push_str(" What came before is kept.");

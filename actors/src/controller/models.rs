@@ -12,7 +12,7 @@ use crate::{
         problem::FieldError,
         pull::{Pull, PullState},
     },
-    inference::{Gate, model_problem, probe, tell_state},
+    inference::{Gate, model_problem, probe},
     ports::chat_model::{LoadedModel, ModelDetails, ModelError},
     tasks::{PullMessage, PullWatch},
 };
@@ -141,9 +141,9 @@ impl Controller {
     ) -> Result<Vec<String>, ControllerError> {
         self.open()?;
         let places = self.places(name, server).await?;
-        let least = places.into_iter().min_by(|a, b| a.gate.load().total_cmp(&b.gate.load()));
+        let least = places.into_iter().min_by(|a, b| load(&a.gate).total_cmp(&load(&b.gate)));
         // Dropped with its caller: then nobody waits for the model any more.
-        each(&self.inner.history, Deed::Load, least.as_slice()).await
+        each(Deed::Load, least.as_slice()).await
     }
 
     /// Takes a model out of the memory of a server (none = of all that have it); answers which. Audited.
@@ -159,7 +159,7 @@ impl Controller {
         let (me, name, places) = (self.clone(), name.clone(), self.places(name, server).await?);
         self.carry_out(async move {
             me.audit_each("model.unload", &name, &places).await?;
-            each(&me.inner.history, Deed::Unload, &places).await
+            each(Deed::Unload, &places).await
         })
         .await
     }
@@ -185,7 +185,7 @@ impl Controller {
         let (me, name) = (self.clone(), name.clone());
         self.carry_out(async move {
             me.audit_each("model.delete", &name, &places).await?;
-            let servers = each(&me.inner.history, Deed::Delete, &places).await?;
+            let servers = each(Deed::Delete, &places).await?;
             let body = EventBody::ModelDeleted { model: name, servers: servers.clone() };
             let event = NewEvent::new(vec![Topic::Models], &body);
             me.inner.history.append(Fact::new(Change::None, vec![event])).await?;
@@ -279,7 +279,7 @@ enum Deed {
 }
 
 /// Does it at each place in turn, and looks at what the server shows afterwards; answers the servers.
-async fn each(history: &History, deed: Deed, places: &[Place]) -> Result<Vec<String>, Problem> {
+async fn each(deed: Deed, places: &[Place]) -> Result<Vec<String>, Problem> {
     let mut servers = vec![];
     for Place { gate, listed } in places {
         let model = &gate.spec.model;
@@ -289,27 +289,26 @@ async fn each(history: &History, deed: Deed, places: &[Place]) -> Result<Vec<Str
             Deed::Delete => model.delete(listed).await,
         };
         if matches!(done, Err(ModelError::Unreachable(_))) {
-            look(history, gate).await;
+            probe(gate).await;
         }
         done.map_err(|error| model_problem(&error, listed, &gate.spec.name))?;
-        settle(history, deed, gate, listed).await;
+        settle(deed, gate, listed).await;
         servers.push(gate.spec.name.clone());
     }
     Ok(servers)
 }
 
-/// Looks at a server, and tells where it went away or came back.
-async fn look(history: &History, gate: &Arc<Gate>) {
-    if probe(gate).await {
-        tell_state(history, gate);
-    }
+/// Turns that run and wait at a server, per slot.
+fn load(gate: &Gate) -> f64 {
+    let server = gate.server();
+    f64::from(server.slots.busy + server.queue.depth) / f64::from(server.slots.total.max(1))
 }
 
 /// Looks at what a server shows now. One that unloads answers a moment before it has done so.
-async fn settle(history: &History, deed: Deed, gate: &Arc<Gate>, listed: &str) {
+async fn settle(deed: Deed, gate: &Arc<Gate>, listed: &str) {
     let shown = async {
         loop {
-            look(history, gate).await;
+            probe(gate).await;
             if !matches!(deed, Deed::Unload) || gate.loaded().iter().all(|m| m.name != listed) {
                 return;
             }

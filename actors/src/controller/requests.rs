@@ -20,6 +20,8 @@ use crate::{
     },
 };
 
+pub use crate::inference::queue::Class;
+
 /// Launch a bot.
 #[derive(Debug, Clone, Default)]
 pub struct LaunchBot {
@@ -96,12 +98,15 @@ pub struct SendMessage {
     pub format: Option<Value>,
     /// Free data of the caller, stored with the message.
     pub metadata: Map<String, Value>,
+    /// Who waits for the answer: where model servers are busy, `Interactive` goes before `Api`, and that before `Background`,
+    /// without starving it.
+    pub class: Class,
     /// Makes it safe to send twice: the second one gets the answer of the first. Kept for 24 hours.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
 impl SendMessage {
-    /// A plain text to the bot's main conversation.
+    /// A plain text to the bot's main conversation, from a program.
     #[must_use]
     pub fn text(bot_id: BotId, content: impl Into<Arc<str>>) -> Self {
         Self {
@@ -114,6 +119,7 @@ impl SendMessage {
             think: None,
             format: None,
             metadata: Map::new(),
+            class: Class::Api,
             idempotency_key: None,
         }
     }

@@ -57,7 +57,7 @@ pub enum ServerState {
 /// Slots of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slots {
-    /// Turns that may run at once.
+    /// Turns that may run at once: fewer than configured while the server says that it is busy.
     pub total: u32,
     /// Turns that run.
     pub busy: u32,
@@ -74,7 +74,31 @@ pub struct QueueDepth {
     pub eta_s: Option<f64>,
 }
 
-/// A model server as shown outside. The circuit breaker comes with the fair queue.
+/// How a circuit breaker stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BreakerState {
+    /// Everybody is let through.
+    #[default]
+    Closed,
+    /// Nobody is.
+    Open,
+    /// One is, or was, and his fate is not known yet.
+    HalfOpen,
+}
+
+/// The circuit breaker of a server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BreakerView {
+    /// How it stands.
+    pub state: BreakerState,
+    /// When the next turn is let through, while it is open.
+    pub retry_at: Option<Timestamp>,
+    /// What failed last, while it is not closed.
+    pub reason: Option<String>,
+}
+
+/// A model server as shown outside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Server {
     /// Name.
@@ -87,6 +111,9 @@ pub struct Server {
     pub version: Option<String>,
     /// Last probe, in milliseconds.
     pub latency_ms: Option<f64>,
+    /// Circuit breaker; closed in events that were stored before there was one.
+    #[serde(default)]
+    pub breaker: BreakerView,
     /// Slots.
     pub slots: Slots,
     /// Line.

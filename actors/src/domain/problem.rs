@@ -116,7 +116,7 @@ codes! {
     /// Too many requests wait for this bot.
     BotBusy = "bot_busy", 429, "Too many requests wait for this bot";
     /// Too many turns wait for the model server.
-    QueueFull = "queue_full", 429, "Too many turns wait for the model server";
+    InferenceQueueFull = "inference_queue_full", 429, "Too many turns wait for the model server";
     /// As many models as allowed are being pulled to the server.
     TooManyPulls = "too_many_pulls", 429, "Too many models are being pulled to this server";
     /// A defect of deia; the log has the reason under the request id.

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::domain::model::BreakerState;
 use crate::{ports::chat_model::ModelError, supervision::tidy_reason};
 
 /// When a breaker opens, and for how long.
@@ -39,17 +40,6 @@ impl Default for BreakerRules {
     fn default() -> Self {
         Self::DEFAULT
     }
-}
-
-/// How it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BreakerState {
-    /// Everybody is let through.
-    Closed,
-    /// Nobody is.
-    Open,
-    /// One is, or was, and his fate is not known yet.
-    HalfOpen,
 }
 
 /// What came of a request, for the breaker.
@@ -122,6 +112,12 @@ impl Breaker {
             State::Open { .. } => BreakerState::Open,
             State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
+    }
+
+    /// Raised whenever it lets others through than before, the end of a pause apart.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.time
     }
 
     /// When the pause ends, while it is open.

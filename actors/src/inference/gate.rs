@@ -1,9 +1,13 @@
-//! The gate in front of one model server: `slots` turns at once, the others in a bounded line, first
-//! come first served. A permit is a slot; dropping it lets the next one in. Kept apart from the actor that
-//! probes the server, so that a crash of that actor takes no slot and no place in the line.
+//! The gate in front of one model server: `slots` turns at once, the others in a fair, bounded line ([`super::queue`]). A
+//! permit is a slot; dropping it lets the next one in. Kept apart from the actor that probes the server, so that a crash of
+//! that actor takes no slot and no place in the line.
+//!
+//! A slot is handed out while the server is up, the breaker lets somebody through, fewer turns run than the adaptive slots
+//! allow, and no pause after a 503 is on. Every change of the state looks for somebody to let in ([`Gate::with`]); what
+//! needs time (the end of a pause) is a timer of the actor.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,21 +16,37 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use super::{
+    breaker::{Breaker, BreakerRules, BreakerState, Verdict},
+    queue::{FairQueue, Request},
+    service_times::ServiceTimes,
+    slots::AdaptiveSlots,
+};
 use crate::{
     domain::{
-        event::QueueMoved,
-        ids::{ConversationId, TurnId},
-        model::{QueueDepth, Server, ServerState, Slots},
-        problem::{Code, Problem},
+        ids::{BotId, ConversationId, TurnId},
+        model::ServerState,
+        problem::Problem,
         time::Timestamp,
         turn::QueuePlace,
     },
-    ports::chat_model::{ChatModel, LoadedModel, ModelDetails, ModelSummary},
+    inference::queue::Class,
+    ports::chat_model::{ChatModel, LoadedModel, ModelDetails, ModelError, ModelSummary},
     supervision::ActorSlot,
 };
 
-/// Weight of the newest turn in the running mean of durations.
-const MEAN_WEIGHT: f64 = 0.2;
+mod permit;
+#[cfg(test)]
+mod tests;
+mod views;
+
+pub(crate) use permit::{Claim, SlotPermit, Ticket};
+use permit::{PutBack, Reserved};
+
+/// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
+const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A model that was in memory is reported as loaded within less than this.
+const LOADED_WITHIN: Duration = Duration::from_millis(250);
 
 /// A model server to run turns on.
 #[derive(Clone)]
@@ -52,15 +72,47 @@ impl fmt::Debug for ServerSpec {
     }
 }
 
+/// What a turn wants of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Want {
+    pub turn: TurnId,
+    pub conversation: ConversationId,
+    pub bot: BotId,
+    pub class: Class,
+    pub model: String,
+    /// Estimated tokens of prompt and answer.
+    pub cost: u32,
+    /// The place that was told last.
+    pub told: Option<QueuePlace>,
+}
+
+impl Want {
+    /// Bots weigh the same; inside a bot its conversations share alike. An acknowledged turn has no deadline.
+    fn request<T>(&self, payload: T) -> Request<T> {
+        Request {
+            turn: self.turn,
+            class: self.class,
+            bot: self.bot.clone(),
+            weight: 1,
+            user: self.conversation.to_string().into(),
+            cost: self.cost,
+            deadline: None,
+            payload,
+        }
+    }
+}
+
 struct Waiter {
-    turn: TurnId,
     conversation: ConversationId,
+    model: String,
     permit: oneshot::Sender<SlotPermit>,
-    shown: u32,
+    told: Option<QueuePlace>,
 }
 
 struct State {
     up: bool,
+    /// Takes no new turns; what runs goes on.
+    draining: bool,
     since: Timestamp,
     version: Option<String>,
     latency: Option<Duration>,
@@ -68,9 +120,21 @@ struct State {
     loaded: Vec<LoadedModel>,
     details: HashMap<String, Arc<ModelDetails>>,
     refreshed: Option<Instant>,
+    /// When a turn was answered last.
+    answered: Option<Instant>,
     busy: u32,
-    waiters: VecDeque<Waiter>,
-    mean_s: Option<f64>,
+    /// Turns that were let in while their acceptance is stored; they come to the line in a moment.
+    coming: usize,
+    line: FairQueue<Waiter>,
+    /// The line changed since its places were told.
+    moved: bool,
+    slots: AdaptiveSlots,
+    breaker: Breaker,
+    times: ServiceTimes,
+    /// Since a 503 nobody is sent before this.
+    held_until: Option<Instant>,
+    /// 503s since a turn went well.
+    holds: u32,
 }
 
 /// The gate of one server.
@@ -80,7 +144,7 @@ pub(crate) struct Gate {
     pub actor: ActorSlot<super::GateMessage>,
     limit: usize,
     state: Mutex<State>,
-    /// Raised at every change of the server's state; turns that wait look again.
+    /// Raised whenever the gate takes turns that it did not take before, or no longer takes any; turns that wait look again.
     changed: watch::Sender<u64>,
 }
 
@@ -99,10 +163,16 @@ pub(crate) struct ProbeResult {
     pub loaded: Vec<LoadedModel>,
 }
 
+/// The clock of all gates; a test may stop it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 impl Gate {
     pub fn new(spec: ServerSpec, limit: usize, changed: watch::Sender<u64>) -> Self {
         let state = State {
             up: false,
+            draining: false,
             since: Timestamp::now(),
             version: None,
             latency: None,
@@ -110,252 +180,229 @@ impl Gate {
             loaded: vec![],
             details: HashMap::new(),
             refreshed: None,
+            answered: None,
             busy: 0,
-            waiters: VecDeque::new(),
-            mean_s: None,
+            coming: 0,
+            // The limit is for those who come anew (`reserve`); who was acknowledged always finds a place.
+            line: FairQueue::new(usize::MAX),
+            moved: false,
+            slots: AdaptiveSlots::new(spec.slots),
+            breaker: Breaker::new(BreakerRules::DEFAULT),
+            times: ServiceTimes::default(),
+            held_until: None,
+            holds: 0,
         };
         Self { spec, actor: ActorSlot::new(), limit, state: Mutex::new(state), changed }
     }
 
-    pub fn is_up(&self) -> bool {
-        self.state.lock().up
+    /// Changes the state, lets in whom the change made room for, and tells who waits elsewhere, and the actor.
+    fn with<R>(self: &Arc<Self>, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let before = state.standing();
+        let result = change(&mut state);
+        self.dispatch(&mut state);
+        let after = state.standing();
+        drop(state);
+        if (before.0, before.1) != (after.0, after.1) {
+            self.changed.send_modify(|n| *n += 1);
+        }
+        if before != after
+            && let Some(actor) = self.actor.get()
+        {
+            // An actor that is being started looks by itself.
+            let _ = actor.cast(super::GateMessage::Turned);
+        }
+        result
     }
 
-    pub fn serves(&self, model: &str) -> bool {
-        let state = self.state.lock();
-        let tagged = |name: &str| name.strip_suffix(":latest").is_some_and(|n| n == model);
-        state.up
-            && (state.models.iter().any(|m| m.name == model || tagged(&m.name))
-                || (self.spec.simulated && model.starts_with("sim:")))
-    }
-
-    /// Turns that run and wait per slot: the smaller, the sooner a new one begins.
-    pub fn load(&self) -> f64 {
-        let state = self.state.lock();
-        f64::from(state.busy + u32::try_from(state.waiters.len()).unwrap_or(u32::MAX))
-            / f64::from(self.spec.slots)
+    fn dispatch(self: &Arc<Self>, state: &mut State) {
+        while !state.line.is_empty() && state.has_room(now()) {
+            let Some(pass) = state.breaker.admit(now()) else { return };
+            let Some((request, popped)) = state.line.pop() else { return };
+            let Waiter { model, permit, .. } = request.payload;
+            state.busy += 1;
+            state.moved = true;
+            if let Err(mut unused) = permit.send(SlotPermit::new(self.clone(), model, pass, popped)) {
+                // Nobody waits there any more: undone here, as its own end would wait for this lock.
+                unused.disarm();
+                state.busy -= 1;
+                state.breaker.verdict(pass, Verdict::Unclear, "", now(), 0.0);
+            }
+        }
     }
 
     /// A slot, if one is free and nobody waits.
-    pub fn try_acquire(self: &Arc<Self>) -> Option<SlotPermit> {
-        let mut state = self.state.lock();
-        if !state.up || state.busy >= self.spec.slots || !state.waiters.is_empty() {
-            return None;
-        }
-        state.busy += 1;
-        Some(SlotPermit { gate: Some(self.clone()), taken: Instant::now() })
-    }
-
-    /// A place in the line (or a slot at once, through the ticket).
-    pub fn enqueue(self: &Arc<Self>, turn: TurnId, conversation: ConversationId) -> Result<Ticket, Problem> {
-        let mut state = self.state.lock();
-        let (sender, permit) = oneshot::channel();
-        if state.up && state.busy < self.spec.slots && state.waiters.is_empty() {
+    pub fn try_acquire(self: &Arc<Self>, model: &str) -> Option<SlotPermit> {
+        self.with(|state| {
+            if !state.line.is_empty() || !state.has_room(now()) {
+                return None;
+            }
+            let pass = state.breaker.admit(now())?;
             state.busy += 1;
-            // The receiver is held right here, so this can't fail.
-            let _ = sender.send(SlotPermit { gate: Some(self.clone()), taken: Instant::now() });
-            return Ok(Ticket { gate: self.clone(), turn, permit });
+            Some(SlotPermit::new(self.clone(), model.to_owned(), pass, state.line.passed_by()))
+        })
+    }
+
+    /// A place in the line for a turn that is not stored yet.
+    ///
+    /// # Errors
+    /// `inference_queue_full`.
+    pub fn reserve(self: &Arc<Self>, model: &str) -> Result<Reserved, Problem> {
+        let mut state = self.state.lock();
+        if state.line.len() + state.coming >= self.limit {
+            return Err(self.full(&state, model));
         }
-        if state.waiters.len() >= self.limit {
-            let eta = state.eta(self.limit, self.spec.slots).map_or(20.0, |s| s.clamp(1.0, 3600.0));
-            let problem = Problem::new(
-                Code::QueueFull,
-                format!(
-                    "{} turns wait for {}. This one was not begun; try again later.",
-                    self.limit, self.spec.name
-                ),
-            );
-            return Err(problem.retry_after(eta.ceil() as u32));
-        }
-        let shown = u32::try_from(state.waiters.len() + 1).unwrap_or(u32::MAX);
-        state.waiters.push_back(Waiter { turn, conversation, permit: sender, shown });
+        state.coming += 1;
         drop(state);
-        Ok(Ticket { gate: self.clone(), turn, permit })
+        Ok(Reserved::new(self.clone()))
     }
 
-    fn leave(&self, turn: TurnId) {
-        self.state.lock().waiters.retain(|w| w.turn != turn);
-    }
-
-    fn release(self: &Arc<Self>, held: Option<Duration>) {
-        let mut state = self.state.lock();
-        state.busy = state.busy.saturating_sub(1);
-        if let Some(held) = held {
-            let mean = state.mean_s.unwrap_or(held.as_secs_f64());
-            state.mean_s = Some(mean + MEAN_WEIGHT * (held.as_secs_f64() - mean));
+    /// Stands in the line, above its limit if need be: whoever comes here was acknowledged. A slot that is free is handed
+    /// over at once.
+    pub fn enqueue(self: &Arc<Self>, want: &Want, claim: Claim) -> Ticket {
+        let (permit, receiver) = oneshot::channel();
+        let waiter =
+            Waiter { conversation: want.conversation, model: want.model.clone(), permit, told: want.told };
+        let request = want.request(waiter);
+        let stands = self.with(|state| {
+            state.moved = true;
+            let refused = match &claim {
+                Claim::Back(PutBack { gate, popped }) if Arc::ptr_eq(gate, self) => {
+                    state.line.put_back(request, *popped)
+                }
+                Claim::Back(_) | Claim::Reserved(_) | Claim::Nothing => state.line.push(request),
+            };
+            refused.is_ok()
+        });
+        if !stands {
+            tracing::error!(turn.id = %want.turn, server.name = %self.spec.name, "a turn stands in a line twice; this is a defect");
         }
-        while state.up && state.busy < self.spec.slots {
-            let Some(waiter) = state.waiters.pop_front() else { break };
-            let permit = SlotPermit { gate: Some(self.clone()), taken: Instant::now() };
-            match waiter.permit.send(permit) {
-                Ok(()) => state.busy += 1,
-                // Nobody waits there any more: the permit ends unused, without a second release.
-                Err(mut unused) => unused.gate = None,
+        Ticket::new(self.clone(), want.turn, receiver)
+    }
+
+    /// Sends one who waits elsewhere: the place is lost, and whoever holds the ticket looks for another one.
+    pub fn dismiss(&self, turn: TurnId) {
+        let mut state = self.state.lock();
+        state.moved |= state.line.cancel(turn).is_some();
+    }
+
+    /// A probe's result; `asked` says when it began.
+    pub fn probed(self: &Arc<Self>, found: Option<ProbeResult>, asked: Instant) {
+        self.with(|state| {
+            if found.is_none() && state.answered.is_some_and(|at| at > asked) {
+                // Too busy with answers to answer a probe.
+                return;
             }
-        }
-    }
-
-    /// Place of a turn in the line.
-    pub fn place(&self, turn: TurnId) -> Option<QueuePlace> {
-        let state = self.state.lock();
-        let at = state.waiters.iter().position(|w| w.turn == turn)?;
-        let position = u32::try_from(at + 1).unwrap_or(u32::MAX);
-        Some(QueuePlace { position, eta_s: state.eta(at, self.spec.slots) })
-    }
-
-    /// Place that a new turn would get.
-    pub fn next_place(&self) -> QueuePlace {
-        let state = self.state.lock();
-        let ahead = state.waiters.len();
-        let position = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
-        QueuePlace { position, eta_s: state.eta(ahead, self.spec.slots) }
-    }
-
-    /// Places that changed since the last call.
-    pub fn moved(&self) -> Vec<(ConversationId, QueueMoved)> {
-        let mut state = self.state.lock();
-        let slots = self.spec.slots;
-        let etas: Vec<_> = (0..state.waiters.len()).map(|ahead| state.eta(ahead, slots)).collect();
-        let mut moved = vec![];
-        for (ahead, waiter) in state.waiters.iter_mut().enumerate() {
-            let position = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
-            if waiter.shown != position {
-                waiter.shown = position;
-                let server = self.spec.name.clone();
-                let eta_s = etas.get(ahead).copied().flatten();
-                moved.push((
-                    waiter.conversation,
-                    QueueMoved { turn_id: waiter.turn, position, eta_s, server },
-                ));
-            }
-        }
-        moved
-    }
-
-    /// A probe's result; true where the server's state changed.
-    pub fn probed(self: &Arc<Self>, found: Option<ProbeResult>) -> bool {
-        let mut state = self.state.lock();
-        let was = state.up;
-        state.up = found.is_some();
-        if was != state.up {
-            state.since = Timestamp::now();
-        }
-        if let Some(found) = found {
+            state.turn(found.is_some());
+            let Some(found) = found else { return state.loaded.clear() };
             state.version = Some(found.version);
             state.latency = Some(found.latency);
             state.details.retain(|name, _| found.models.iter().any(|m| m.name == *name));
             state.models = found.models;
             state.loaded = found.loaded;
-            state.refreshed = Some(Instant::now());
-        } else {
-            state.loaded.clear();
-        }
-        let up = state.up;
-        drop(state);
-        if was != up {
-            if up {
-                // Wake those that waited here while it was down.
-                self.state.lock().busy += 1;
-                self.release(None);
+            state.refreshed = Some(now());
+        });
+    }
+
+    /// Somebody looked after the server: what failed before counts no more.
+    pub fn forgive(self: &Arc<Self>) {
+        self.with(|state| {
+            state.breaker.reset();
+            (state.held_until, state.holds) = (None, 0);
+        });
+    }
+
+    /// Takes no new turns any more, or takes them again. What runs goes on; who waits here moves on.
+    pub fn drain(self: &Arc<Self>, draining: bool) {
+        self.with(|state| {
+            if std::mem::replace(&mut state.draining, draining) != draining {
+                state.since = Timestamp::now();
             }
-            self.changed.send_modify(|n| *n += 1);
-        }
-        was != up
+        });
     }
 
-    /// A turn could not reach it: down until the next probe. True where that is news.
-    pub fn lost(self: &Arc<Self>) -> bool {
-        self.probed(None)
+    /// A pause may be over: whoever waits here or elsewhere looks again.
+    pub fn look(self: &Arc<Self>) {
+        self.with(|_| ());
+        self.changed.send_modify(|n| *n += 1);
     }
 
-    /// How long ago its models were listed.
-    pub fn age(&self) -> Option<Duration> {
-        self.state.lock().refreshed.map(|at| at.elapsed())
-    }
-
-    pub fn models(&self) -> Vec<ModelSummary> {
-        self.state.lock().models.clone()
-    }
-
-    pub fn loaded(&self) -> Vec<LoadedModel> {
-        self.state.lock().loaded.clone()
-    }
-
-    pub fn details(&self, model: &str) -> Option<Arc<ModelDetails>> {
-        self.state.lock().details.get(model).cloned()
-    }
-
-    pub fn keep_details(&self, model: &str, details: Arc<ModelDetails>) {
-        self.state.lock().details.insert(model.to_owned(), details);
-    }
-
-    pub fn server(&self) -> Server {
+    /// When to [`look`](Self::look) again.
+    pub fn next_look(&self) -> Option<Instant> {
         let state = self.state.lock();
-        let waiting = state.waiters.len();
-        Server {
-            name: self.spec.name.clone(),
-            url: self.spec.url.clone(),
-            state: if state.up { ServerState::Up } else { ServerState::Down },
-            version: state.version.clone(),
-            latency_ms: state.latency.map(|l| l.as_secs_f64() * 1000.0),
-            slots: Slots { total: self.spec.slots, busy: state.busy },
-            queue: QueueDepth {
-                depth: u32::try_from(waiting).unwrap_or(u32::MAX),
-                limit: u32::try_from(self.limit).unwrap_or(u32::MAX),
-                eta_s: state.eta(waiting, self.spec.slots),
-            },
-            since: state.since,
-        }
+        let held = state.held_until.filter(|at| *at > now());
+        held.into_iter().chain(state.breaker.retry_at()).min()
+    }
+
+    /// What came of a request, as far as it did not go well.
+    fn failed(self: &Arc<Self>, permit: &SlotPermit, error: &ModelError) {
+        self.with(|state| {
+            match error {
+                ModelError::Busy(_) => {
+                    state.slots.busy(state.busy.saturating_sub(1));
+                    state.hold();
+                }
+                ModelError::Unreachable(_) => {
+                    state.turn(false);
+                    state.loaded.clear();
+                }
+                _ => {}
+            }
+            let verdict = Verdict::of(error);
+            state.breaker.verdict(permit.pass(), verdict, &error.to_string(), now(), rand::random());
+        });
     }
 }
 
 impl State {
-    /// Estimated wait behind `ahead` others: full rounds of the mean duration.
-    fn eta(&self, ahead: usize, slots: u32) -> Option<f64> {
-        let rounds = (ahead as f64 + 1.0) / f64::from(slots);
-        self.mean_s.map(|mean| (mean * rounds * 10.0).round() / 10.0)
+    fn has_room(&self, now: Instant) -> bool {
+        self.is_open() && self.busy < self.slots.now() && self.held_until.is_none_or(|at| now >= at)
     }
-}
 
-/// A slot of a server. Dropping it lets the next turn in.
-#[derive(Debug)]
-pub(crate) struct SlotPermit {
-    gate: Option<Arc<Gate>>,
-    taken: Instant,
-}
-
-impl SlotPermit {
-    /// The gate that it is a slot of; `None` only while it is being dropped.
-    pub fn gate(&self) -> Option<&Arc<Gate>> {
-        self.gate.as_ref()
+    fn is_open(&self) -> bool {
+        self.up && !self.draining
     }
-}
 
-impl Drop for SlotPermit {
-    fn drop(&mut self) {
-        if let Some(gate) = self.gate.take() {
-            gate.release(Some(self.taken.elapsed()));
+    /// What others have to hear of.
+    fn standing(&self) -> (ServerState, u64, Option<Instant>) {
+        (self.server_state(), self.breaker.turns(), self.held_until)
+    }
+
+    /// Whether a turn that waits here may hope: somebody is let through, or will be after the one who is on trial.
+    fn takes(&self) -> bool {
+        self.is_open() && (self.breaker.admits(now()) || self.breaker.state() == BreakerState::HalfOpen)
+    }
+
+    fn turn(&mut self, up: bool) {
+        if self.up != up {
+            (self.up, self.since) = (up, Timestamp::now());
         }
     }
-}
 
-/// A place in the line. Dropping it leaves the line.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    gate: Arc<Gate>,
-    turn: TurnId,
-    permit: oneshot::Receiver<SlotPermit>,
-}
+    /// Nobody is sent for a while. Turns that were turned away together count once.
+    fn hold(&mut self) {
+        let now = now();
+        if self.held_until.is_none_or(|at| at <= now) {
+            let pause = HOLD.0.saturating_mul(2u32.saturating_pow(self.holds)).min(HOLD.1);
+            self.held_until = Some(now + pause.mul_f64(0.5 + rand::random::<f64>() / 2.0));
+            self.holds = self.holds.saturating_add(1);
+        }
+    }
 
-impl Ticket {
-    /// Waits for the slot; `None` if the line was dissolved.
-    pub async fn permit(&mut self) -> Option<SlotPermit> {
-        (&mut self.permit).await.ok()
+    fn server_state(&self) -> ServerState {
+        match (self.up, self.draining) {
+            (false, _) => ServerState::Down,
+            (true, true) => ServerState::Draining,
+            (true, false) => ServerState::Up,
+        }
+    }
+
+    fn is_loaded(&self, model: &str) -> bool {
+        self.loaded.iter().any(|m| is_called(&m.name, model))
     }
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.gate.leave(self.turn);
-    }
+/// Whether a listed name is meant by `model`, which may leave out `:latest`.
+fn is_called(listed: &str, model: &str) -> bool {
+    listed.strip_prefix(model).is_some_and(|rest| rest.is_empty() || rest == ":latest")
 }

@@ -145,6 +145,13 @@ impl<T> FairQueue<T> {
         Some((request, Popped(popped)))
     }
 
+    /// The turn of one that is served without having stood in the empty line: put back with it, it goes before all who came
+    /// later.
+    #[must_use]
+    pub fn passed_by(&self) -> Popped {
+        Popped(self.order.popped())
+    }
+
     /// Takes one out, wherever it stands.
     pub fn cancel(&mut self, turn: TurnId) -> Option<Request<T>> {
         let held = self.held.remove(&turn)?;

@@ -1,6 +1,6 @@
 //! Port: one model server that chats (Ollama, the simulator, a fake).
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::Stream;
@@ -81,6 +81,8 @@ pub struct ChatDone {
     pub prompt_tokens: Option<u32>,
     /// Tokens of the answer.
     pub completion_tokens: Option<u32>,
+    /// Time until the model was in memory; next to nothing where it was there.
+    pub load: Option<Duration>,
 }
 
 /// Everything that was ready at once: neighbouring pieces of one kind are already joined.

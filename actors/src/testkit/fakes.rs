@@ -2,3 +2,4 @@
 
 pub mod hand_model;
 pub mod memory_store;
+pub mod moody_model;

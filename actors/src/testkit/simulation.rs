@@ -1,5 +1,5 @@
 //! Many bots in front of several model servers, on a virtual clock: the pure machines of `inference/` put together as a gate
-//! will, with servers that die, come back, say busy and load models. Seeded: the same plan, the same outcome.
+//! does, with servers that die, come back, say busy and load models. Seeded: the same plan, the same outcome.
 
 use std::{
     cmp::Reverse,

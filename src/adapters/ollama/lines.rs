@@ -4,7 +4,7 @@
 //! character. The exact line that Ollama writes for nearly every token is recognised by comparison (about 50 ns);
 //! whatever differs from it in one byte goes to serde.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use deia_actors::ports::chat_model::{ChatBurst, ChatDone, ModelError, Piece, PieceKind};
 use serde::Deserialize;
@@ -122,6 +122,7 @@ impl LineReader {
                 reason: line.done_reason.map(Cow::into_owned).filter(|r| !r.is_empty()),
                 prompt_tokens: line.prompt_eval_count.and_then(|n| u32::try_from(n).ok()),
                 completion_tokens: line.eval_count.and_then(|n| u32::try_from(n).ok()),
+                load: line.load_duration.map(Duration::from_nanos),
             });
         }
         Ok(())
@@ -154,6 +155,8 @@ struct Line<'a> {
     done_reason: Option<Cow<'a, str>>,
     prompt_eval_count: Option<u64>,
     eval_count: Option<u64>,
+    /// In nanoseconds.
+    load_duration: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -212,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    const DONE: &str = r#"{"model":"m","created_at":"t","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","prompt_eval_count":3,"eval_count":2}"#;
+    const DONE: &str = r#"{"model":"m","created_at":"t","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","load_duration":1500000,"prompt_eval_count":3,"eval_count":2}"#;
 
     fn token(text: &str) -> String {
         let text = serde_json::to_string(text).unwrap();
@@ -244,8 +247,12 @@ mod tests {
         assert_eq!(end, Ok(()));
         assert_eq!(burst.pieces.len(), 1, "neighbours of one kind are joined");
         assert_eq!(text(&burst, PieceKind::Content), "Grüße \"you\"\n");
-        let done =
-            ChatDone { reason: Some("stop".into()), prompt_tokens: Some(3), completion_tokens: Some(2) };
+        let done = ChatDone {
+            reason: Some("stop".into()),
+            prompt_tokens: Some(3),
+            completion_tokens: Some(2),
+            load: Some(Duration::from_micros(1500)),
+        };
         assert_eq!(burst.done, Some(done));
     }
 

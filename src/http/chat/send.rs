@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use deia_actors::{
     controller::{
         IMAGES_MAX,
-        requests::{AcceptedTurn, SendMessage, Sent},
+        requests::{AcceptedTurn, Class, SendMessage, Sent},
     },
     domain::{
         bot::Options,
@@ -90,6 +90,7 @@ impl SendBody {
             think: self.think,
             format: self.format,
             metadata: self.metadata.unwrap_or_default(),
+            class: Class::Api,
             idempotency_key: None,
         })
     }

@@ -1,7 +1,7 @@
 //! Frames of the socket as values: what a client may say, and what it is told.
 
 use deia_actors::{
-    controller::requests::{ResumeFrom, SendMessage, Subscribed, TextOffsets},
+    controller::requests::{Class, ResumeFrom, SendMessage, Subscribed, TextOffsets},
     domain::{
         event::Topic,
         idempotency::{IdempotencyKey, InvalidKey},
@@ -104,7 +104,9 @@ fn known(kind: &str, object: Map<String, Value>, reference: Ref) -> Result<Clien
             let key = object.remove("idempotency_key").filter(|key| !key.is_null());
             let idempotency_key = key.map(idempotency_key).transpose()?;
             let message = from_object::<SendBody>(object)?.message()?;
-            ClientFrame::Send { reference, message: SendMessage { idempotency_key, ..message } }
+            // Whoever keeps a socket open sits in front of it.
+            let class = Class::Interactive;
+            ClientFrame::Send { reference, message: SendMessage { idempotency_key, class, ..message } }
         }
         _ => {
             let Stop { turn_id } = from_object(object)?;

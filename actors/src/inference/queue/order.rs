@@ -95,6 +95,11 @@ impl Order {
         entries.push_back(&mut users[user].value.entries, Entry { turn, cost, home: Home::Line(user) })
     }
 
+    /// Entries popped so far, each once.
+    pub fn popped(&self) -> u64 {
+        self.popped
+    }
+
     /// An entry in front of all, but behind those that were popped before it.
     pub fn put_back(&mut self, turn: TurnId, popped: u64) -> Id {
         let later = |id: &Id| matches!(self.entries[*id].home, Home::Back(number) if number > popped);

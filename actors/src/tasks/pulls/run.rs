@@ -13,7 +13,7 @@ use crate::{
         pull::PullState,
     },
     history::{History, storage_problem},
-    inference::{model_problem, probe, tell_state},
+    inference::{model_problem, probe},
     ports::{
         chat_model::{ModelError, Wait},
         history_store::{Change, Fact},
@@ -85,9 +85,7 @@ async fn fetch(pull: &PullTask, history: &History) -> Result<(), Problem> {
         pull.progress(meter.take(began.elapsed(), &step));
     }
     // Whoever is told finds the model in the lists.
-    if probe(gate).await {
-        tell_state(history, gate);
-    }
+    probe(gate).await;
     let body = EventBody::ModelPulled {
         model: pull.name.clone(),
         server: gate.spec.name.clone(),

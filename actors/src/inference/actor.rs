@@ -1,0 +1,190 @@
+//! GateActor: probes one model server, ends the pauses of its gate, tells those who wait their places and everybody else how
+//! the server stands.
+//!
+//! Parent: InferenceSupervisor. Ports: ChatModel.
+//!
+//! Invariant: every change of a server's state is told once, whoever caused it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Inference,
+    gate::{Gate, ProbeResult, now},
+};
+use crate::{
+    broadcast::Hubs,
+    domain::{
+        event::{EventBody, NewEvent, Topic},
+        model::{BreakerState, ServerState},
+    },
+    history::History,
+    ports::history_store::{Change, Fact},
+};
+
+/// Between two probes of a server that answers.
+const PROBE_UP: Duration = Duration::from_secs(5);
+/// Between two probes of a server that does not.
+const PROBE_DOWN: Duration = Duration::from_millis(500);
+/// How long a probe may take.
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two looks at the line: `queue_moved` comes at most twice a second.
+const MOVED_EVERY: Duration = Duration::from_millis(500);
+
+async fn ask(gate: &Gate) -> Option<ProbeResult> {
+    let server = &gate.spec.model;
+    let begun = Instant::now();
+    let version = server.version().await.ok()?;
+    let latency = begun.elapsed();
+    let (models, loaded) = tokio::join!(server.models(), server.loaded());
+    Some(ProbeResult { version, latency, models: models.ok()?, loaded: loaded.unwrap_or_default() })
+}
+
+/// Asks a server how it is. True where it answered.
+pub(crate) async fn probe(gate: &Arc<Gate>) -> bool {
+    let asked = now();
+    let found = tokio::time::timeout(PROBE_TIMEOUT, ask(gate)).await.ok().flatten();
+    let answered = found.is_some();
+    gate.probed(found, asked);
+    answered
+}
+
+/// Messages of [`GateActor`].
+#[derive(Debug)]
+pub(crate) enum GateMessage {
+    /// Time to probe.
+    ProbeDue,
+    /// A probe ended.
+    Probed,
+    /// The gate stands otherwise than before.
+    Turned,
+    /// A pause of the gate is over.
+    PauseOver,
+    /// Time to look at the line.
+    MovedDue,
+}
+
+/// What a [`GateActor`] starts with.
+#[derive(Debug, Clone)]
+pub(crate) struct GateArgs {
+    pub gate: Arc<Gate>,
+    pub inference: Inference,
+    pub hubs: Arc<Hubs>,
+    pub history: History,
+    pub tasks: TaskTracker,
+}
+
+/// Tells the actor that its probe ended, also where a defect ended it by a panic: the next one comes all the same.
+struct ProbeEnded {
+    me: ActorRef<GateMessage>,
+    probing: Arc<AtomicBool>,
+}
+
+impl Drop for ProbeEnded {
+    fn drop(&mut self) {
+        self.probing.store(false, Ordering::Release);
+        // An actor that ended meanwhile needs no result.
+        let _ = self.me.cast(GateMessage::Probed);
+    }
+}
+
+/// State of [`GateActor`].
+pub(crate) struct GateState {
+    args: GateArgs,
+    probing: Arc<AtomicBool>,
+    /// How the server stood when it was told last.
+    told: (ServerState, BreakerState),
+}
+
+impl GateState {
+    fn probe(&self, me: &ActorRef<GateMessage>) {
+        if self.probing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let gate = self.args.gate.clone();
+        let ended = ProbeEnded { me: me.clone(), probing: self.probing.clone() };
+        self.args.tasks.spawn(async move {
+            probe(&gate).await;
+            drop(ended);
+        });
+    }
+
+    fn probed(&mut self, me: &ActorRef<GateMessage>) {
+        // The first probe may end before anybody knows where this actor is.
+        self.turned(me);
+        let pause = if self.args.gate.is_up() { PROBE_UP } else { PROBE_DOWN };
+        me.send_after(pause, || GateMessage::ProbeDue);
+    }
+
+    /// Tells how the server stands, where that is news, and sees to the end of its pause.
+    fn turned(&mut self, me: &ActorRef<GateMessage>) {
+        let server = self.args.gate.server();
+        let stands = (server.state, server.breaker.state);
+        if std::mem::replace(&mut self.told, stands) != stands {
+            tracing::info!(
+                server.name = %server.name, state = ?server.state, breaker = ?server.breaker.state,
+                reason = server.breaker.reason, "model server changed state"
+            );
+            let event = NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server });
+            self.args.history.note(Fact::new(Change::None, vec![event]));
+        }
+        if let Some(at) = self.args.gate.next_look() {
+            me.send_after(at.saturating_duration_since(now()), || GateMessage::PauseOver);
+        }
+    }
+
+    fn moved(&self, me: &ActorRef<GateMessage>) {
+        self.args.inference.relieve(&self.args.gate);
+        for (conversation, moved) in self.args.gate.moved() {
+            self.args.hubs.publish_moved(conversation, &moved);
+        }
+        me.send_after(MOVED_EVERY, || GateMessage::MovedDue);
+    }
+}
+
+/// Probes one model server.
+pub(crate) struct GateActor;
+
+impl Actor for GateActor {
+    type Msg = GateMessage;
+    type State = GateState;
+    type Arguments = GateArgs;
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<Self::Msg>,
+        args: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let server = args.gate.server();
+        let mut state =
+            GateState { args, probing: Arc::default(), told: (server.state, server.breaker.state) };
+        state.probe(&me);
+        state.turned(&me);
+        me.send_after(MOVED_EVERY, || GateMessage::MovedDue);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            GateMessage::ProbeDue => state.probe(&me),
+            GateMessage::Probed => state.probed(&me),
+            GateMessage::Turned => state.turned(&me),
+            GateMessage::PauseOver => state.args.gate.look(),
+            GateMessage::MovedDue => state.moved(&me),
+        }
+        Ok(())
+    }
+}

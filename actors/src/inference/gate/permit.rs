@@ -1,0 +1,182 @@
+//! What turns hold of a gate: a reservation until their acceptance is stored, a place in the line, a slot. Each is given
+//! back by dropping it.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{Gate, LOADED_WITHIN, now};
+use crate::{
+    domain::ids::TurnId,
+    inference::{
+        breaker::{BreakerState, Pass, Verdict},
+        queue::Popped,
+    },
+    ports::chat_model::ModelError,
+};
+
+/// A slot of a server. The turn says what came of it; dropped without a word it was given up, which says nothing about the
+/// server. Dropping it lets the next turn in.
+pub(crate) struct SlotPermit {
+    /// `None` only while it is being dropped.
+    gate: Option<Arc<Gate>>,
+    model: String,
+    pass: Pass,
+    popped: Popped,
+    taken: Instant,
+    answered: bool,
+    load: Duration,
+}
+
+impl fmt::Debug for SlotPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotPermit").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+impl SlotPermit {
+    pub(super) fn new(gate: Arc<Gate>, model: String, pass: Pass, popped: Popped) -> Self {
+        let gate = Some(gate);
+        Self { gate, model, pass, popped, taken: now(), answered: false, load: Duration::ZERO }
+    }
+
+    /// The gate that it is a slot of; `None` only while it is being dropped.
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
+        self.gate.as_ref()
+    }
+
+    pub(super) fn pass(&self) -> Pass {
+        self.pass
+    }
+
+    /// Ends it without a release.
+    pub(super) fn disarm(&mut self) {
+        self.gate = None;
+    }
+
+    /// The answer begins. One that is on trial has passed it; failures in a row are forgotten only at the end of an answer, so
+    /// that a server which begins every answer and ends none is found out.
+    pub fn answered(&mut self) {
+        let first = !std::mem::replace(&mut self.answered, true);
+        if let Some(gate) = self.gate.as_ref().filter(|_| first) {
+            gate.with(|state| {
+                state.answered = Some(now());
+                if state.breaker.state() == BreakerState::HalfOpen {
+                    state.breaker.verdict(self.pass, Verdict::Answered, "", now(), 0.0);
+                }
+            });
+        }
+    }
+
+    /// The answer is whole; `load` is what the server says of loading the model.
+    pub fn done(&mut self, load: Option<Duration>) {
+        self.load = load.filter(|load| *load >= LOADED_WITHIN).unwrap_or_default();
+        self.answered = true;
+        if let Some(gate) = &self.gate {
+            gate.with(|state| {
+                state.answered = Some(now());
+                state.breaker.verdict(self.pass, Verdict::Answered, "", now(), 0.0);
+                state.slots.succeeded();
+                (state.held_until, state.holds) = (None, 0);
+            });
+        }
+    }
+
+    /// The server did not answer, or not to the end.
+    pub fn failed(&mut self, error: &ModelError) {
+        if let Some(gate) = &self.gate {
+            gate.failed(self, error);
+        }
+    }
+
+    /// Gives the slot back for another try; with the answer the turn comes before everybody else at the same server.
+    pub fn give_back(self) -> Claim {
+        match &self.gate {
+            Some(gate) => Claim::Back(PutBack { gate: gate.clone(), popped: self.popped }),
+            None => Claim::Nothing,
+        }
+    }
+}
+
+impl Drop for SlotPermit {
+    fn drop(&mut self) {
+        let Some(gate) = self.gate.take() else { return };
+        gate.with(|state| {
+            state.busy = state.busy.saturating_sub(1);
+            state.breaker.verdict(self.pass, Verdict::Unclear, "", now(), 0.0);
+            // How soon a server refuses says nothing about how long turns take.
+            if self.answered {
+                let held = now().saturating_duration_since(self.taken);
+                state.times.measured(&self.model, held, self.load);
+                state.moved = true;
+            }
+        });
+    }
+}
+
+/// What a turn brings along to a line.
+#[derive(Debug, Default)]
+pub(crate) enum Claim {
+    /// Nothing: its place is behind the others.
+    #[default]
+    Nothing,
+    /// The reservation from before it was stored; over as soon as it stands in a line.
+    Reserved(#[allow(dead_code, reason = "kept for its end")] Reserved),
+    /// The turn that it had before.
+    Back(PutBack),
+}
+
+/// The turn that somebody had in the line of a gate.
+#[derive(Debug)]
+pub(crate) struct PutBack {
+    pub(super) gate: Arc<Gate>,
+    pub(super) popped: Popped,
+}
+
+/// Room in the line for a turn that is being stored.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    gate: Arc<Gate>,
+}
+
+impl Reserved {
+    pub(super) fn new(gate: Arc<Gate>) -> Self {
+        Self { gate }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut state = self.gate.state.lock();
+        state.coming = state.coming.saturating_sub(1);
+    }
+}
+
+/// A place in the line. Dropping it leaves the line.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    gate: Arc<Gate>,
+    turn: TurnId,
+    permit: oneshot::Receiver<SlotPermit>,
+}
+
+impl Ticket {
+    pub(super) fn new(gate: Arc<Gate>, turn: TurnId, permit: oneshot::Receiver<SlotPermit>) -> Self {
+        Self { gate, turn, permit }
+    }
+
+    /// Waits for the slot; `None` if the place is lost.
+    pub async fn permit(&mut self) -> Option<SlotPermit> {
+        (&mut self.permit).await.ok()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.gate.dismiss(self.turn);
+    }
+}

@@ -1,0 +1,252 @@
+//! The gate alone, without its actor, on a stopped clock.
+#![allow(clippy::unwrap_used)]
+
+use futures_util::FutureExt;
+use tokio::time::advance;
+
+use super::*;
+use crate::{
+    domain::problem::Code, inference::breaker::BreakerState, testkit::fakes::moody_model::MoodyModel,
+};
+
+const S: Duration = Duration::from_secs(1);
+const MODEL: &str = "m";
+
+fn found() -> Option<ProbeResult> {
+    let models = vec![ModelSummary { name: MODEL.into(), ..ModelSummary::default() }];
+    Some(ProbeResult { version: "1".into(), latency: Duration::ZERO, models, loaded: vec![] })
+}
+
+fn gate(slots: u32, limit: usize) -> Arc<Gate> {
+    let model = Arc::new(MoodyModel::new(&[MODEL]));
+    let spec = ServerSpec { name: "a".into(), url: String::new(), slots, simulated: false, model };
+    let gate = Arc::new(Gate::new(spec, limit, watch::Sender::new(0)));
+    gate.probed(found(), now());
+    gate
+}
+
+fn want(bot: u64) -> Want {
+    Want {
+        turn: TurnId::new(),
+        conversation: ConversationId::new(),
+        bot: BotId::numbered(bot),
+        class: Class::Api,
+        model: MODEL.into(),
+        cost: 1000,
+        told: None,
+    }
+}
+
+fn join(gate: &Arc<Gate>, bot: u64) -> Ticket {
+    gate.enqueue(&want(bot), Claim::Nothing)
+}
+
+/// The slot, if it was handed over.
+fn slot(ticket: &mut Ticket) -> Option<SlotPermit> {
+    ticket.permit().now_or_never().flatten()
+}
+
+/// Takes a slot and is refused.
+fn refused(gate: &Arc<Gate>, error: ModelError) {
+    gate.try_acquire(MODEL).expect("a slot").failed(&error);
+}
+
+fn failed() -> ModelError {
+    ModelError::Failed("500".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_one_slot_two_bots_take_turns_however_much_one_of_them_asks_for() {
+    let gate = gate(1, 512);
+    let mut running = gate.try_acquire(MODEL);
+    let mut line: Vec<_> = [1, 1, 1, 1, 1, 2, 2].map(|bot| (bot, join(&gate, bot))).into_iter().collect();
+    let mut order = vec![];
+    while let Some(mut permit) = running.take() {
+        permit.done(None);
+        drop(permit);
+        if let Some(at) = line.iter_mut().position(|(_, ticket)| {
+            running = slot(ticket);
+            running.is_some()
+        }) {
+            order.push(line.remove(at).0);
+        }
+    }
+    assert_eq!(order, [1, 2, 1, 2, 1, 1, 1]);
+    assert_eq!(gate.server().slots.busy, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_the_line_frees_his_place_and_who_leaves_with_a_slot_frees_it() {
+    let gate = gate(1, 512);
+    let running = gate.try_acquire(MODEL).unwrap();
+    let [first, second, mut third] = [1, 1, 1].map(|bot| join(&gate, bot));
+    drop(second);
+    assert_eq!(gate.server().queue.depth, 2);
+    drop(running);
+    // The slot is in the hands of one who does not look any more.
+    drop(first);
+    assert!(slot(&mut third).is_some());
+    assert_eq!((gate.server().slots.busy, gate.server().queue.depth), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_is_full_for_those_who_come_anew_and_never_for_those_who_were_let_in() {
+    let gate = gate(1, 2);
+    let mut running = gate.try_acquire(MODEL).unwrap();
+    running.answered();
+    advance(10 * S).await;
+    drop(running);
+    let running = gate.try_acquire(MODEL).unwrap();
+    let reserved: Vec<_> = (0..2).map(|_| gate.reserve(MODEL).unwrap()).collect();
+    let problem = gate.reserve(MODEL).unwrap_err();
+    assert_eq!((problem.code, problem.retry_after_s), (Code::InferenceQueueFull, Some(10)));
+    let tickets: Vec<_> = reserved.into_iter().map(|r| gate.enqueue(&want(1), Claim::Reserved(r))).collect();
+    assert!(gate.reserve(MODEL).is_err());
+    let above = join(&gate, 2);
+    assert_eq!(gate.server().queue.depth, 3);
+    drop((tickets, above));
+    assert!(gate.reserve(MODEL).is_ok());
+    drop(running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_opens_lets_one_through_after_its_pause_and_closes_when_he_is_answered() {
+    let gate = gate(4, 512);
+    (0..5).for_each(|_| refused(&gate, failed()));
+    let breaker = gate.server().breaker;
+    assert_eq!((breaker.state, breaker.retry_at.is_some()), (BreakerState::Open, true));
+    assert!(breaker.reason.unwrap().contains("500"));
+    assert!(gate.try_acquire(MODEL).is_none() && !gate.takes());
+    let mut line = [1, 2, 3].map(|bot| join(&gate, bot));
+    advance(gate.next_look().unwrap() - now()).await;
+    gate.look();
+    let mut trial = slot(&mut line[0]).unwrap();
+    assert_eq!(gate.server().breaker.state, BreakerState::HalfOpen);
+    assert!(slot(&mut line[1]).is_none() && gate.takes(), "one is on trial");
+    trial.answered();
+    assert_eq!(gate.server().breaker.state, BreakerState::Closed);
+    assert!(slot(&mut line[1]).is_some() && slot(&mut line[2]).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_on_trial_who_fails_costs_a_longer_pause_and_one_who_gives_up_lets_the_next_try() {
+    let gate = gate(1, 512);
+    (0..5).for_each(|_| refused(&gate, failed()));
+    let first = gate.next_look().unwrap() - now();
+    advance(first).await;
+    refused(&gate, failed());
+    let second = gate.next_look().unwrap() - now();
+    assert!(second >= S && first <= S, "{first:?} {second:?}");
+    advance(second).await;
+    drop(gate.try_acquire(MODEL).unwrap());
+    assert_eq!(gate.server().breaker.state, BreakerState::HalfOpen);
+    assert!(gate.try_acquire(MODEL).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_begins_every_answer_and_ends_none_is_found_out() {
+    let gate = gate(1, 512);
+    for _ in 0..5 {
+        let mut permit = gate.try_acquire(MODEL).unwrap();
+        permit.answered();
+        permit.failed(&ModelError::Cut);
+    }
+    assert_eq!(gate.server().breaker.state, BreakerState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_server_gets_fewer_turns_after_a_pause_and_more_again_when_they_go_well() {
+    let gate = gate(3, 512);
+    let [one, two] = [(); 2].map(|()| gate.try_acquire(MODEL).unwrap());
+    let mut third = gate.try_acquire(MODEL).unwrap();
+    let mut waiting = join(&gate, 9);
+    third.failed(&ModelError::Busy("full".into()));
+    let mut back = gate.enqueue(&want(1), third.give_back());
+    assert_eq!(gate.server().slots.total, 2, "what ran beside it");
+    assert_eq!(gate.server().breaker.state, BreakerState::Closed, "busy is no failure");
+    drop(one);
+    assert!(slot(&mut back).is_none(), "nobody is sent before the pause is over");
+    advance(gate.next_look().unwrap() - now()).await;
+    gate.look();
+    let back = slot(&mut back).expect("it comes before the one who came later");
+    assert!(slot(&mut waiting).is_none());
+    drop((two, back));
+    let waiting = slot(&mut waiting).unwrap();
+    drop(waiting);
+    for _ in 0..64 {
+        gate.try_acquire(MODEL).unwrap().done(None);
+    }
+    assert_eq!(gate.server().slots.total, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_and_waits_are_told_when_they_changed_and_follow_what_was_measured() {
+    let gate = gate(1, 512);
+    let mut running = gate.try_acquire(MODEL).unwrap();
+    running.answered();
+    advance(4 * S).await;
+    running.done(None);
+    drop(running);
+    let mut running = gate.try_acquire(MODEL).unwrap();
+    let place = |position, eta_s: f64| QueuePlace { position, eta_s: Some(eta_s) };
+    let mut second = want(2);
+    assert_eq!(gate.next_place(&second), place(1, 4.0));
+    let _first = join(&gate, 1);
+    second.told = Some(gate.next_place(&second));
+    assert_eq!(second.told, Some(place(2, 8.0)));
+    let _second = gate.enqueue(&second, Claim::Nothing);
+    assert_eq!(gate.place(second.turn), second.told);
+    let moved: Vec<_> = gate.moved().into_iter().map(|(_, m)| (m.position, m.eta_s)).collect();
+    assert_eq!(moved, [(1, Some(4.0))], "the second one knows");
+    assert!(gate.moved().is_empty());
+    running.done(None);
+    drop(running);
+    let moved = gate.moved();
+    assert_eq!(moved.iter().map(|(_, m)| (m.turn_id, m.position)).collect::<Vec<_>>(), [(second.turn, 1)]);
+    assert_eq!(gate.server().queue.eta_s, Some(4.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_had_to_be_loaded_is_expected_to_take_that_long_again_only_where_it_is_not_loaded() {
+    let gate = gate(1, 512);
+    for load in [Duration::from_millis(200), 3 * S] {
+        let mut permit = gate.try_acquire(MODEL).unwrap();
+        advance(5 * S).await;
+        permit.done(Some(load));
+    }
+    assert_eq!(gate.view(MODEL, now()).wait, Some(3 * S));
+    let loaded = LoadedModel { name: format!("{MODEL}:latest"), size_vram: 0, expires_at: None };
+    gate.probed(Some(ProbeResult { loaded: vec![loaded], ..found().unwrap() }), now());
+    assert_eq!(gate.view(MODEL, now()).wait, Some(Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_turns_is_not_down_because_a_probe_came_to_nothing() {
+    let gate = gate(1, 512);
+    let asked = now();
+    let mut running = gate.try_acquire(MODEL).unwrap();
+    advance(S).await;
+    running.answered();
+    gate.probed(None, asked);
+    assert!(gate.is_up());
+    gate.probed(None, now());
+    assert!(!gate.is_up());
+    drop(running);
+    let mut waiting = join(&gate, 1);
+    assert!(slot(&mut waiting).is_none() && !gate.takes());
+    gate.probed(found(), now());
+    assert!(slot(&mut waiting).is_some(), "who waited is let in when it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_without_its_tag_means_the_latest() {
+    for (listed, asked, same) in [
+        ("a", "a", true),
+        ("a:latest", "a", true),
+        ("a:7b", "a", false),
+        ("ab", "a", false),
+        ("a", "a:latest", false),
+    ] {
+        assert_eq!(is_called(listed, asked), same, "{listed} {asked}");
+    }
+}

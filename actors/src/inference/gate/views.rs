@@ -1,0 +1,229 @@
+//! What a gate shows: to the choice among servers, to those who wait, to the outside.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Gate, State, Want, is_called, now};
+use crate::{
+    domain::{
+        event::QueueMoved,
+        ids::{ConversationId, TurnId},
+        model::{BreakerState, BreakerView, QueueDepth, Server, Slots},
+        problem::{Code, Problem},
+        time::Timestamp,
+        turn::QueuePlace,
+    },
+    inference::routing::{ModelAt, ServerView},
+    ports::chat_model::{LoadedModel, ModelDetails, ModelSummary},
+};
+
+/// A foretold wait is told anew when it differs by more than this share of it, and by more than a second.
+const ETA_MOVED: f64 = 0.2;
+/// When to come back where the line is full and nothing was measured yet, in seconds.
+const COME_BACK: f64 = 5.0;
+/// And the longest time that is asked for.
+const COME_BACK_MAX: f64 = 600.0;
+
+impl Gate {
+    pub fn is_up(&self) -> bool {
+        self.state.lock().up
+    }
+
+    /// Whether the server answers and lists the model.
+    pub fn serves(&self, model: &str) -> bool {
+        let state = self.state.lock();
+        state.up && self.lists(&state, model)
+    }
+
+    /// Whether it lists the model, or did when it answered last.
+    pub fn knows(&self, model: &str) -> bool {
+        self.lists(&self.state.lock(), model)
+    }
+
+    /// Whether a turn for this model would be let through, now or when its time comes.
+    pub fn offers(&self, model: &str) -> bool {
+        let state = self.state.lock();
+        state.takes() && self.lists(&state, model)
+    }
+
+    /// Whether whoever waits here may hope.
+    pub fn takes(&self) -> bool {
+        self.state.lock().takes()
+    }
+
+    fn lists(&self, state: &State, model: &str) -> bool {
+        state.models.iter().any(|m| is_called(&m.name, model))
+            || (self.spec.simulated && model.starts_with("sim:"))
+    }
+
+    /// As the choice among servers needs it.
+    pub fn view(&self, model: &str, now: Instant) -> ServerView<'_> {
+        let state = self.state.lock();
+        let at = match self.lists(&state, model) {
+            true if state.is_loaded(model) => ModelAt::Loaded,
+            true => ModelAt::Present,
+            false => ModelAt::Absent,
+        };
+        let waiting = state.line.len() + state.coming;
+        let position = if waiting == 0 && state.has_room(now) { 0 } else { waiting + 1 };
+        ServerView {
+            name: &self.spec.name,
+            state: state.server_state(),
+            admits: state.breaker.admits(now),
+            model: at,
+            full: waiting >= self.limit,
+            wait: state.times.eta(model, at == ModelAt::Loaded, position, state.slots.now()),
+            turns: state.busy.saturating_add(count(waiting)),
+            slots: state.slots.now(),
+        }
+    }
+
+    /// Slots that a new turn would get at once.
+    pub fn free(&self) -> u32 {
+        let state = self.state.lock();
+        let now = now();
+        let open =
+            state.line.is_empty() && state.has_room(now) && state.breaker.state() == BreakerState::Closed;
+        if open { state.slots.now() - state.busy } else { 0 }
+    }
+
+    /// Those who wait and their models, the next one first.
+    pub fn line(&self) -> Vec<(TurnId, String)> {
+        let state = self.state.lock();
+        let order = state.line.positions().into_iter();
+        order.filter_map(|turn| Some((turn, state.line.get(turn)?.payload.model.clone()))).collect()
+    }
+
+    /// The refusal of one who came too late for a place. He may come back when about a tenth of the line has moved on.
+    pub(super) fn full(&self, state: &State, model: &str) -> Problem {
+        let moved_on = state.times.eta(model, true, (self.limit / 10).max(1), state.slots.now());
+        let seconds = moved_on.map_or(COME_BACK, |eta| eta.as_secs_f64()).clamp(1.0, COME_BACK_MAX);
+        Problem::new(
+            Code::InferenceQueueFull,
+            format!(
+                "{} turns wait for {}. This message was not stored; send it again later.",
+                state.line.len() + state.coming,
+                self.spec.name
+            ),
+        )
+        .retry_after(seconds.ceil() as u32)
+    }
+
+    /// Place of a turn in the line.
+    pub fn place(&self, turn: TurnId) -> Option<QueuePlace> {
+        let state = self.state.lock();
+        state.line.get(turn)?;
+        state.places().into_iter().find(|(id, _)| *id == turn).map(|(_, place)| place)
+    }
+
+    /// Place that a turn would get.
+    pub fn next_place(&self, want: &Want) -> QueuePlace {
+        let state = self.state.lock();
+        let ahead = if state.line.is_empty() { 0 } else { state.line.position_for(&want.request(())) - 1 };
+        let position = ahead + state.coming.max(1);
+        let eta = state.times.eta(&want.model, state.is_loaded(&want.model), position, state.slots.now());
+        QueuePlace { position: count(position), eta_s: eta.map(tenths) }
+    }
+
+    /// Places that changed since they were told.
+    pub fn moved(&self) -> Vec<(ConversationId, QueueMoved)> {
+        let mut state = self.state.lock();
+        if !std::mem::take(&mut state.moved) {
+            return vec![];
+        }
+        let mut moved = vec![];
+        for (turn_id, place) in state.places() {
+            let Some(waiter) = state.line.payload_mut(turn_id) else { continue };
+            if waiter.told.is_some_and(|told| is_near(told, place)) {
+                continue;
+            }
+            waiter.told = Some(place);
+            let QueuePlace { position, eta_s } = place;
+            let server = self.spec.name.clone();
+            moved.push((waiter.conversation, QueueMoved { turn_id, position, eta_s, server }));
+        }
+        moved
+    }
+
+    /// How long ago its models were listed.
+    pub fn age(&self) -> Option<Duration> {
+        self.state.lock().refreshed.map(|at| now().saturating_duration_since(at))
+    }
+
+    pub fn models(&self) -> Vec<ModelSummary> {
+        self.state.lock().models.clone()
+    }
+
+    pub fn loaded(&self) -> Vec<LoadedModel> {
+        self.state.lock().loaded.clone()
+    }
+
+    pub fn details(&self, model: &str) -> Option<Arc<ModelDetails>> {
+        self.state.lock().details.get(model).cloned()
+    }
+
+    pub fn keep_details(&self, model: &str, details: Arc<ModelDetails>) {
+        self.state.lock().details.insert(model.to_owned(), details);
+    }
+
+    /// As shown outside. The wait is that of a new turn with a model of usual length that is in memory.
+    pub fn server(&self) -> Server {
+        let state = self.state.lock();
+        let waiting = state.line.len();
+        let slots = state.slots.now();
+        let position = if waiting == 0 && state.has_room(now()) { 0 } else { waiting + 1 };
+        let retry_at = state.breaker.retry_at().map(|at| {
+            let left = at.saturating_duration_since(now());
+            Timestamp(Timestamp::now().0.saturating_add(i64::try_from(left.as_micros()).unwrap_or(i64::MAX)))
+        });
+        Server {
+            name: self.spec.name.clone(),
+            url: self.spec.url.clone(),
+            state: state.server_state(),
+            version: state.version.clone(),
+            latency_ms: state.latency.map(|l| l.as_secs_f64() * 1000.0),
+            breaker: BreakerView {
+                state: state.breaker.state(),
+                retry_at,
+                reason: state.breaker.reason().map(|reason| reason.to_string()),
+            },
+            slots: Slots { total: slots, busy: state.busy },
+            queue: QueueDepth {
+                depth: count(waiting),
+                limit: count(self.limit),
+                eta_s: state.times.eta("", true, position, slots).map(tenths),
+            },
+            since: state.since,
+        }
+    }
+}
+
+impl State {
+    /// Everybody in the line in the order in which slots will be given out.
+    fn places(&self) -> Vec<(TurnId, QueuePlace)> {
+        let order = self.line.positions();
+        let models = order.iter().filter_map(|turn| self.line.get(*turn)).map(|r| r.payload.model.as_str());
+        let etas = self.times.etas(models.map(|model| (model, self.is_loaded(model))), self.slots.now());
+        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace { position, eta_s: eta.map(tenths) });
+        order.iter().copied().zip(places).collect()
+    }
+}
+
+fn is_near(told: QueuePlace, place: QueuePlace) -> bool {
+    let near = match (told.eta_s, place.eta_s) {
+        (Some(told), Some(eta)) => (told - eta).abs() <= (told * ETA_MOVED).max(1.0),
+        (told, eta) => told.is_none() && eta.is_none(),
+    };
+    told.position == place.position && near
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Seconds with one decimal.
+fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
+}

@@ -1,0 +1,117 @@
+//! [`ChatModel`] that answers by hand ([`HandModel`]), or fails as a test likes.
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::hand_model::{Answer, HandModel};
+use crate::ports::chat_model::{
+    ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, PullStream,
+};
+
+/// How it is today.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mood {
+    /// Answers by hand.
+    Well,
+    /// Fails every call of a model, and answers everything else.
+    Fails(ModelError),
+    /// Can't be reached at all.
+    Away,
+    /// Takes everything and answers nothing.
+    Hangs,
+}
+
+/// A model server with models and moods.
+#[derive(Debug)]
+pub struct MoodyModel {
+    hand: HandModel,
+    models: Vec<String>,
+    state: Mutex<(Mood, usize)>,
+}
+
+impl MoodyModel {
+    /// One that is well and has these models.
+    #[must_use]
+    pub fn new(models: &[&str]) -> Self {
+        let models = models.iter().map(|&name| name.to_owned()).collect();
+        Self { hand: HandModel::default(), models, state: Mutex::new((Mood::Well, 0)) }
+    }
+
+    /// Changes its mood.
+    pub fn is_now(&self, mood: Mood) {
+        self.state.lock().0 = mood;
+    }
+
+    /// How often a model was called.
+    pub fn asked(&self) -> usize {
+        self.state.lock().1
+    }
+
+    /// The next call that nobody answers yet.
+    pub async fn called(&self) -> Answer {
+        self.hand.called().await
+    }
+
+    /// Whether nobody has called who is not answered.
+    pub async fn is_quiet(&self) -> bool {
+        self.hand.is_quiet().await
+    }
+
+    async fn there(&self) -> Result<(), ModelError> {
+        let mood = self.state.lock().0.clone();
+        match mood {
+            Mood::Well | Mood::Fails(_) => Ok(()),
+            Mood::Away => Err(ModelError::Unreachable("connection refused".into())),
+            Mood::Hangs => std::future::pending().await,
+        }
+    }
+}
+
+#[async_trait]
+impl ChatModel for MoodyModel {
+    async fn chat(&self, request: ChatRequest) -> Result<ChatStream, ModelError> {
+        self.state.lock().1 += 1;
+        self.there().await?;
+        let mood = self.state.lock().0.clone();
+        match mood {
+            Mood::Fails(error) => Err(error),
+            _ => self.hand.chat(request).await,
+        }
+    }
+    async fn models(&self) -> Result<Vec<ModelSummary>, ModelError> {
+        self.there().await?;
+        let summary = |name: &String| ModelSummary { name: name.clone(), ..ModelSummary::default() };
+        Ok(self.models.iter().map(summary).collect())
+    }
+    async fn loaded(&self) -> Result<Vec<LoadedModel>, ModelError> {
+        self.there().await.map(|()| vec![])
+    }
+    async fn show(&self, model: &str) -> Result<ModelDetails, ModelError> {
+        self.there().await?;
+        match self.models.iter().any(|name| name == model) {
+            true => {
+                Ok(ModelDetails { capabilities: vec![], context_length: None, raw: serde_json::Value::Null })
+            }
+            false => Err(ModelError::ModelNotFound(model.into())),
+        }
+    }
+    async fn version(&self) -> Result<String, ModelError> {
+        self.there().await.map(|()| "moody".into())
+    }
+    async fn pull(&self, model: &str) -> Result<PullStream, ModelError> {
+        self.there().await?;
+        self.hand.pull(model).await
+    }
+    async fn delete(&self, model: &str) -> Result<(), ModelError> {
+        self.there().await?;
+        self.hand.delete(model).await
+    }
+    async fn load(&self, model: &str) -> Result<(), ModelError> {
+        self.there().await?;
+        self.hand.load(model).await
+    }
+    async fn unload(&self, model: &str) -> Result<(), ModelError> {
+        self.there().await?;
+        self.hand.unload(model).await
+    }
+}
