@@ -48,7 +48,7 @@ pub(super) async fn messages_after(
                 "SELECT ",
                 message_columns!(),
                 " FROM chat_messages m WHERE m.conversation_id = $1 AND m.parent_id IS NULL AND m.id > $2 \
-                 ORDER BY m.id LIMIT $3"
+                 AND +m.rowid <= $4 ORDER BY m.id LIMIT $3"
             ))
             .bind(conversation.0)
             .bind(before.map_or(Uuid::nil(), |place| place.id.0))
@@ -63,7 +63,7 @@ pub(super) async fn messages_after(
                 "SELECT ",
                 message_columns!(),
                 " FROM chat_messages m WHERE m.conversation_id = $1 AND (m.parent_id, m.id) > ($2, $3) \
-                 ORDER BY m.parent_id, m.id LIMIT $4"
+                 AND +m.rowid <= $5 ORDER BY m.parent_id, m.id LIMIT $4"
             ))
             .bind(conversation.0)
             .bind(parent)
