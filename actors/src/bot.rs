@@ -30,6 +30,7 @@ pub(crate) mod context;
 mod exchange;
 mod generate;
 pub(crate) mod lane;
+mod output;
 pub(crate) mod recovery;
 mod resume;
 mod talk;

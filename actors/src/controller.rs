@@ -43,6 +43,7 @@ use crate::{
     tree::TreeSource,
 };
 
+mod abilities;
 mod archive;
 mod bots;
 mod branches;
@@ -74,7 +75,7 @@ pub use crate::{
     tasks::{PullWatch, RetentionRules},
 };
 pub use archive::{Export, ExportBody, ExportFormat, ImportReport, Source};
-pub use send::{CONTENT_MAX, IMAGES_MAX};
+pub use send::CONTENT_MAX;
 
 /// How long a call to an actor may take, its restart included.
 const CALL: Duration = Duration::from_secs(10);

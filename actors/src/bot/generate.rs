@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::{
     context::{self, Plan},
+    output,
     turn::{Asked, TurnJob},
     turn_end::{End, millis},
     turn_events,
@@ -67,6 +68,10 @@ impl TurnJob {
             let (asked, answer) = self.ask(&permit, &plan).await;
             let error = match answer {
                 Ok(stream) => match self.stream(stream, &plan, asked, &mut permit).await {
+                    Ok(End::Completed(done)) => {
+                        drop(permit);
+                        return output::judged(self.format.clone(), self.shared.live.text().content, done).await;
+                    }
                     Ok(end) => return end,
                     Err(error) => {
                         permit.failed(&error);

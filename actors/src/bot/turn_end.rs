@@ -24,6 +24,8 @@ pub(super) enum End {
     Completed(ChatDone),
     Stopped,
     Failed(Problem),
+    /// The model ended by itself, and what it wrote is not what was asked for.
+    Invalid(ChatDone, Problem),
     /// The process is ending, or the bot is: somebody else ends it.
     Abandoned,
     /// It has ended or was deleted behind this task's back.
@@ -77,6 +79,7 @@ impl TurnJob {
             End::Completed(done) => (TurnStep::Complete, done, None),
             End::Stopped => (TurnStep::Stop, ChatDone::default(), None),
             End::Failed(problem) => (TurnStep::Fail, ChatDone::default(), Some(problem)),
+            End::Invalid(done, problem) => (TurnStep::Fail, done, Some(problem)),
             End::Abandoned | End::Gone => return None,
         };
         let text = self.shared.live.seal();

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::domain::problem::{Code, FieldError, Problem};
+use crate::domain::{
+    output_format::check_format,
+    problem::{Code, FieldError, Problem},
+};
 
 /// Context in tokens where the bot's configuration names none.
 pub const DEFAULT_NUM_CTX: u32 = 4096;
@@ -181,21 +184,6 @@ fn check_think(think: Option<&Value>, field: &str, errors: &mut Vec<FieldError>)
         errors.push(FieldError {
             field: field.into(),
             reason: "must be true, false, \"low\", \"medium\" or \"high\"".into(),
-        });
-    }
-}
-
-/// Refuses a `format` that is neither `"json"` nor a schema object.
-fn check_format(format: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
-    let fine = match format {
-        None | Some(Value::Null | Value::Object(_)) => true,
-        Some(Value::String(name)) => name == "json",
-        Some(_) => false,
-    };
-    if !fine {
-        errors.push(FieldError {
-            field: field.into(),
-            reason: "must be \"json\" or a JSON schema object".into(),
         });
     }
 }
