@@ -15,7 +15,7 @@ use std::{
 use deia_actors::{
     controller::{Controller, InferenceLimits, RetentionRules, ServerSpec, Settings},
     domain::problem::Problem,
-    ports::chat_model::ChatModel,
+    ports::{chat_model::ChatModel, tool_runner::ToolRunner},
     supervision::RestartRules,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use crate::{
     adapters::{
         ollama::{self, Limits, Ollama},
         scratch::ScratchFolder,
+        tools::BuiltInTools,
     },
     cli::{EXIT_CONFIGURATION, EXIT_GAVE_UP, EXIT_PENDING},
     config::{Config, ModelServer, Simulated},
@@ -223,6 +224,14 @@ impl App {
     /// # Errors
     /// See [`AppError`].
     pub async fn build(config: &Config) -> Result<Self, AppError> {
+        Self::build_with(config, Arc::new(BuiltInTools)).await
+    }
+
+    /// As [`App::build`], with a host's own tools instead of the built-in ones.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub async fn build_with(config: &Config, tools: Arc<dyn ToolRunner>) -> Result<Self, AppError> {
         let listen = config.server.listen;
         if !listen.ip().is_loopback() {
             return Err(AppError::Exposed(listen));
@@ -235,6 +244,7 @@ impl App {
         let (servers, simulator) = model_servers(config).await?;
         let mut builder = Controller::builder(database.storage())
             .settings(settings(config))
+            .tools(tools)
             .scratch(Arc::new(ScratchFolder(config.data_dir.clone())));
         for server in servers {
             builder = builder.server(server);

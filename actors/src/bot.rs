@@ -33,6 +33,7 @@ pub(crate) mod lane;
 mod output;
 pub(crate) mod recovery;
 mod resume;
+mod rounds;
 mod talk;
 pub(crate) mod turn;
 pub(crate) mod turn_context;

@@ -35,6 +35,7 @@ use crate::{
         history_store::{Change, Fact, StoreError},
         scratch::Scratch,
         storage::Storage,
+        tool_runner::ToolRunner,
     },
     root::{self, Parts, Root, Slots},
     state::{BotEntry, Roster, StateMessage, StateObservation, no_such_bot},
@@ -62,6 +63,7 @@ mod subscribe;
 mod tests {
     mod outage;
     mod servers;
+    mod tools;
 }
 
 pub use builder::Builder;
@@ -138,6 +140,7 @@ struct Inner {
     inference: Inference,
     store: Arc<dyn Storage>,
     scratch: Arc<dyn Scratch>,
+    tools: Arc<dyn ToolRunner>,
     settings: Settings,
     clock: Clock,
     tree: TreeSource,
@@ -200,6 +203,7 @@ impl Controller {
             hubs: inner.hubs.clone(),
             inference: inner.inference.clone(),
             store: inner.store.clone(),
+            tools: inner.tools.clone(),
         }
     }
 

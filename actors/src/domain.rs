@@ -16,5 +16,6 @@ pub mod pull;
 pub mod search;
 pub mod task;
 pub mod time;
+pub mod tool;
 pub mod tree;
 pub mod turn;

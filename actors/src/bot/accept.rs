@@ -14,6 +14,7 @@ use super::{
     BotActorState, BotMessage, SendReply, Talk,
     context::{self, ContextEntry, Path, Plan},
     lane::Place,
+    rounds::Rounds,
     turn::{TurnJob, TurnShared},
     turn_events,
 };
@@ -169,6 +170,7 @@ impl BotActorState {
             content: send.content.clone(),
             images: send.images.clone(),
             tool_calls: None,
+            answers: None,
         };
         let probe_tokens =
             context::check_fits(&record.config, &options, &probe, self.estimator).map_err(problem)?;
@@ -318,6 +320,7 @@ impl BotActorState {
             claim: prepared.claim,
             begun: prepared.begun,
             asked: None,
+            rounds: Rounds::default(),
             unsaved,
         };
         self.keep(me, job, go).await

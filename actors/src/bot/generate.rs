@@ -10,15 +10,18 @@ use std::time::Instant;
 
 use super::{
     context::{self, Plan},
-    output,
+    rounds::Then,
     turn::{Asked, TurnJob},
     turn_end::{End, millis},
     turn_events,
 };
 use crate::{
-    domain::{problem::Problem, turn::TurnStep},
+    domain::{
+        problem::{Code, Problem},
+        turn::TurnStep,
+    },
     history::storage_problem,
-    inference::{SlotPermit, Want},
+    inference::{Claim, SlotPermit, Want},
     ports::{
         chat_model::{ChatStream, ModelError},
         history_store::{Change, Fact},
@@ -69,8 +72,18 @@ impl TurnJob {
             let error = match answer {
                 Ok(stream) => match self.stream(stream, &plan, asked, &mut permit).await {
                     Ok(End::Completed(done)) => {
+                        // Tools may take their time: others have the slot meanwhile.
                         drop(permit);
-                        return output::judged(self.format.clone(), self.shared.live.text().content, done).await;
+                        match self.round(done).await {
+                            Then::End(end) => return end,
+                            Then::Ask if attempts.sent >= MAX_ATTEMPTS => return End::Failed(too_many_requests()),
+                            Then::Ask => {}
+                        }
+                        permit = match self.stand(Claim::Nothing, &plan, &attempts.tried).await {
+                            Ok(permit) => permit,
+                            Err(problem) => return End::Failed(problem),
+                        };
+                        continue;
                     }
                     Ok(end) => return end,
                     Err(error) => {
@@ -88,7 +101,7 @@ impl TurnJob {
                     None => return End::Failed(self.problem(&error, server)),
                 },
                 Next::Again | Next::Elsewhere => {
-                    permit = match self.stand_again(permit, &plan, &attempts.tried).await {
+                    permit = match self.stand(permit.give_back(), &plan, &attempts.tried).await {
                         Ok(permit) => permit,
                         Err(problem) => return End::Failed(problem),
                     }
@@ -132,15 +145,15 @@ impl TurnJob {
         }
     }
 
-    /// Gives the slot back and waits for another one.
-    async fn stand_again(
+    /// Waits for another slot.
+    async fn stand(
         &mut self,
-        permit: SlotPermit,
+        claim: Claim,
         plan: &Plan,
         tried: &[String],
     ) -> Result<SlotPermit, Problem> {
         let want = self.want(plan);
-        let permit = self.context.inference.acquire(&want, tried, permit.give_back()).await?;
+        let permit = self.context.inference.acquire(&want, tried, claim).await?;
         self.shared.turn.lock().server = permit.gate().map(|g| g.spec.name.clone());
         Ok(permit)
     }
@@ -199,4 +212,12 @@ impl TurnJob {
             told: turn.queue,
         }
     }
+}
+
+/// Rounds of tools count, and so do requests that were repeated between them.
+fn too_many_requests() -> Problem {
+    Problem::new(
+        Code::UpstreamError,
+        format!("The turn has sent {MAX_ATTEMPTS} requests and is not at its end. What came before is kept."),
+    )
 }

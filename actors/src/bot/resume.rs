@@ -12,6 +12,7 @@ use super::{
     accept::{Incoming, Refusal},
     lane::Place,
     recovery::{self, Cause, FoundTurn},
+    rounds::Rounds,
     turn::{TurnJob, TurnShared},
     work::Work,
 };
@@ -207,6 +208,7 @@ impl BotActorState {
             claim: Claim::Nothing,
             begun: None,
             asked: None,
+            rounds: Rounds::default(),
             unsaved,
         };
         self.keep(me, job, go).await?;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BotMessage,
+    rounds::{MAX_CALLS, MAX_CALLS_BYTES, MAX_TOOL_ROUNDS, Rounds},
     context::{self, ContextEntry, Estimator, Path, Plan},
     turn_context::TurnContext,
     turn_end::{End, millis},
@@ -92,6 +93,8 @@ pub(crate) struct TurnJob {
     pub begun: Option<(SlotPermit, Plan)>,
     /// The request to the model server that was begun while the acceptance was on its way to storage.
     pub asked: Option<Asked>,
+    /// What it did with tools.
+    pub rounds: Rounds,
     /// How much of the text is stored nowhere else.
     pub unsaved: Unsaved,
 }
@@ -240,11 +243,11 @@ impl TurnJob {
         }
         ChatRequest {
             model: self.shared.turn.lock().model.clone(),
-            messages: plan.messages.clone(),
+            messages: plan.messages.iter().chain(&self.rounds.prompt).cloned().collect(),
             options,
             think: self.think.clone(),
             format: self.format.clone(),
-            tools: self.config.tools.clone(),
+            tools: if self.rounds.count < MAX_TOOL_ROUNDS { self.config.tools.clone() } else { vec![] },
             keep_alive: self.config.keep_alive.clone(),
         }
     }
@@ -299,6 +302,14 @@ impl TurnJob {
                 let calls = self.reply.tool_calls.get_or_insert_with(|| serde_json::Value::Array(vec![]));
                 if let Some(calls) = calls.as_array_mut() {
                     calls.extend(burst.tool_calls);
+                    if calls.len() > MAX_CALLS
+                        || calls.iter().map(|call| call.to_string().len()).sum::<usize>() > MAX_CALLS_BYTES
+                    {
+                        self.reply.tool_calls = None;
+                        return Err(ModelError::Protocol(format!(
+                            "more than {MAX_CALLS} calls of tools at once, or more than {MAX_CALLS_BYTES} bytes of them"
+                        )));
+                    }
                 }
             }
             if let Some(done) = burst.done {
@@ -314,7 +325,7 @@ impl TurnJob {
     }
 
     /// Sends the text so far on its way to storage; answers with the bytes of it once they are stored.
-    fn checkpoint(&self) -> BoxFuture<'static, Option<usize>> {
+    pub(super) fn checkpoint(&self) -> BoxFuture<'static, Option<usize>> {
         let text = self.shared.live.text();
         let bytes = text.content.len() + text.thinking.len();
         let thinking = (!text.thinking.is_empty()).then_some(text.thinking);

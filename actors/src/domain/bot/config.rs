@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::domain::{
     output_format::check_format,
     problem::{Code, FieldError, Problem},
+    tool::check_tools,
 };
 
 /// Context in tokens where the bot's configuration names none.
@@ -219,9 +220,6 @@ impl BotConfig {
         if self.system_prompt.len() > SYSTEM_PROMPT_MAX || self.system_prompt.contains('\0') {
             wrong("config.system_prompt", format!("at most {SYSTEM_PROMPT_MAX} bytes, without NUL"));
         }
-        if self.tools.len() > 64 || self.tools.iter().any(|t| !t.is_object()) {
-            wrong("config.tools", "at most 64 objects".into());
-        }
         if !matches!(self.keep_alive, None | Some(Value::String(_) | Value::Number(_))) {
             wrong("config.keep_alive", "must be a duration like \"5m\" or a number of seconds".into());
         }
@@ -229,6 +227,7 @@ impl BotConfig {
             wrong("config.idle_after_s", "must be at least 1".into());
         }
         self.options.check("config.options", &mut errors);
+        check_tools(&self.tools, "config.tools", &mut errors);
         check_think(self.think.as_ref(), "config.think", &mut errors);
         check_format(self.format.as_ref(), "config.format", &mut errors);
         match errors.first() {

@@ -60,7 +60,7 @@ pub fn request(model: &str, text: &str, options: &Value) -> ChatRequest {
         all.extend(more.clone());
     }
     let message =
-        PromptMessage { role: Role::User, content: text.into(), images: Vec::new(), tool_calls: None };
+        PromptMessage { role: Role::User, content: text.into(), images: Vec::new(), tool_calls: None, answers: None };
     ChatRequest {
         model: model.to_owned(),
         messages: vec![message],
