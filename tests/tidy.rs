@@ -133,6 +133,8 @@ fn the_tree_depends_on_no_technology() {
         "sha2",
         "csv",
         "unicode-normalization",
+        "jsonschema",
+        "base64",
     ];
     let text = read("actors/Cargo.toml");
     let manifest = DeTable::parse(&text).unwrap();

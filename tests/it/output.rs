@@ -105,3 +105,36 @@ async fn what_a_model_is_not_able_to_do_is_refused_before_anything_is_stored() {
         assert_eq!(problem["errors"][0]["field"], field);
     }
 }
+
+#[tokio::test]
+async fn thoughts_are_kept_as_they_were_seen_through_stop_and_crash() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:think,tokens=9,gap_ms=40").await;
+    for how in ["stop", "kill"] {
+        let mut events = api.send_and_stream("ada", "one two three").await;
+        let (mut seen, mut end) = (String::new(), Value::Null);
+        while let Some(event) = events.next().await {
+            let data = &event.data["data"];
+            match event.event.as_deref() {
+                Some("token") => {
+                    assert_eq!((&data["kind"], &data["offset"]), (&json!("thinking"), &json!(seen.len())));
+                    let first = seen.is_empty();
+                    seen.push_str(data["text"].as_str().unwrap());
+                    let turn = data["turn_id"].as_str().unwrap();
+                    match how {
+                        "stop" if first => drop(api.post(format!("/api/turn/{turn}/stop"), json!({})).await.expect(200)),
+                        "kill" if first => drop(api.post("/api/bot/ada/kill", json!({})).await.expect(200)),
+                        _ => {}
+                    }
+                }
+                Some("turn_stopped" | "turn_interrupted") => end = data.clone(),
+                _ => {}
+            }
+        }
+        assert!(!seen.is_empty());
+        assert_eq!((&end["reply"]["thinking"], &end["reply"]["content"]), (&json!(seen), &json!("")), "{how}");
+        assert_eq!(api.message("ada", &end["reply"]["id"]).await, end["reply"]);
+    }
+}

@@ -1,6 +1,6 @@
 //! Rounds of tools: what a model called is run and told to it, and it goes on.
 //!
-//! Before a call is run it is stored, with its event; its result is stored before the model is told. Both are messages
+//! Before a call is run it is stored, with its event and its entry in the audit log; its result is stored before the model is told. Both are messages
 //! that stand between the question and the reply, so every later prompt has them together; the reply itself stays one
 //! message with all text of the turn, as its readers see it. While tools run, no slot of a model server is held.
 
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     domain::{
+        bot::AuditEntry,
         event::{EventBody, NewEvent, Topic},
         message::{Message, MessageState, Sender, Siblings},
         time::Timestamp,
@@ -161,7 +162,16 @@ impl TurnJob {
             })
         });
         let events = events.collect();
-        self.store(message, events).await
+        let names = calls.iter().map(|call| Value::from(call.name.as_str())).collect();
+        let audit = AuditEntry {
+            at: message.created_at,
+            actor: format!("bot:{}", message.bot_id),
+            action: "tool.call".into(),
+            target: format!("turn:{turn_id}"),
+            reason: None,
+            detail: Map::from_iter([("tools".to_owned(), Value::Array(names))]),
+        };
+        self.store(message, events, Some(audit)).await
     }
 
     async fn store_result(
@@ -192,7 +202,7 @@ impl TurnJob {
             error,
             took_ms: millis(took),
         };
-        self.store(message, vec![EventBody::ToolReturned(returned)]).await
+        self.store(message, vec![EventBody::ToolReturned(returned)], None).await
     }
 
     /// A message between those that are there and the reply.
@@ -209,7 +219,12 @@ impl TurnJob {
         }
     }
 
-    async fn store(&mut self, message: Message, bodies: Vec<EventBody>) -> Result<(), End> {
+    async fn store(
+        &mut self,
+        message: Message,
+        bodies: Vec<EventBody>,
+        audit: Option<AuditEntry>,
+    ) -> Result<(), End> {
         let turn = self.turn();
         let received = EventBody::MessageReceived { message: message.clone() };
         let mut events = vec![NewEvent::new(turn_events::topics(&turn), &received)];
@@ -217,7 +232,7 @@ impl TurnJob {
         events.extend(bodies.iter().map(|body| NewEvent::new(topics(), body)));
         let change = Change::ToolRound { reply_id: self.reply.id, messages: vec![message.clone()] };
         let history = self.context.history.clone();
-        let submitted = history.submit(Fact::new(change, events));
+        let submitted = history.submit(Fact { change, events, audit });
         let persisted = async move { history.persist(submitted).await }.boxed();
         self.rounds.storing = Some((vec![message], persisted));
         self.settle().await

@@ -174,6 +174,11 @@ async fn what_a_tool_returned_is_told_to_the_model_and_stands_between_question_a
         ]
     );
 
+    let audit = house.store.audit();
+    let entry = audit.last().unwrap();
+    assert_eq!((entry.action.as_str(), entry.actor.as_str()), ("tool.call", "bot:ada"));
+    assert_eq!(entry.detail["tools"], json!([ECHO_TOOL]));
+
     // The next turn has call and result together, from memory and from storage.
     for _ in 0..2 {
         let next = house.send("and now?").await;
