@@ -29,5 +29,6 @@ mod retention;
 mod search;
 mod servers;
 mod shutdown;
+mod stop;
 mod turns;
 mod upstream;
