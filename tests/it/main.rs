@@ -30,6 +30,7 @@ mod retention;
 mod search;
 mod servers;
 mod shutdown;
+mod stop;
 mod tools;
 mod turns;
 mod upstream;

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::support::{Answer, Api, Stage};
 
 /// A PNG of one pixel.
-const PNG: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=";
+const PNG: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=";
 
 /// Sends with more fields than text, and waits.
 async fn ask(api: &Api, id: &str, content: &str, more: Value) -> Answer {
@@ -27,9 +28,14 @@ async fn an_answer_has_the_form_that_was_asked_for_or_its_turn_fails() {
     let api = deia.api();
     api.launch("ada", "sim:echo").await;
     let answer = ask(&api, "ada", "one", json!({"format": schema()})).await.expect(200);
-    assert_eq!((&answer["reply"]["content"], &answer["reply"]["state"]), (&json!(r#"{"n":1}"#), &json!("complete")));
+    assert_eq!(
+        (&answer["reply"]["content"], &answer["reply"]["state"]),
+        (&json!(r#"{"n":1}"#), &json!("complete"))
+    );
 
-    api.patch("/api/bot/ada", json!({"config": {"model": "sim:misform,think", "format": schema()}})).await.expect(200);
+    api.patch("/api/bot/ada", json!({"config": {"model": "sim:misform,think", "format": schema()}}))
+        .await
+        .expect(200);
     let problem = api.send("ada", "secret").await.expect_problem(502, "output_invalid");
     assert_eq!(problem["errors"][0]["field"], "content");
     assert!(!problem["detail"].as_str().unwrap().contains("secret"), "{problem}");
@@ -39,7 +45,8 @@ async fn an_answer_has_the_form_that_was_asked_for_or_its_turn_fails() {
     let reply = api.message("ada", &turn["reply_id"]).await;
     assert_eq!((&reply["content"], &reply["state"]), (&json!(r#"["secret"]"#), &json!("partial")));
     assert!(reply["thinking"].as_str().unwrap().contains("1 words"));
-    let cut = ask(&api, "ada", "x", json!({"format": "json", "options": {"num_predict": 21}})).await;
+    let cut =
+        ask(&api, "ada", "x", json!({"format": "json", "think": false, "options": {"num_predict": 1}})).await;
     let problem = cut.expect_problem(502, "output_invalid");
     assert!(problem["detail"].as_str().unwrap().contains("num_predict"), "{problem}");
 }
@@ -64,10 +71,12 @@ async fn a_form_that_cannot_be_kept_to_is_refused_with_its_place() {
         (json!("yaml"), ""),
         (json!(7), ""),
     ] {
-        let problem = ask(&api, "ada", "x", json!({"format": format})).await.expect_problem(400, "invalid_request");
+        let problem =
+            ask(&api, "ada", "x", json!({"format": format})).await.expect_problem(400, "invalid_request");
         assert_eq!(problem["errors"][0]["field"], format!("format{path}"));
         let config = json!({"config": {"model": "sim:echo", "format": format}});
-        let problem = api.post("/api/bot/launch", config.clone()).await.expect_problem(400, "invalid_request");
+        let problem =
+            api.post("/api/bot/launch", config.clone()).await.expect_problem(400, "invalid_request");
         assert_eq!(problem["errors"][0]["field"], format!("config.format{path}"));
         api.patch("/api/bot/ada", config).await.expect_problem(400, "invalid_request");
     }
@@ -82,7 +91,11 @@ async fn what_a_model_is_not_able_to_do_is_refused_before_anything_is_stored() {
     let deia = stage.start().await;
     let api = deia.api();
     api.launch("ada", "sim:echo").await;
-    for (more, field) in [(json!({"think": true}), "think"), (json!({"think": "high"}), "think"), (json!({"images": [PNG]}), "images")] {
+    for (more, field) in [
+        (json!({"think": true}), "think"),
+        (json!({"think": "high"}), "think"),
+        (json!({"images": [PNG]}), "images"),
+    ] {
         let problem = ask(&api, "ada", "x", more).await.expect_problem(422, "model_capability");
         assert_eq!(problem["errors"][0]["field"], field);
     }
@@ -101,7 +114,8 @@ async fn what_a_model_is_not_able_to_do_is_refused_before_anything_is_stored() {
         (json!([""]), "images.0"),
         (json!([PNG, PNG, PNG, PNG, PNG, PNG, PNG, PNG, PNG]), "images"),
     ] {
-        let problem = ask(&api, "eva", "x", json!({"images": images})).await.expect_problem(400, "invalid_request");
+        let problem =
+            ask(&api, "eva", "x", json!({"images": images})).await.expect_problem(400, "invalid_request");
         assert_eq!(problem["errors"][0]["field"], field);
     }
 }
@@ -124,7 +138,9 @@ async fn thoughts_are_kept_as_they_were_seen_through_stop_and_crash() {
                     seen.push_str(data["text"].as_str().unwrap());
                     let turn = data["turn_id"].as_str().unwrap();
                     match how {
-                        "stop" if first => drop(api.post(format!("/api/turn/{turn}/stop"), json!({})).await.expect(200)),
+                        "stop" if first => {
+                            drop(api.post(format!("/api/turn/{turn}/stop"), json!({})).await.expect(200))
+                        }
                         "kill" if first => drop(api.post("/api/bot/ada/kill", json!({})).await.expect(200)),
                         _ => {}
                     }
@@ -134,7 +150,11 @@ async fn thoughts_are_kept_as_they_were_seen_through_stop_and_crash() {
             }
         }
         assert!(!seen.is_empty());
-        assert_eq!((&end["reply"]["thinking"], &end["reply"]["content"]), (&json!(seen), &json!("")), "{how}");
+        assert_eq!(
+            (&end["reply"]["thinking"], &end["reply"]["content"]),
+            (&json!(seen), &json!("")),
+            "{how}"
+        );
         assert_eq!(api.message("ada", &end["reply"]["id"]).await, end["reply"]);
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::{
     context::{self, Plan},
     rounds::Then,
+    stop::Phase,
     turn::{Asked, TurnJob},
     turn_end::{End, millis},
     turn_events,
@@ -76,7 +77,9 @@ impl TurnJob {
                         drop(permit);
                         match self.round(done).await {
                             Then::End(end) => return end,
-                            Then::Ask if attempts.sent >= MAX_ATTEMPTS => return End::Failed(too_many_requests()),
+                            Then::Ask if attempts.sent >= MAX_ATTEMPTS => {
+                                return End::Failed(too_many_requests());
+                            }
                             Then::Ask => {}
                         }
                         permit = match self.stand(Claim::Nothing, &plan, &attempts.tried).await {
@@ -112,6 +115,8 @@ impl TurnJob {
     }
 
     async fn ask(&mut self, permit: &SlotPermit, plan: &Plan) -> (Instant, Result<ChatStream, ModelError>) {
+        self.phase =
+            Phase::asked(permit.gate().is_some_and(|g| g.has_loaded(&self.shared.turn.lock().model)));
         if let Some(Asked { at, answer }) = self.asked.take() {
             return (at, answer.await);
         }
@@ -146,12 +151,8 @@ impl TurnJob {
     }
 
     /// Waits for another slot.
-    async fn stand(
-        &mut self,
-        claim: Claim,
-        plan: &Plan,
-        tried: &[String],
-    ) -> Result<SlotPermit, Problem> {
+    async fn stand(&mut self, claim: Claim, plan: &Plan, tried: &[String]) -> Result<SlotPermit, Problem> {
+        self.phase = Phase::Queued;
         let want = self.want(plan);
         let permit = self.context.inference.acquire(&want, tried, claim).await?;
         self.shared.turn.lock().server = permit.gate().map(|g| g.spec.name.clone());

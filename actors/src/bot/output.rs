@@ -30,6 +30,9 @@ pub(super) async fn judged(format: Option<Value>, text: String, done: ChatDone) 
         Some("length") => " It ended at its longest length: raise num_predict or num_ctx.",
         _ => "",
     };
-    let detail = format!("The answer does not have the form asked for: {} {}.{cut} It is kept.", first.field, first.reason);
+    let detail = format!(
+        "The answer does not have the form asked for: {} {}.{cut} It is kept.",
+        first.field, first.reason
+    );
     End::Invalid(done, Problem { errors, ..Problem::new(Code::OutputInvalid, detail) })
 }

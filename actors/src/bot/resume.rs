@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     BotActorState, BotMessage, RECOVER_AGAIN, SendReply,
@@ -13,6 +12,7 @@ use super::{
     lane::Place,
     recovery::{self, Cause, FoundTurn},
     rounds::Rounds,
+    stop::{Phase, Stop},
     turn::{TurnJob, TurnShared},
     work::Work,
 };
@@ -199,7 +199,8 @@ impl BotActorState {
             think: overrides.think,
             format: overrides.format,
             estimator: self.estimator,
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
+            phase: Phase::Queued,
             accept: None,
             go: gone,
             path: None,

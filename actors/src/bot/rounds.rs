@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     output,
+    stop::Phase,
     turn::TurnJob,
     turn_end::{End, millis},
     turn_events,
@@ -81,7 +82,8 @@ impl TurnJob {
             return Then::End(output::judged(self.format.clone(), last, done).await);
         };
         let id = |at: usize| format!("call_{}_{at}", self.rounds.count + 1);
-        let calls: Vec<Call> = written.iter().enumerate().map(|(at, call)| Call::read(call, id(at))).collect();
+        let calls: Vec<Call> =
+            written.iter().enumerate().map(|(at, call)| Call::read(call, id(at))).collect();
         let runner = self.context.tools.clone();
         let declared = |name: &str| self.config.tools.iter().any(|tool| name_of(tool) == Some(name));
         let foreign = calls.iter().any(|call| declared(&call.name) && !runner.knows(&call.name));
@@ -91,6 +93,7 @@ impl TurnJob {
             return Then::End(End::Completed(done));
         }
         let known: Vec<bool> = calls.iter().map(|call| declared(&call.name)).collect();
+        self.phase = Phase::Tools;
         self.rounds.count += 1;
         self.rounds.spent.prompt_tokens += done.prompt_tokens.unwrap_or(0);
         self.rounds.spent.completion_tokens += done.completion_tokens.unwrap_or(0);

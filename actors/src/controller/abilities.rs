@@ -68,10 +68,7 @@ impl Needs {
         let words = |ability| WORDS.iter().find(|(name, _)| *name == ability).map_or(ability, |(_, w)| *w);
         let missing = self.0.into_iter().filter(|(ability, _)| !abilities.iter().any(|a| a == ability));
         let errors: Vec<_> = missing
-            .map(|(ability, field)| FieldError {
-                field,
-                reason: format!("{model} can't {}", words(ability)),
-            })
+            .map(|(ability, field)| FieldError { field, reason: format!("{model} can't {}", words(ability)) })
             .collect();
         let Some(first) = errors.first() else { return Ok(()) };
         let detail = format!(
@@ -94,7 +91,9 @@ mod tests {
         let config = BotConfig { tools: vec![json!({})], think: Some(json!("high")), ..BotConfig::default() };
         let able = ["completion".to_owned()];
         let fields = |needs: Needs| -> Vec<String> {
-            needs.check("m", &able).map_or_else(|p| p.errors.into_iter().map(|e| e.field).collect(), |()| vec![])
+            needs
+                .check("m", &able)
+                .map_or_else(|p| p.errors.into_iter().map(|e| e.field).collect(), |()| vec![])
         };
         assert_eq!(fields(Needs::of_config(&config)), ["config.think", "config.tools"]);
         assert_eq!(fields(Needs::of_message(&config, Some(&json!(false)), 1)), ["config.tools", "images"]);

@@ -14,7 +14,13 @@ pub struct Builder {
 
 impl Builder {
     pub(super) fn new(store: Arc<dyn Storage>) -> Self {
-        Self { settings: Settings::default(), store, servers: vec![], scratch: Arc::new(InMemory), tools: Arc::new(NoTools) }
+        Self {
+            settings: Settings::default(),
+            store,
+            servers: vec![],
+            scratch: Arc::new(InMemory),
+            tools: Arc::new(NoTools),
+        }
     }
 
     /// With these settings instead of the defaults.
@@ -51,6 +57,7 @@ impl Builder {
     /// Where the record can't be read or an actor does not start.
     pub async fn start(self) -> Result<Controller, ControllerError> {
         let Self { settings, store, servers, scratch, tools } = self;
+        crate::metrics::describe(crate::metrics::ALL);
         let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
         let epoch =
             epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
@@ -73,10 +80,11 @@ impl Builder {
             tools: tools.clone(),
             clock,
         };
-        let Root { actor, task, view, history, tree, tasks: tracker } = root::start(parts).await.map_err(|error| {
-            tracing::error!(%error, "the tree did not start");
-            Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
-        })?;
+        let Root { actor, task, view, history, tree, tasks: tracker } =
+            root::start(parts).await.map_err(|error| {
+                tracing::error!(%error, "the tree did not start");
+                Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
+            })?;
         let inner = Inner {
             history,
             hubs,

@@ -79,7 +79,10 @@ mod tests {
         assert_eq!(errors(&[png.clone(), jpeg, webp, gif]), [] as [&str; 0]);
         let svg = STANDARD.encode(b"<svg xmlns=''/>");
         let prefixed = format!("data:image/png;base64,{png}");
-        assert_eq!(errors(&[png.clone(), svg, String::new(), prefixed]), ["images.1", "images.2", "images.3"]);
+        assert_eq!(
+            errors(&[png.clone(), svg, String::new(), prefixed]),
+            ["images.1", "images.2", "images.3"]
+        );
         assert_eq!(errors(&vec![png; IMAGES_MAX + 1]), ["images"]);
     }
 

@@ -88,9 +88,7 @@ fn compile(schema: &Value) -> Result<jsonschema::Validator, (String, String)> {
     jsonschema::options()
         .offline()
         .should_validate_formats(false)
-        .with_pattern_options(
-            PatternOptions::regex().size_limit(PATTERN_MAX).dfa_size_limit(PATTERN_MAX),
-        )
+        .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_MAX).dfa_size_limit(PATTERN_MAX))
         .build(schema)
         .map_err(|e| (dotted(e.instance_path().as_str()), e.to_string()))
 }
@@ -208,7 +206,8 @@ mod tests {
 
     #[test]
     fn circles_and_foreign_references_are_refused_with_their_place() {
-        let tree = json!({"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}});
+        let tree =
+            json!({"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}});
         assert_eq!(refused(&tree).0, ".properties.children.items.$ref");
         let two = json!({"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"});
         assert!(refused(&two).1.contains("circle"));
@@ -238,9 +237,12 @@ mod tests {
 
     #[test]
     fn what_is_no_schema_is_refused() {
-        for schema in
-            [json!({"type": "strin"}), json!({"properties": 3}), json!({"pattern": "("}), json!({"minimum": "1"})]
-        {
+        for schema in [
+            json!({"type": "strin"}),
+            json!({"properties": 3}),
+            json!({"pattern": "("}),
+            json!({"minimum": "1"}),
+        ] {
             assert!(check_schema(&schema).is_err(), "{schema}");
         }
         // An engine without linear time would take this one.

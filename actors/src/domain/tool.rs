@@ -194,7 +194,10 @@ mod tests {
     fn a_declaration_is_refused_where_it_is_wrong() {
         let fine = json!({"type": "function", "function": {"name": "look_up-1", "description": "x",
             "parameters": {"type": "object", "properties": {"q": {"type": "string"}}}}});
-        assert_eq!(fields(&[fine.clone(), json!({"type": "function", "function": {"name": "bare"}})]), [] as [&str; 0]);
+        assert_eq!(
+            fields(&[fine.clone(), json!({"type": "function", "function": {"name": "bare"}})]),
+            [] as [&str; 0]
+        );
         let of = |function: Value| json!({"type": "function", "function": function});
         let wrong = [
             json!(3),

@@ -200,7 +200,9 @@ impl Change {
             }
             Self::HoldConversation { bot_id, .. } => Some(bot_id),
             Self::Import(part) => Some(&part.bot_id),
-            Self::AppendMessages { messages, .. } | Self::ToolRound { messages, .. } => messages.first().map(|m| &m.bot_id),
+            Self::AppendMessages { messages, .. } | Self::ToolRound { messages, .. } => {
+                messages.first().map(|m| &m.bot_id)
+            }
         }
     }
 }

@@ -3,9 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use deia_actors::{
-    controller::{
-        requests::{AcceptedTurn, Class, SendMessage, Sent},
-    },
+    controller::requests::{AcceptedTurn, Class, SendMessage, Sent},
     domain::{
         bot::Options,
         event::TurnEnd,

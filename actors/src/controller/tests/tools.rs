@@ -217,7 +217,10 @@ async fn a_turn_that_is_stopped_while_a_tool_runs_ends_once_and_the_tool_with_it
     assert_eq!(stopped.state, TurnState::Stopped);
     call.result.closed().await;
     let (ended, reply) = end_of(turn).await;
-    assert_eq!((ended.state, &*reply.content, reply.state), (TurnState::Stopped, "Wait. ", MessageState::Partial));
+    assert_eq!(
+        (ended.state, &*reply.content, reply.state),
+        (TurnState::Stopped, "Wait. ", MessageState::Partial)
+    );
     let events = house.events(&ended).await;
     assert_eq!(events.iter().filter(|e| *e == "tool_called").count(), 1);
     assert_eq!(events.iter().filter(|e| e.starts_with("turn_stopped")).count(), 1);

@@ -10,7 +10,9 @@ mod pages;
 mod rounds;
 mod trees;
 
-pub use self::{branches::*, commits::*, groups::*, keys::*, model::*, numbers::*, pages::*, rounds::*, trees::*};
+pub use self::{
+    branches::*, commits::*, groups::*, keys::*, model::*, numbers::*, pages::*, rounds::*, trees::*,
+};
 use super::{Subject, samples};
 use crate::{
     domain::{ids::BotId, message::Conversation},

@@ -25,12 +25,14 @@ pub(super) async fn store(
     .await?;
     let Some((branch, depth)) = stood else { return Ok(Applied::NO) };
     if branch != reply.0 {
-        sqlx::query("UPDATE chat_messages SET branch = $1, depth = depth - $3 WHERE branch = $2 AND depth >= $3")
-            .bind(reply.0)
-            .bind(branch)
-            .bind(depth)
-            .execute(&mut *db)
-            .await?;
+        sqlx::query(
+            "UPDATE chat_messages SET branch = $1, depth = depth - $3 WHERE branch = $2 AND depth >= $3",
+        )
+        .bind(reply.0)
+        .bind(branch)
+        .bind(depth)
+        .execute(&mut *db)
+        .await?;
     }
     store_messages(db, messages).await?;
     Ok(Applied::YES)

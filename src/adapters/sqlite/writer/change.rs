@@ -12,7 +12,9 @@ use deia_actors::{
 };
 use rusqlite::{Connection, params};
 
-use super::{super::words::json, ends::Ends, history, import, keys, outbox::Outbox, rounds, session::Applied, turn};
+use super::{
+    super::words::json, ends::Ends, history, import, keys, outbox::Outbox, rounds, session::Applied, turn,
+};
 
 /// Counters as SQLite has them.
 pub(super) fn int(number: u64) -> i64 {

@@ -35,6 +35,10 @@ pub(super) fn store(db: &Connection, reply: MessageId, messages: &[Message]) -> 
         "UPDATE conversations SET message_count = message_count + ?2, \
              last_at = max(coalesce(last_at, ?3), ?3) WHERE id = ?1",
     )?
-    .execute(params![last.conversation_id.0, int(u64::try_from(written).unwrap_or(0)), last.created_at.0])?;
+    .execute(params![
+        last.conversation_id.0,
+        int(u64::try_from(written).unwrap_or(0)),
+        last.created_at.0
+    ])?;
     Ok(Applied::YES)
 }

@@ -106,7 +106,11 @@ pub async fn a_round_of_tools_stands_before_the_reply<S: Subject>() {
     assert_eq!(stored.siblings, Siblings { index: 1, count: 1 });
     let home = store.conversation(main.id).await.unwrap().unwrap();
     assert_eq!((home.leaf_message_id, home.message_count), (Some(end.id), expected.len() as u64));
-    assert_eq!(store.newest_below(question.id).await.unwrap(), Some(end.id), "ids are in the order of the path");
+    assert_eq!(
+        store.newest_below(question.id).await.unwrap(),
+        Some(end.id),
+        "ids are in the order of the path"
+    );
     assert_eq!(store.path_rest(reply.id).await.unwrap().0 as usize, 31 + 1 + 4);
     for (at, around) in expected.iter().enumerate() {
         let older = store.page(main.id, Cursor::Before(*around), 3).await.unwrap().unwrap();
@@ -128,7 +132,8 @@ pub async fn rounds_of_tools_go_and_stay_with_their_turn<S: Subject>() {
     commit_one(&subject, accept(&turn_of, &question, &reply)).await;
     let round = round(&turn_of, &reply, &question, 0);
     commit_one(&subject, add(&turn_of, &reply, &round)).await;
-    let clear = || Fact::new(Change::ClearHistory { bot_id: id.clone(), conversation_id: Some(main.id) }, vec![]);
+    let clear =
+        || Fact::new(Change::ClearHistory { bot_id: id.clone(), conversation_id: Some(main.id) }, vec![]);
     assert_eq!(commit_one(&subject, clear()).await.deleted, 0);
     let whole = [question.id, round[0].id, round[1].id, reply.id];
     assert_eq!(path(&subject, &id, &reply).await, whole);
