@@ -1,9 +1,10 @@
 //! How a turn gets its answer: it waits for its conversation and for a slot, stores its start, asks, and asks again where that
 //! is safe.
 //!
-//! A request is repeated only while not one byte of its answer has come, and only where the server did not take it: it was
-//! busy (503), could not be reached, failed at once (5xx), or has no such model although it lists it. After a timeout the
-//! server may still be at work, so that is no reason for a second run.
+//! A request is repeated only while not one byte of its answer has come, and only where the server is not at work on it: it was
+//! busy (503), could not be reached, failed at once (5xx), has no such model although it lists it, or went away (a connection
+//! that is gone before the answer's head is that of a server which just died). After a timeout the server may still be at
+//! work, so that is no reason for a second run.
 
 use std::time::Instant;
 
@@ -117,7 +118,7 @@ impl TurnJob {
             }
             // The gate sends nobody there before a pause is over, or before a probe was answered.
             ModelError::Busy(_) | ModelError::Unreachable(_) => Next::Again,
-            ModelError::Failed(_) | ModelError::ModelNotFound(_) => {
+            ModelError::Failed(_) | ModelError::ModelNotFound(_) | ModelError::Cut => {
                 attempts.tried.push(server.to_owned());
                 let model = &self.shared.turn.lock().model;
                 match self.context.inference.has_another(model, &attempts.tried) {
