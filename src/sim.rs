@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 mod answer;
 mod catalogue;
+mod masked;
 mod playback;
 mod pull;
 mod reply;

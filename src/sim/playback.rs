@@ -22,6 +22,10 @@ use super::{
     wire::{LineWriter, Totals},
 };
 
+/// Bytes of the line that is too long.
+const LONG: usize = 10_000_000;
+/// It leaves in parts of this size.
+const LONG_PART: usize = 1 << 16;
 /// Neither JSON nor UTF-8.
 const GARBAGE: &[u8] = b"<html>\xff\xfe502 Bad Gateway</html>\n";
 
@@ -42,6 +46,8 @@ pub(crate) struct Performance {
     pub(crate) pace: Pace,
     pub(crate) fault: Option<(u32, Fault)>,
     pub(crate) chopped: bool,
+    /// Milliseconds between two parts of what is chopped.
+    pub(crate) drip_ms: u64,
 }
 
 /// What comes next.
@@ -53,7 +59,10 @@ enum Stage {
     /// The last bytes are handed over; the next poll lets the connection flush, the one after cuts it.
     Cut {
         flushed: bool,
+        kind: io::ErrorKind,
     },
+    /// So many bytes of a line are still to come.
+    Long(usize),
     Stalled,
     Over,
 }
@@ -131,6 +140,11 @@ impl Playback {
                 let totals = totals(&self.answer, self.start, self.first_token);
                 Some(self.lines.done(&totals))
             }
+            Stage::Long(left) => {
+                let part = left.min(LONG_PART);
+                self.stage = if part == left { Stage::Stalled } else { Stage::Long(left - part) };
+                Some(Bytes::from(vec![b'x'; part]))
+            }
             Stage::Cut { .. } | Stage::Stalled | Stage::Over => None,
         }
     }
@@ -147,8 +161,16 @@ impl Playback {
                 self.call.end();
                 Some(Bytes::from_static(GARBAGE))
             }
-            Fault::Cut => {
-                self.stage = Stage::Cut { flushed: false };
+            Fault::Long => {
+                self.stage = Stage::Long(LONG);
+                self.step()
+            }
+            Fault::Cut | Fault::Reset => {
+                let kind = match fault {
+                    Fault::Reset => io::ErrorKind::ConnectionReset,
+                    _ => io::ErrorKind::ConnectionAborted,
+                };
+                self.stage = Stage::Cut { flushed: false, kind };
                 self.call.end();
                 None
             }
@@ -180,6 +202,12 @@ impl Body for Playback {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
         loop {
+            if this.how.drip_ms > 0 && !this.parts.is_empty() {
+                let drip = Duration::from_millis(this.how.drip_ms);
+                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(drip)));
+                std::task::ready!(sleep.as_mut().poll(cx));
+                this.sleep = None;
+            }
             if let Some(part) = this.parts.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
             }
@@ -201,16 +229,13 @@ impl Body for Playback {
             match this.stage {
                 Stage::Over if this.parts.is_empty() => return Poll::Ready(None),
                 Stage::Stalled => return Poll::Pending,
-                Stage::Cut { flushed: false } => {
-                    this.stage = Stage::Cut { flushed: true };
+                Stage::Cut { flushed: false, kind } => {
+                    this.stage = Stage::Cut { flushed: true, kind };
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Stage::Cut { flushed: true } => {
-                    return Poll::Ready(Some(Err(io::Error::new(
-                        io::ErrorKind::ConnectionAborted,
-                        "cut by the script",
-                    ))));
+                Stage::Cut { flushed: true, kind } => {
+                    return Poll::Ready(Some(Err(io::Error::new(kind, "cut by the script"))));
                 }
                 _ => {}
             }
@@ -274,7 +299,12 @@ mod tests {
             serde_json::from_str(r#"{"messages":[{"role":"user","content":"a b c"}]}"#).unwrap();
         let counters = Arc::new(Counters::default());
         let start = Start { at: Instant::now(), load: Duration::ZERO, prompt_tokens: 3 };
-        let how = Performance { pace: script.pace, fault: script.fault, chopped: script.chopped };
+        let how = Performance {
+            pace: script.pace,
+            fault: script.fault,
+            chopped: script.chopped,
+            drip_ms: script.drip_ms,
+        };
         let lines = LineWriter::new(Dialect::Chat, name);
         let mut body = Playback::new(compose(&script, &run), lines, how, start, counters.begin());
         let (mut frames, mut failed) = (Vec::new(), false);

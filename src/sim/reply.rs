@@ -21,7 +21,7 @@ pub(crate) enum ReplyBody {
     Answer(Box<Playback>),
     Pull(Box<PullBody>),
     /// Cuts the connection at once.
-    Cut,
+    Cut(io::ErrorKind),
 }
 
 pub(crate) type Reply = Response<ReplyBody>;
@@ -43,9 +43,7 @@ impl Body for ReplyBody {
             }
             Self::Answer(body) => Pin::new(body.as_mut()).poll_frame(cx),
             Self::Pull(body) => Pin::new(body.as_mut()).poll_frame(cx),
-            Self::Cut => {
-                Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the script"))))
-            }
+            Self::Cut(kind) => Poll::Ready(Some(Err(io::Error::new(*kind, "cut by the script")))),
         }
     }
 
@@ -53,7 +51,7 @@ impl Body for ReplyBody {
         match self {
             Self::Whole(body) => body.is_end_stream(),
             Self::Answer(body) => body.is_end_stream(),
-            Self::Pull(_) | Self::Cut => false,
+            Self::Pull(_) | Self::Cut(_) => false,
         }
     }
 

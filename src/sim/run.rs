@@ -1,6 +1,6 @@
 //! `POST /api/chat`, `/api/generate` and `/api/embed`: the calls that use a model.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     answer::{Answer, compose, hash},
     catalogue::{Catalogue, EMBEDDING_LENGTH, Unplayable, capabilities},
+    masked,
     playback::{Performance, Playback, Start, duration, error_text, totals},
     reply::{self, Refusal, Reply, ReplyBody},
     request::{Embed, Run},
@@ -62,12 +63,15 @@ pub(crate) async fn run(
     if prompt_tokens > num_ctx && run.truncate == Some(false) {
         return ended(call, reply::error(StatusCode::BAD_REQUEST, TOO_LONG));
     }
+    if let Some(mask) = script.mask {
+        return ended(call, masked::reply(mask));
+    }
     let answer = compose(&script, &run);
     if script.first_ms > 0 {
         sleep(Duration::from_millis(script.first_ms)).await;
     }
     if let Some((0, fault)) = script.fault
-        && fault != Fault::Garbage
+        && !matches!(fault, Fault::Garbage | Fault::Long)
     {
         return before_the_first(fault, call).await;
     }
@@ -76,7 +80,12 @@ pub(crate) async fn run(
     if run.stream == Some(false) {
         return whole(&script, answer, lines, start, call).await;
     }
-    let how = Performance { pace: script.pace, fault: script.fault, chopped: script.chopped };
+    let how = Performance {
+        pace: script.pace,
+        fault: script.fault,
+        chopped: script.chopped,
+        drip_ms: script.drip_ms,
+    };
     reply::lines(ReplyBody::Answer(Box::new(Playback::new(answer, lines, how, start, call))))
 }
 
@@ -131,9 +140,13 @@ async fn before_the_first(fault: Fault, mut call: OpenCall) -> Reply {
         Fault::Stall => pending().await,
         Fault::Cut => {
             call.end();
-            reply::lines(ReplyBody::Cut)
+            reply::lines(ReplyBody::Cut(io::ErrorKind::ConnectionAborted))
         }
-        Fault::Error | Fault::Garbage => {
+        Fault::Reset => {
+            call.end();
+            reply::lines(ReplyBody::Cut(io::ErrorKind::ConnectionReset))
+        }
+        Fault::Error | Fault::Garbage | Fault::Long => {
             ended(call, reply::error(StatusCode::INTERNAL_SERVER_ERROR, &error_text(0)))
         }
     }

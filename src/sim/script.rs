@@ -38,6 +38,21 @@ pub(crate) enum Fault {
     Stall,
     /// A line that is not JSON and not UTF-8; then the stream ends without a final line.
     Garbage,
+    /// The connection is reset.
+    Reset,
+    /// A line of 10 MB.
+    Long,
+}
+
+/// An answer that is none, instead of any token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mask {
+    /// A page of HTML with status 200.
+    Html,
+    /// Compressed, which nobody asked for: it would unpack to a thousand times its size.
+    Gzip,
+    /// A redirect to this port of the machine.
+    Redirect(u16),
 }
 
 /// How fast the tokens come.
@@ -72,6 +87,10 @@ pub(crate) struct Script {
     pub(crate) vision: bool,
     /// Answers a demanded format with something else.
     pub(crate) misform: bool,
+    /// So many milliseconds between any few bytes.
+    pub(crate) drip_ms: u64,
+    /// Answers with something else.
+    pub(crate) mask: Option<Mask>,
     /// HTTP chunks are cut inside characters and lines.
     pub(crate) chopped: bool,
 }
@@ -82,8 +101,8 @@ pub(crate) enum ScriptError {
     #[error("the script is empty; try sim:echo or sim:tokens=200,gap_ms=5,first_ms=20")]
     Empty,
     #[error(
-        "unknown script key '{key}'; known are echo, tokens, gap_ms, first_ms, error_at, cut_at, stall_at, busy, \
-         load_ms, utf8, think, tools, calls, vision, misform, garbage"
+        "unknown script key '{key}'; known are echo, tokens, gap_ms, first_ms, error_at, cut_at, reset_at, stall_at, \
+         long_at, busy, load_ms, drip_ms, utf8, think, tools, calls, vision, misform, garbage, html, gzip, redirect"
     )]
     UnknownKey { key: String },
     #[error("script key '{key}' is given twice")]
@@ -111,6 +130,8 @@ impl Script {
             calls: 1,
             vision: true,
             misform: false,
+            drip_ms: 0,
+            mask: None,
             chopped: false,
         }
     }
@@ -153,13 +174,22 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
             "busy" => script.busy = count(key, value)?,
             "error_at" => script.fail(count(key, value)?, Fault::Error),
             "cut_at" => script.fail(count(key, value)?, Fault::Cut),
+            "reset_at" => script.fail(count(key, value)?, Fault::Reset),
+            "long_at" => script.fail(count(key, value)?, Fault::Long),
+            "drip_ms" => script.drip_ms = number(key, value, MAX_MS)?,
+            "html" if flag(key, value)? => script.mask = Some(Mask::Html),
+            "gzip" if flag(key, value)? => script.mask = Some(Mask::Gzip),
+            "redirect" => {
+                let port = number(key, value, u16::MAX.into())?;
+                script.mask = Some(Mask::Redirect(u16::try_from(port).unwrap_or(u16::MAX)));
+            }
             "stall_at" => script.fail(count(key, value)?, Fault::Stall),
             "garbage" if value.is_none() => script.fail(GARBAGE_AT, Fault::Garbage),
             "garbage" => script.fail(count(key, value)?, Fault::Garbage),
             _ => return Err(ScriptError::UnknownKey { key: key.to_owned() }),
         }
     }
-    script.chopped = utf8;
+    script.chopped = utf8 || script.drip_ms > 0;
     // A fault needs tokens around it: without `tokens` the text is long enough to reach past it.
     let default = script.fault.map_or(20, |(at, _)| at.saturating_add(10).max(20));
     script.source = match (echo, utf8, tokens) {
@@ -264,7 +294,8 @@ mod tests {
         fn the_order_of_keys_does_not_matter(
             (keys, shuffled) in proptest::sample::subsequence(
                 vec!["tokens=7", "gap_ms=3", "first_ms=9", "error_at=5", "cut_at=6", "stall_at=8", "busy=2",
-                     "load_ms=30", "utf8", "think", "tools=2", "calls=3", "vision", "misform", "garbage"], 1..=15)
+                     "load_ms=30", "drip_ms=2", "utf8", "think", "tools=2", "calls=3", "vision", "misform", "garbage",
+                     "reset_at=9", "long_at=4"], 1..=18)
                 .prop_flat_map(|keys| (Just(keys.clone()), Just(keys).prop_shuffle()))
         ) {
             prop_assert_eq!(

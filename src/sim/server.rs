@@ -1,6 +1,6 @@
 //! The accept loop, the connections and the routes.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -90,16 +90,29 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>, stop: CancellationTo
         // One flat buffer: what is ready leaves with one write.
         .writev(false)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => log_end(ended),
+    let mut connection = connection;
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
         () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            if let Ok(ended) = tokio::time::timeout(GRACE, connection).await {
-                log_end(ended);
-            }
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            let ended = tokio::time::timeout(GRACE, &mut connection).await;
+            ended.unwrap_or(Ok(()))
+        }
+    };
+    if ended.as_ref().is_err_and(is_reset) {
+        // Closed with bytes to be sent and no time to send them: the other end gets a reset instead of an end.
+        let stream = connection.into_parts().io.into_inner();
+        if let Err(error) = stream.set_zero_linger() {
+            tracing::debug!(%error, "sim.reset_failed");
         }
     }
+    log_end(ended);
+}
+
+/// Whether the script asked for a reset.
+fn is_reset(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionReset)
 }
 
 fn log_end(ended: hyper::Result<()>) {

@@ -304,3 +304,40 @@ async fn run_serves_until_it_is_told_to_stop() {
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(2), running).await.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn what_stands_before_a_model_server_can_be_played_too() {
+    let (sim, _) = sim().await;
+    let raw = async |model: &str| {
+        let mut stream = TcpStream::connect(sim.address()).await.unwrap();
+        let body = chat(model).to_string();
+        let head = format!("POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let mut buffer = [0; 8192];
+        loop {
+            match stream.read(&mut buffer).await {
+                Ok(0) => return (answer, None),
+                Ok(n) => answer.extend_from_slice(&buffer[..n]),
+                Err(error) => return (answer, Some(error.kind())),
+            }
+            if answer.ends_with(b"\r\n\r\n") || answer.ends_with(b"network.</p>\n") || answer.len() > 1 << 20
+            {
+                return (answer, None);
+            }
+        }
+    };
+    let reset = raw("sim:gap_ms=5,reset_at=2").await;
+    assert_eq!(reset.1, Some(std::io::ErrorKind::ConnectionReset));
+    assert_eq!(raw("sim:gap_ms=5,cut_at=2").await.1, None, "a cut is an end");
+    let text = |answer: Vec<u8>| String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    let redirect = text(raw("sim:redirect=9").await.0);
+    assert!(
+        redirect.contains("307") && redirect.contains("location: http://127.0.0.1:9/api/chat"),
+        "{redirect}"
+    );
+    assert!(text(raw("sim:html").await.0).contains("content-type: text/html"));
+    let (packed, _) = raw("sim:gzip").await;
+    assert!(packed.len() > 1 << 20 && text(packed).contains("content-encoding: gzip"));
+    assert_eq!(sim.stats().closed_early, 0);
+}

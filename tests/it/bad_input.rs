@@ -179,6 +179,42 @@ async fn a_wrong_read_or_configuration_is_refused_by_field() {
 }
 
 #[tokio::test]
+async fn what_no_model_has_or_takes_is_refused_before_a_model_server_hears_of_it() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let invalid = "invalid_request";
+    let long = "m".repeat(10_000);
+    let cold = json!({"temperature": -0.1});
+    let told = api.submit("ada", "x", json!({"options": cold})).await;
+    check("send, cold", &told, 400, invalid, "options.temperature", "from 0 to 2");
+    for (config, field) in [
+        (json!({"options": cold}), "config.options.temperature"),
+        (json!({"model": "a b"}), "config.model"),
+        (json!({"model": "a\u{a0}b"}), "config.model"),
+        (json!({"model": long}), "config.model"),
+        (json!({"fallback": ["a b"]}), "config.fallback"),
+        (json!({"fallback": [long]}), "config.fallback"),
+    ] {
+        let launched = api.post("/api/bot/launch", json!({"bot_id": "bob", "config": config})).await;
+        check("launch", &launched, 400, invalid, field, "");
+        let patched = api.patch("/api/bot/ada", json!({"config": config})).await;
+        check("patch", &patched, 400, invalid, field, "");
+    }
+    for name in ["../x", "a/../x", "a b", long.as_str()] {
+        for door in ["pull", "preload", "unload", "delete"] {
+            let answer = api.post(format!("/api/models/{door}"), json!({"model": name})).await;
+            check(door, &answer, 400, invalid, "model", "");
+            assert!(answer.body.to_string().len() < 1000, "a refusal does not repeat what it refuses");
+        }
+    }
+    assert_eq!(api.history("ada").await.len(), 0);
+    assert_eq!(stage.sim.stats().requests, 0);
+    assert_eq!(api.send("ada", "still there?").await.expect(200)["reply"]["content"], "still there?");
+}
+
+#[tokio::test]
 async fn a_limit_is_the_same_at_every_door() {
     let stage = Stage::with(&[("DEIA_SUPERVISION__ALLOW_KILL", "true")]).await;
     let deia = stage.start().await;

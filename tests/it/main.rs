@@ -12,6 +12,7 @@ mod branches;
 mod command_line;
 mod events;
 mod export;
+mod faults;
 mod fsync;
 mod full_disk;
 mod history;

@@ -3,7 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use deia_actors::ports::chat_model::{ModelError, Wait};
-use reqwest::{Response, StatusCode};
+use reqwest::{Response, StatusCode, header::CONTENT_ENCODING};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
@@ -33,11 +33,16 @@ pub(super) fn broken(error: &reqwest::Error) -> ModelError {
     if is_nonsense(error) { ModelError::Protocol(innermost(error)) } else { ModelError::Cut }
 }
 
-/// Passes a success on; reads the words of anything else.
+/// Passes a success on, unless it is compressed: we ask for none of that, and a few bytes of it may become gigabytes. Reads the words of anything else.
 pub(super) async fn check(response: Response, model: &str) -> Result<Response, ModelError> {
     let status = response.status();
     if status.is_success() {
-        return Ok(response);
+        return match response.headers().get(CONTENT_ENCODING) {
+            Some(coding) if coding != "identity" => {
+                Err(ModelError::Protocol("a compressed answer, which was not asked for".into()))
+            }
+            _ => Ok(response),
+        };
     }
     let body = refusal_body(response).await;
     Err(refusal(status, &body, model))

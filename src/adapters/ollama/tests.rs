@@ -307,6 +307,12 @@ async fn servers_that_talk_nonsense_end_in_a_condition_and_keep_what_came() {
             "",
             |e| matches!(e, ModelError::Refused { status: 302, .. }),
         ),
+        (
+            "a compressed answer",
+            head("Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\nwhatever\n"),
+            "",
+            |e| matches!(e, ModelError::Protocol(m) if m.contains("compressed")),
+        ),
         ("a 500 page", b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops".to_vec(), "", |e| {
             *e == ModelError::Failed("oops".into())
         }),

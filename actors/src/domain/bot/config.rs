@@ -211,11 +211,15 @@ impl BotConfig {
     pub fn validate(&self) -> Result<(), Problem> {
         let mut errors = vec![];
         let mut wrong = |field: &str, reason: String| errors.push(FieldError { field: field.into(), reason });
-        if self.model.len() > 200 || self.model.chars().any(char::is_control) {
-            wrong("config.model", "at most 200 bytes, without control characters".into());
+        let is_name = |m: &str| m.len() <= 200 && !m.chars().any(|c| c.is_control() || c.is_whitespace());
+        if !is_name(&self.model) {
+            wrong("config.model", "at most 200 bytes, without spaces and control characters".into());
         }
-        if self.fallback.len() > 8 || self.fallback.iter().any(|m| m.is_empty() || m.len() > 200) {
-            wrong("config.fallback", "at most 8 names of 1 to 200 bytes".into());
+        if self.fallback.len() > 8 || self.fallback.iter().any(|m| m.is_empty() || !is_name(m)) {
+            wrong(
+                "config.fallback",
+                "at most 8 names of 1 to 200 bytes, without spaces and control characters".into(),
+            );
         }
         if self.system_prompt.len() > SYSTEM_PROMPT_MAX || self.system_prompt.contains('\0') {
             wrong("config.system_prompt", format!("at most {SYSTEM_PROMPT_MAX} bytes, without NUL"));
