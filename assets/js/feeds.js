@@ -7,8 +7,9 @@ import { store } from './store.js';
 
 const POLL_MS = 3000;
 const STORAGE_MS = 5000;
-const socket = new Socket(`${location.origin.replace(/^http/, 'ws')}/ws`);
-const polls = new Set();
+export const socket = new Socket(`${location.origin.replace(/^http/, 'ws')}/ws`);
+/** What is read every 3 s while there is no socket. */
+export const polls = new Set();
 let pollTimer = 0;
 
 export const retryNow = () => socket.retryNow();
@@ -33,7 +34,7 @@ async function poll() {
 }
 
 /** Reads again soon, at most once per `every` ms however often it is asked. */
-function throttled(read, every) {
+export function throttled(read, every) {
   let timer = 0;
   let last = 0;
   const run = () => {
@@ -72,30 +73,6 @@ export function followStorage() {
   const refresh = throttled(read, STORAGE_MS);
   setInterval(refresh, STORAGE_MS);
   refresh();
-}
-
-/** Model servers: only their state, for the banner. */
-export function followServers() {
-  socket.subscribe('models', {
-    snapshot: ({ snapshot }) => {
-      if (!snapshot) return;
-      store.dispatch({ type: 'servers', items: snapshot.servers ?? [] });
-      store.dispatch({ type: 'models', items: snapshot.models ?? [] });
-    },
-    event: (event) => {
-      if (event.event !== 'server_state_changed') return;
-      const server = event.data.server?.name ? event.data.server : { ...event.data, name: event.data.name ?? event.data.server };
-      store.dispatch({ type: 'server', server: { ...server, since: server.since ?? event.time } });
-    },
-  });
-}
-
-export async function readModels() {
-  try {
-    store.dispatch({ type: 'models', items: await api.models() });
-  } catch (error) {
-    store.dispatch({ type: 'models_failed', error: error.message });
-  }
 }
 
 /** The tree, while a page shows it. Events change it at once; the whole is read again for counters. */
