@@ -1,7 +1,8 @@
 // Live data: topics of the socket into the store, with reading over HTTP every 3 s while there is no socket.
 
 import * as api from './api.js';
-import { leafShown, offsets } from './model/chat.js';
+import { leafShown, offsets, waitingTurns } from './model/chat.js';
+import { allDown } from './model/servers.js';
 import { Socket } from './socket.js';
 import { store } from './store.js';
 
@@ -133,6 +134,12 @@ export function followConversation(botId, id) {
     readTurns();
   };
 
+  // Until when a turn is held does not travel in events, and without a socket nothing does.
+  const beat = setInterval(() => {
+    if (socket.state.name === 'live' && !allDown(store.state.servers)) return;
+    for (const { id: turn } of waitingTurns(chat())) api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => { /* the next beat */ });
+  }, POLL_MS);
+
   polls.add(read);
   const end = socket.subscribe(topic, {
     render: 'html',
@@ -158,6 +165,7 @@ export function followConversation(botId, id) {
   });
   return () => {
     end();
+    clearInterval(beat);
     polls.delete(read);
     store.dispatch({ type: 'chat_closed', id });
   };

@@ -37,7 +37,8 @@ export function followServers() {
       store.dispatch({ type: 'models', items: snapshot.models ?? [] });
     },
     event: ({ event, data }) => {
-      if (event === 'server_state_changed') store.dispatch({ type: 'server', server: data.server });
+      if (data.removed) store.dispatch({ type: 'server_gone', name: data.server.name });
+      else if (event === 'server_state_changed') store.dispatch({ type: 'server', server: data.server });
       else serversSoon();
       if (watchers) modelsSoon();
     },

@@ -4,22 +4,14 @@ import { bytes, duration, span } from '../format.js';
 import { html } from '../html.js';
 import { BREAKER, gateWords, stateWords, trouble } from '../model/servers.js';
 import { actionButton, stateLabel } from './controls.js';
+import { gate } from './gate.js';
 import { icon } from './icon.js';
 
-const BOXES = 16;   // slots that are drawn one by one
-const WAITERS = 6;  // waiters that are drawn one by one
 const ICONS = { ok: 'check', warn: 's-stopping', bad: 's-crashed' };
 
 function breaker(state = 'closed') {
   const [, word] = BREAKER.find(([name]) => name === state) ?? [state, state];
   return html`<div class="row brow"><span class="t3">Breaker</span><ol class="brk" aria-label="${`Breaker: ${word}`}">${BREAKER.map(([name, label, tone]) => html`<li class="${name === state ? `on t-${tone}` : ''}" aria-current="${name === state ? 'step' : null}">${name === state ? icon(ICONS[tone]) : ''}${label}</li>`)}</ol></div>`;
-}
-
-/** Slots, a line, numbered waiters: the picture of a gate. The sentence beside it says the same. */
-export function gate({ busy, total, depth, off = false, you = null }) {
-  const boxes = Array.from({ length: Math.min(total, BOXES) }, (_, i) => html`<span class="${`slot ${off ? 'off' : i < Math.ceil((busy * Math.min(total, BOXES)) / total) ? 'on' : ''}`}"></span>`);
-  const shown = you ? [...Array.from({ length: Math.min(you - 1, WAITERS - 1) }, (_, i) => (you > WAITERS && i === WAITERS - 2 ? you - 1 : i + 1)), 'You'] : Array.from({ length: Math.min(depth, WAITERS) }, (_, i) => (depth > WAITERS && i === WAITERS - 1 ? depth : i + 1));
-  return html`<span class="slots" aria-hidden="true">${boxes}<span class="gate"></span>${shown.map((n) => html`<span class="${`waiter ${n === 'You' ? 'you' : ''}`}">${n}</span>`)}</span>`;
 }
 
 function memory(loaded, server, now) {

@@ -1,0 +1,71 @@
+// Calls of tools in a turn: from its events while it runs, from the stored messages afterwards. Pure.
+//
+// A call is `{id, name, arguments, result, error, took_ms, calledAt, running}`; arguments and result are whatever the model and
+// the tool wrote, and are shown as text only.
+
+const text = (value) => (value === undefined || value === null ? null : typeof value === 'string' ? value : JSON.stringify(value));
+
+/** `tool_calls` of a message, in the forms in which servers write them. */
+export function callsOf(message) {
+  const calls = Array.isArray(message.tool_calls) ? message.tool_calls : [];
+  return calls.map((call, i) => {
+    const f = call.function ?? call;
+    return { id: call.call_id ?? call.id ?? `${message.id}:${i}`, name: f.name ?? 'unnamed', arguments: text(f.arguments), result: text(call.result), error: text(call.error), took_ms: call.took_ms ?? null, running: false };
+  });
+}
+
+/** `tool_called` and `tool_returned` put into the calls of a turn. */
+export function applyTool(calls = [], { event, data, time }) {
+  const { call_id: id } = data;
+  const known = calls.some((c) => c.id === id);
+  if (event === 'tool_called') {
+    return known ? calls : [...calls, { id, name: data.name, arguments: text(data.arguments), result: null, error: null, took_ms: null, calledAt: time, running: true }];
+  }
+  const end = { result: text(data.result), error: text(data.error), took_ms: data.took_ms ?? null, running: false };
+  return known ? calls.map((c) => (c.id === id ? { ...c, ...end } : c)) : [...calls, { id, name: data.name ?? 'unnamed', arguments: null, ...end }];
+}
+
+/** Puts the result that a stored message holds to its call. */
+function answer(calls, message) {
+  const m = message.metadata ?? {};
+  const id = m.call_id ?? m.tool_call_id ?? message.tool_call_id;
+  const at = id === undefined ? calls.findIndex((c) => c.result === null && c.error === null) : calls.findIndex((c) => c.id === id);
+  const end = { result: message.content, error: text(m.error), took_ms: m.took_ms ?? null };
+  if (at < 0) return [...calls, { id: id ?? message.id, name: m.name ?? m.tool_name ?? 'tool', arguments: null, running: false, ...end }];
+  return calls.map((c, i) => (i === at ? { ...c, ...end, took_ms: end.took_ms ?? c.took_ms } : c));
+}
+
+/** Turn id → its calls. What is stored wins where it is more than what was seen happening. */
+export function callsByTurn(chat) {
+  const stored = new Map();
+  for (const key of chat.order) {
+    const m = chat.messages[key];
+    if (!m.turn_id || (!m.tool_calls && m.sender !== 'tool')) continue;
+    const before = stored.get(m.turn_id) ?? [];
+    stored.set(m.turn_id, m.sender === 'tool' ? answer(before, m) : [...before, ...callsOf(m)]);
+  }
+  const out = new Map(stored);
+  for (const turn of Object.values(chat.turns)) {
+    if (turn.tools && turn.tools.length >= (stored.get(turn.id)?.length ?? 0)) out.set(turn.id, turn.tools);
+  }
+  return out;
+}
+
+/** One of several messages that a turn wrote on its way to the reply: it is shown in the reply's tool blocks. */
+export const isStep = (key, message) => Boolean(message.turn_id) && !key.startsWith('turn:') && (message.sender === 'tool' || message.sender === 'bot');
+
+/** JSON laid out for reading; anything else as it is. */
+export function laidOut(value) {
+  if (value === null) return '';
+  try {
+    return JSON.stringify(JSON.parse(value), null, 2);
+  } catch {
+    return value;
+  }
+}
+
+/** The first line of a result, for the one line of a block. */
+export function brief(call) {
+  const line = (call.error ?? call.result ?? '').trim().split('\n')[0];
+  return line || (call.error === null ? 'nothing' : 'failed');
+}
