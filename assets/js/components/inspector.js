@@ -3,7 +3,7 @@
 import { action } from '../actions.js';
 import { count, duration, int, ordinal, span } from '../format.js';
 import { html } from '../html.js';
-import { isOver, moments } from '../model/chat.js';
+import { contextUse, isOver, moments } from '../model/chat.js';
 import { actionButton, chip, pips, section, stateLabel } from './controls.js';
 import { icon } from './icon.js';
 
@@ -46,7 +46,7 @@ function speed(turn) {
 }
 
 function context(turn) {
-  const c = turn.context ?? turn.full?.context;
+  const c = contextUse(turn);
   if (!c?.num_ctx) return '';
   const free = Math.max(0, c.num_ctx - c.used);
   const percent = Math.round((c.used / c.num_ctx) * 100);

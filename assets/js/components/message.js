@@ -4,7 +4,7 @@ import { action } from '../actions.js';
 import { characters, count, duration, eta, int, ordinal, span, when, within } from '../format.js';
 import { html } from '../html.js';
 import { isOver, moments } from '../model/chat.js';
-import { held, placeWords, waitWords } from '../model/servers.js';
+import { gateOf, held, placeWords, waitWords } from '../model/servers.js';
 import { actionButton, chip } from './controls.js';
 import { gate } from './gate.js';
 import { icon } from './icon.js';
@@ -35,11 +35,11 @@ function waiting(turn, ctx) {
     return html`<section class="wait bad" aria-label="Waiting for a model server"><div class="wait-n"><b>${icon('clock')}</b><span>${off.left === null ? 'held' : html`<span class="num">${span(Math.ceil(off.left))}</span> left`}</span></div>
       <div class="grow"><b>Held until a model server is back</b><p class="t2">${left}${off.next === null ? '' : `Next try ${within(off.next)}. `}The message is stored and you may close this page.</p></div>${leave}</section>`;
   }
-  const { position, server: at } = turn.queue ?? {};
-  const server = ctx.servers.find((s) => s.name === at);
+  const position = turn.queue?.position;
+  const server = gateOf(turn.queue, ctx.servers);
   const { accepted } = moments(turn);
   const since = accepted === null ? '' : `waiting ${span((ctx.now - accepted) / 1000)}, `;
-  return html`<section class="wait" aria-label="${position ? `${placeWords(position, at)}, ${eta(ctx.shownEta)}` : 'Waiting behind the answer above'}"><div class="wait-n"><b class="num">${position ? ordinal(position) : icon('s-queued')}</b><span>${position ? `in line${at ? ` at ${at}` : ''}` : 'next'}</span></div>
+  return html`<section class="wait" aria-label="${position ? `${placeWords(position, server?.name)}, ${eta(ctx.shownEta)}` : 'Waiting behind the answer above'}"><div class="wait-n"><b class="num">${position ? ordinal(position) : icon('s-queued')}</b><span>${position ? `in line${server ? ` at ${server.name}` : ''}` : 'next'}</span></div>
     <div class="grow"><div class="row wait-t"><b>${position ? sentence(eta(ctx.shownEta)) : 'Waits for the answer above'}</b><span class="t3">${`${since}${position ? 'moves up as slots become free' : 'nothing to do'}`}</span></div>${gate({ busy: server?.slots?.total ?? 1, total: server?.slots?.total ?? 1, you: position || 1 })}<p class="t2">${waitWords(position, server)}</p></div>${leave}</section>`;
 }
 

@@ -248,6 +248,9 @@ export function runningTurn(chat) {
 /** The turns that wait for a slot or for a server. */
 export const waitingTurns = (chat) => Object.values(chat?.turns ?? {}).filter((t) => t.state === 'queued' || t.state === 'accepted');
 
+/** How full the context of a turn is: the estimate of the event, replaced by the count that came with its end. */
+export const contextUse = (turn) => (isOver(turn) && turn.full?.context?.num_ctx ? turn.full.context : turn?.context ?? turn?.full?.context);
+
 /** Whether a model is shown this message: slash commands, their answers and empty replies are not. */
 const isSent = (m) => (m.sender === 'user' ? Boolean(m.turn_id) : m.sender === 'bot' ? m.state !== 'pending' && Boolean(m.content || m.tool_calls) : m.sender === 'tool');
 
@@ -256,7 +259,7 @@ const isSent = (m) => (m.sender === 'user' ? Boolean(m.turn_id) : m.sender === '
  * its context. Null where nothing was cut, or where the cut lies above what is loaded.
  */
 export function cutOf(chat) {
-  const contextOf = (key) => { const turn = key.startsWith('turn:') ? chat.turns[key.slice(5)] : null; return turn?.context ?? turn?.full?.context; };
+  const contextOf = (key) => (key.startsWith('turn:') ? contextUse(chat.turns[key.slice(5)]) : null);
   const end = chat.order.findLastIndex((k) => contextOf(k)?.num_ctx);
   const trimmed = end < 0 ? null : contextOf(chat.order[end]);
   if (!trimmed?.trimmed_messages) return null;

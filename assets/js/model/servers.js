@@ -45,6 +45,13 @@ export function gateWords(server) {
   return `${int(queue.depth)} ${queue.depth === 1 ? 'waits' : 'wait'}, ${queue.eta_s === null || queue.eta_s === undefined ? 'time not known' : `a new one ${eta(queue.eta_s)}`}`;
 }
 
+/** The server at whose gate a turn stands: events name it when it moves; where only one is up it is that one. */
+export function gateOf(queue, servers) {
+  if (queue?.server) return servers.find((s) => s.name === queue.server) ?? null;
+  const up = servers.filter((s) => s.state === 'up');
+  return up.length === 1 ? up[0] : null;
+}
+
 /** A waiting turn: what it waits for, in a sentence. `server` is the one at whose gate it stands, if known. */
 export function waitWords(position, server) {
   if (!position) return 'It is next, once the answer above has ended.';

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { allDown, gateWords, held, nextTry, placeWords, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
+import { allDown, gateOf, gateWords, held, nextTry, placeWords, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
 
 const NOW = Date.parse('2026-01-01T00:00:00Z');
 const at = (seconds) => new Date(NOW + seconds * 1000).toISOString();
@@ -51,4 +51,12 @@ test('a waiting turn says where it stands and what it waits for', () => {
   assert.match(waitWords(3, server()), /^All 4 slots of gpu-a are busy\./);
   assert.match(waitWords(1, server({ slots: { total: 1, busy: 1 } })), /^The only slot of gpu-a is busy\./);
   assert.match(waitWords(undefined, null), /answer above/);
+});
+
+test('the gate of a turn is the one that is named, or the only one there is', () => {
+  const [a, b] = [server(), server({ name: 'gpu-b' })];
+  assert.equal(gateOf({ server: 'gpu-b' }, [a, b]), b);
+  assert.equal(gateOf({ position: 1 }, [a, b]), null);
+  assert.equal(gateOf({ position: 1 }, [a, { ...b, state: 'down' }]), a);
+  assert.equal(gateOf({ server: 'gone' }, [a]), null);
 });
