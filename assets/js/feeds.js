@@ -1,7 +1,7 @@
 // Live data: topics of the socket into the store, with reading over HTTP every 3 s while there is no socket.
 
 import * as api from './api.js';
-import { leafShown, offsets, waitingTurns } from './model/chat.js';
+import { isOver, leafShown, offsets, waitingTurns } from './model/chat.js';
 import { allDown } from './model/servers.js';
 import { Socket } from './socket.js';
 import { store } from './store.js';
@@ -59,10 +59,10 @@ export function followBots() {
     event: (event) => {
       store.dispatch({ type: 'bots_event', event });
       store.dispatch({ type: 'tree_event', event });
-      const unknown = event.data.bot_id && !store.state.bots.byId[event.data.bot_id] && event.event !== 'bot_deleted';
-      if (unknown) api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
-      else if (event.event === 'bot_config_changed') api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
-      else refresh(1000); // counters (tokens, queue, uptime) do not travel in events
+      const known = event.data.bot_id in store.state.bots.byId;
+      // The list knows whether an unknown one is still new or already gone.
+      if (known && event.event === 'bot_config_changed') api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
+      else refresh(known ? 1000 : 0); // counters (tokens, queue, uptime) do not travel in events
     },
     refused: refresh,
   });
@@ -115,10 +115,12 @@ export function followConversation(botId, id) {
     for (const message of Object.values(chat()?.messages ?? {})) {
       const turn = message.turn_id;
       const known = chat().turns[turn];
-      const needed = message.sender === 'bot' && turn && message.state !== 'complete' && !known?.full && known?.state !== 'generating';
-      if (needed && !asked.has(turn)) {
-        asked.add(turn);
-        api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => asked.delete(turn));
+      // What was acknowledged is no end: a snapshot may be the first word of that.
+      const needed = message.sender === 'bot' && turn && message.state !== 'complete' && !isOver(known?.full) && known?.state !== 'generating';
+      const question = `${turn} ${message.state}`;
+      if (needed && !asked.has(question)) {
+        asked.add(question);
+        api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => asked.delete(question));
       }
     }
     const last = [...(chat()?.order ?? [])].reverse().find((k) => k.startsWith('turn:'))?.slice(5);

@@ -7,6 +7,7 @@ import { icon } from './icon.js';
 
 function outcome(call, now) {
   if (call.running) return html`<span class="glyph t-live" data-state="processing">${icon('s-processing')}</span><span class="num t2">${`runs, ${duration(Math.max(100, Math.floor((now - new Date(call.calledAt)) / 100) * 100))}`}</span>`;
+  if (call.error === null && call.result === null) return html`<span class="t3">no result</span>`;
   const tone = call.error === null ? 'ok' : 'bad';
   return html`<span class="${`t-${tone} tool-r ell`}">${icon(call.error === null ? 'check' : 'x')}<span class="vh">${call.error === null ? 'Result: ' : 'Error: '}</span>${brief(call)}</span>${call.took_ms === null ? '' : html`<span class="num t3 nowrap">${duration(call.took_ms)}</span>`}`;
 }

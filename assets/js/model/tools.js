@@ -67,5 +67,5 @@ export function laidOut(value) {
 /** The first line of a result, for the one line of a block. */
 export function brief(call) {
   const line = (call.error ?? call.result ?? '').trim().split('\n')[0];
-  return line || (call.error === null ? 'nothing' : 'failed');
+  return line || (call.error === null ? 'empty' : 'failed');
 }
