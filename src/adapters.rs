@@ -8,4 +8,5 @@ mod quarantine;
 pub mod scratch;
 mod spans;
 pub mod sqlite;
+pub mod tools;
 mod words;

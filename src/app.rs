@@ -15,7 +15,7 @@ use std::{
 use deia_actors::{
     controller::{Controller, InferenceLimits, RetentionRules, ServerSpec, Settings},
     domain::problem::Problem,
-    ports::chat_model::ChatModel,
+    ports::{chat_model::ChatModel, tool_runner::ToolRunner},
     supervision::RestartRules,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,11 +25,13 @@ use crate::{
     adapters::{
         ollama::{self, Limits, Ollama},
         scratch::ScratchFolder,
+        tools::BuiltInTools,
     },
     cli::{EXIT_CONFIGURATION, EXIT_GAVE_UP, EXIT_PENDING},
     config::{Config, ModelServer, Simulated},
     http,
     sim::{Sim, SimConfig},
+    telemetry::metrics::Recorder,
 };
 
 pub use archive::{ExportAsked, export, import};
@@ -223,6 +225,14 @@ impl App {
     /// # Errors
     /// See [`AppError`].
     pub async fn build(config: &Config) -> Result<Self, AppError> {
+        Self::build_with(config, Arc::new(BuiltInTools)).await
+    }
+
+    /// As [`App::build`], with a host's own tools instead of the built-in ones.
+    ///
+    /// # Errors
+    /// See [`AppError`].
+    pub async fn build_with(config: &Config, tools: Arc<dyn ToolRunner>) -> Result<Self, AppError> {
         let listen = config.server.listen;
         if !listen.ip().is_loopback() {
             return Err(AppError::Exposed(listen));
@@ -235,6 +245,7 @@ impl App {
         let (servers, simulator) = model_servers(config).await?;
         let mut builder = Controller::builder(database.storage())
             .settings(settings(config))
+            .tools(tools)
             .scratch(Arc::new(ScratchFolder(config.data_dir.clone())));
         for server in servers {
             builder = builder.server(server);
@@ -248,6 +259,13 @@ impl App {
         let view = serde_json::json!({ "items": config.items() });
         api.config_view = Arc::new(move || view.clone());
         Ok(Self { controller, database, simulator, bound, api, drain: config.server.drain })
+    }
+
+    /// With these metrics as the answer to `GET /metrics`; without them it says that there are none.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Self {
+        self.api.metrics = Some(metrics);
+        self
     }
 
     /// Where it listens.
@@ -313,10 +331,11 @@ async fn announce(controller: &Controller, path: &Path, address: SocketAddr) -> 
 pub async fn serve(
     config: Config,
     ready_file: Option<PathBuf>,
+    recorder: &Recorder,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let app = tokio::select! {
-        built = App::build(&config) => built?,
+        built = App::build(&config) => built?.metrics(recorder.page()),
         // A database that is waited for must not hold up the end.
         () = stop.cancelled() => return Ok(()),
     };

@@ -4,12 +4,12 @@
 //! an answer is composed once, its lines are spliced from a prefix, and what is ready leaves in one write.
 //!
 //! The model's name carries the script: plain names such as `simulated` answer a person, `sim:echo`,
-//! `sim:tokens=200,gap_ms=5`, `sim:error_at=10` and so on play what they say; the keys are in `sim/script.rs`.
+//! `sim:tokens=200,gap_ms=5`, `sim:error_at=10`, `sim:tools=3,calls=2`, `sim:misform` and so on play what they say; the keys are in `sim/script.rs`.
 //! The same request gets the same answer, always.
 //!
 //! Owned tasks: one accept loop, one task for each connection; [`Sim::stop`] waits for all of them.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,12 @@ impl Sim {
     #[must_use]
     pub fn stats(&self) -> SimStats {
         self.shared.counters.read()
+    }
+
+    /// When a client last went away before the end of its answer.
+    #[must_use]
+    pub fn last_left(&self) -> Option<Instant> {
+        self.shared.counters.left()
     }
 
     /// Stops accepting, closes idle connections, gives running answers a quarter of a second, and waits for the end.

@@ -30,7 +30,10 @@ use crate::{
     },
     history::History,
     inference::Inference,
-    ports::history_store::{Change, Fact, HistoryStore},
+    ports::{
+        history_store::{Change, Fact, HistoryStore},
+        tool_runner::ToolRunner,
+    },
     state::{BotEntry, Roster},
     supervision::{Clock, Decision, Exit, exit_of},
 };
@@ -77,6 +80,7 @@ pub(crate) struct BotSupervisorArgs {
     pub hubs: Arc<Hubs>,
     pub inference: Inference,
     pub store: Arc<dyn HistoryStore>,
+    pub tools: Arc<dyn ToolRunner>,
     pub clock: Clock,
     pub queue_limit: usize,
     /// Turns that waited longer than this when the process ended are not begun.
@@ -124,6 +128,7 @@ impl BotSupervisorState {
             hubs: self.args.hubs.clone(),
             inference: self.args.inference.clone(),
             store: self.args.store.clone(),
+            tools: self.args.tools.clone(),
         }
     }
 

@@ -35,6 +35,7 @@ use crate::{
         history_store::{Change, Fact, StoreError},
         scratch::Scratch,
         storage::Storage,
+        tool_runner::ToolRunner,
     },
     root::{self, Parts, Root, Slots},
     state::{BotEntry, Roster, StateMessage, StateObservation, no_such_bot},
@@ -43,6 +44,7 @@ use crate::{
     tree::TreeSource,
 };
 
+mod abilities;
 mod archive;
 mod bots;
 mod branches;
@@ -61,6 +63,7 @@ mod subscribe;
 mod tests {
     mod outage;
     mod servers;
+    mod tools;
 }
 
 pub use builder::Builder;
@@ -74,7 +77,7 @@ pub use crate::{
     tasks::{PullWatch, RetentionRules},
 };
 pub use archive::{Export, ExportBody, ExportFormat, ImportReport, Source};
-pub use send::{CONTENT_MAX, IMAGES_MAX};
+pub use send::CONTENT_MAX;
 
 /// How long a call to an actor may take, its restart included.
 const CALL: Duration = Duration::from_secs(10);
@@ -137,6 +140,7 @@ struct Inner {
     inference: Inference,
     store: Arc<dyn Storage>,
     scratch: Arc<dyn Scratch>,
+    tools: Arc<dyn ToolRunner>,
     settings: Settings,
     clock: Clock,
     tree: TreeSource,
@@ -199,6 +203,7 @@ impl Controller {
             hubs: inner.hubs.clone(),
             inference: inner.inference.clone(),
             store: inner.store.clone(),
+            tools: inner.tools.clone(),
         }
     }
 

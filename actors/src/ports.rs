@@ -9,3 +9,4 @@ pub mod scratch;
 pub mod search;
 pub mod state_store;
 pub mod storage;
+pub mod tool_runner;

@@ -24,6 +24,7 @@ use crate::{
     ports::{
         history_store::{Change, Fact},
         storage::Storage,
+        tool_runner::ToolRunner,
     },
     state::{Roster, StateActor, StateArgs, StateMessage},
     supervision::{
@@ -71,6 +72,7 @@ pub(crate) struct Parts {
     pub inference: Inference,
     pub board: TaskBoard,
     pub pulls: Pulls,
+    pub tools: Arc<dyn ToolRunner>,
     pub clock: Clock,
 }
 
@@ -101,7 +103,7 @@ fn tell_restarts(history: History, prefix: &'static str) -> NoticeHook {
 /// # Errors
 /// The child that did not start, and why.
 pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
-    let Parts { settings, store, hubs, slots, roster, inference, board, pulls, clock } = parts;
+    let Parts { settings, store, hubs, slots, roster, inference, board, pulls, tools, clock } = parts;
     let seed = settings.seed;
     let tasks = TaskTracker::new();
     let backlog = Backlog::default();
@@ -159,6 +161,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         hubs: hubs.clone(),
         inference: inference.clone(),
         store,
+        tools,
         clock,
         queue_limit: settings.conversation_queue,
         requeue_max_age: settings.requeue_max_age,

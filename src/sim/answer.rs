@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    request::{Options, Run},
+    request::{Options, Run, Tool},
     schema,
     script::{Script, Source},
     speech,
@@ -68,13 +68,19 @@ pub(crate) fn compose(script: &Script, run: &Run<'_>) -> Answer {
     if let Some(call) = tool_call(script, run, said) {
         answer.tool_calls = call;
     } else if let Some(schema) = run.schema() {
-        let value = match schema {
-            Value::String(_) => json!({ "answer": said }),
-            schema => schema::example(schema, said),
+        let text = match schema {
+            // A list where an object is demanded, and no JSON where any will do.
+            Value::String(_) if script.misform => "not JSON".to_owned(),
+            _ if script.misform => json!([said]).to_string(),
+            Value::String(_) => json!({ "answer": said }).to_string(),
+            schema => schema::example(schema, said).to_string(),
         };
-        split(&value.to_string(), &mut answer);
+        split(&text, &mut answer);
     } else {
         match script.source {
+            Source::Person if let Some(result) = run.messages.last().filter(|m| m.role == "tool") => {
+                split(&format!("The tool says: {}", result.content), &mut answer);
+            }
             Source::Person => split(&speech::reply(&run.messages, seed(run, said)), &mut answer),
             Source::Echo => split(said, &mut answer),
             Source::Tokens(n) => numbered(n, &mut answer),
@@ -148,29 +154,32 @@ fn each_token(text: &str, mut token: impl FnMut(&str)) {
     }
 }
 
-/// The call of the first tool, where the script or the person asks for one and no tool has answered yet.
+/// The calls of the first tools, where the script or the person asks for them and has not had them yet.
 fn tool_call(script: &Script, run: &Run<'_>, said: &str) -> Option<String> {
     let tools = run.tools.as_deref().unwrap_or_default();
-    if run.messages.last().is_some_and(|m| m.role == "tool") {
-        return None;
-    }
-    let tool = match script.source {
-        Source::Person => tools.iter().find(|t| said.contains(&t.function.name))?,
-        _ if script.tools => tools.first()?,
-        _ => return None,
+    let had = run.messages.iter().rev().take_while(|m| m.role != "user");
+    // A round ends with results, however many.
+    let had = had.filter(|m| m.role == "assistant").count();
+    let tools: Vec<_> = match script.source {
+        Source::Person if had == 0 => tools.iter().filter(|t| said.contains(&t.function.name)).collect(),
+        _ if had < script.tools as usize => tools.iter().cycle().take(script.calls as usize).collect(),
+        _ => vec![],
     };
-    let call = json!([{
-        "id": format!("call_{:08x}", hash(&[&run.model, said, &tool.function.name]) as u32),
-        "function": {
-            "index": 0,
-            "name": tool.function.name,
-            "arguments": match schema::example(&tool.function.parameters, said) {
-                object @ Value::Object(_) => object,
-                _ => json!({}),
+    let call = |(at, tool): (usize, &&Tool)| {
+        json!({
+            "id": format!("call_{:08x}", hash(&[&run.model, said, &tool.function.name, &format!("{had}.{at}")]) as u32),
+            "function": {
+                "index": at,
+                "name": tool.function.name,
+                "arguments": match schema::example(&tool.function.parameters, said) {
+                    object @ Value::Object(_) => object,
+                    _ => json!({}),
+                },
             },
-        },
-    }]);
-    Some(call.to_string())
+        })
+    };
+    let calls: Vec<Value> = tools.iter().enumerate().map(call).collect();
+    (!calls.is_empty()).then(|| Value::Array(calls).to_string())
 }
 
 /// Applies `stop` (content only, the stop text itself is not sent) and `num_predict` (all tokens).
@@ -267,9 +276,11 @@ mod tests {
         assert!(answer.tool_calls.contains(r#""name":"weather""#), "{}", answer.tool_calls);
         assert!(answer.tool_calls.contains(r#""arguments":{"city":"one two three four"}"#));
         assert_eq!(answer.len(), 0);
-        let messages = r#""messages":[{"role":"user","content":"hm"},{"role":"tool","content":"sunny"}]"#;
+        let messages = r#""messages":[{"role":"user","content":"hm"},{"role":"assistant","content":""},{"role":"tool","content":"sunny"}]"#;
         let after = compose_json("sim:tools,echo", &format!("{messages},{tools}"));
         assert_eq!((after.tool_calls.as_str(), after.joined(false, 99).as_str()), ("", "hm"));
+        let again = compose_json("sim:tools=2,calls=3,echo", &format!("{messages},{tools}")).tool_calls;
+        assert_eq!(again.matches(r#""name":"weather""#).count(), 3, "{again}");
     }
 
     #[test]
@@ -278,6 +289,8 @@ mod tests {
         assert_eq!(compose_json("simulated", &format!("{ONE_TWO},{schema}")).joined(false, 99), r#"{"n":1}"#);
         let json = compose_json("simulated", &format!(r#"{ONE_TWO},"format":"json""#)).joined(false, 99);
         assert_eq!(json, r#"{"answer":"one two three four"}"#);
+        let wrong = compose_json("sim:misform", &format!("{ONE_TWO},{schema}")).joined(false, 99);
+        assert_eq!(wrong, r#"["one two three four"]"#);
     }
 
     proptest! {

@@ -229,11 +229,14 @@ impl State {
 pub(crate) fn capabilities(script: &Script) -> Vec<&'static str> {
     let person = script.source == super::script::Source::Person;
     let mut all = vec!["completion"];
-    if script.tools || person {
+    if script.tools > 0 || person {
         all.push("tools");
     }
     if script.think || person {
         all.push("thinking");
+    }
+    if script.vision {
+        all.push("vision");
     }
     all
 }

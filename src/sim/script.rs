@@ -64,8 +64,14 @@ pub(crate) struct Script {
     pub(crate) fault: Option<(u32, Fault)>,
     /// Thinks before it answers.
     pub(crate) think: bool,
-    /// Calls the first tool that the request offers.
-    pub(crate) tools: bool,
+    /// So many times it calls the first tools that the request offers before it answers.
+    pub(crate) tools: u32,
+    /// So many tools at once.
+    pub(crate) calls: u32,
+    /// Looks at images.
+    pub(crate) vision: bool,
+    /// Answers a demanded format with something else.
+    pub(crate) misform: bool,
     /// HTTP chunks are cut inside characters and lines.
     pub(crate) chopped: bool,
 }
@@ -77,7 +83,7 @@ pub(crate) enum ScriptError {
     Empty,
     #[error(
         "unknown script key '{key}'; known are echo, tokens, gap_ms, first_ms, error_at, cut_at, stall_at, busy, \
-         load_ms, utf8, think, tools, garbage"
+         load_ms, utf8, think, tools, calls, vision, misform, garbage"
     )]
     UnknownKey { key: String },
     #[error("script key '{key}' is given twice")]
@@ -101,7 +107,10 @@ impl Script {
             busy: 0,
             fault: None,
             think: false,
-            tools: false,
+            tools: 0,
+            calls: 1,
+            vision: true,
+            misform: false,
             chopped: false,
         }
     }
@@ -116,7 +125,7 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
     if text.trim().is_empty() {
         return Err(ScriptError::Empty);
     }
-    let mut script = Script { pace: Pace::Fixed(0), first_ms: 0, ..Script::person() };
+    let mut script = Script { pace: Pace::Fixed(0), first_ms: 0, vision: false, ..Script::person() };
     let (mut echo, mut utf8, mut tokens) = (false, false, None);
     let mut seen: Vec<&str> = Vec::new();
     for part in text.split(',') {
@@ -132,7 +141,11 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
             "echo" => echo = flag(key, value)?,
             "utf8" => utf8 = flag(key, value)?,
             "think" => script.think = flag(key, value)?,
-            "tools" => script.tools = flag(key, value)?,
+            "tools" if value.is_none() => script.tools = 1,
+            "tools" => script.tools = count(key, value)?,
+            "calls" => script.calls = count(key, value)?,
+            "vision" => script.vision = flag(key, value)?,
+            "misform" => script.misform = flag(key, value)?,
             "tokens" => tokens = Some(count(key, value)?),
             "gap_ms" => script.pace = Pace::Fixed(number(key, value, MAX_MS)?),
             "first_ms" => script.first_ms = number(key, value, MAX_MS)?,
@@ -210,7 +223,10 @@ mod tests {
         assert_eq!(script.source, Source::Utf8(200));
         assert_eq!(script.pace, Pace::Fixed(5));
         assert_eq!((script.first_ms, script.load_ms, script.busy), (20, 3000, 2));
-        assert!(script.think && script.tools && script.chopped);
+        assert!(script.think && script.tools == 1 && script.chopped);
+        let script = parse("sim:tools=3,calls=2,vision,misform").unwrap();
+        assert_eq!((script.tools, script.calls), (3, 2));
+        assert!(script.vision && script.misform);
         assert_eq!(parse("sim:echo").unwrap().source, Source::Echo);
         assert_eq!(parse("sim:error_at=10").unwrap().fault, Some((10, Fault::Error)));
         assert_eq!(parse("sim:garbage").unwrap().fault, Some((3, Fault::Garbage)));
@@ -248,7 +264,7 @@ mod tests {
         fn the_order_of_keys_does_not_matter(
             (keys, shuffled) in proptest::sample::subsequence(
                 vec!["tokens=7", "gap_ms=3", "first_ms=9", "error_at=5", "cut_at=6", "stall_at=8", "busy=2",
-                     "load_ms=30", "utf8", "think", "tools", "garbage"], 1..=12)
+                     "load_ms=30", "utf8", "think", "tools=2", "calls=3", "vision", "misform", "garbage"], 1..=15)
                 .prop_flat_map(|keys| (Just(keys.clone()), Just(keys).prop_shuffle()))
         ) {
             prop_assert_eq!(

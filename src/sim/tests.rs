@@ -222,7 +222,7 @@ async fn models_are_listed_shown_pulled_copied_and_deleted() {
     let shown: Value =
         post(&sim, &client, "/api/show", &json!({"model": "llama3.2:latest"})).await.json().await.unwrap();
     assert_eq!(shown["model_info"]["simulated.context_length"], 32_768);
-    assert_eq!(shown["capabilities"], json!(["completion", "tools", "thinking"]));
+    assert_eq!(shown["capabilities"], json!(["completion", "tools", "thinking", "vision"]));
     let failed = lines(post(&sim, &client, "/api/pull", &json!({"model": "nope"})).await).await;
     assert_eq!(failed.last().unwrap()["error"], "pull model manifest: file does not exist");
     assert_eq!(

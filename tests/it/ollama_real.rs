@@ -83,6 +83,24 @@ async fn a_bot_chats_on_a_real_ollama() {
     assert_eq!(answer["turn"]["usage"]["completion_tokens"], 24);
     assert!(answer["turn"]["usage"]["prompt_tokens"].as_u64().unwrap() > 0);
 
+    // What the grammar lets through keeps to the schema; an answer that was cut says so.
+    let schema = json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]});
+    let asked = json!({"bot_id": id, "content": "Is it?", "format": schema, "options": {"num_predict": 64}});
+    let formed = api.post("/api/chat/send", asked).await;
+    match formed.status.as_u16() {
+        200 => {
+            let formed = formed.expect(200);
+            let value: Value = serde_json::from_str(formed["reply"]["content"].as_str().unwrap()).unwrap();
+            assert!(value["ok"].is_boolean(), "{value}");
+        }
+        _ => drop(formed.expect_problem(502, "output_invalid")),
+    }
+    let circle = json!({"bot_id": id, "content": "x", "format": {"properties": {"me": {"$ref": "#"}}}});
+    api.post("/api/chat/send", circle).await.expect_problem(400, "invalid_request");
+    // It can neither think nor look at images, and its server says so.
+    let thinks = json!({"bot_id": id, "content": "x", "think": true});
+    api.post("/api/chat/send", thinks).await.expect_problem(422, "model_capability");
+
     let missing = json!({"bot_id": id, "content": "/model nope"});
     api.post("/api/chat/send", missing).await.expect(200);
     api.post("/api/chat/send", said).await.expect_problem(422, "model_not_found");

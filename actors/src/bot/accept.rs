@@ -8,12 +8,13 @@ use ractor::{ActorId, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     BotActorState, BotMessage, SendReply, Talk,
     context::{self, ContextEntry, Path, Plan},
     lane::Place,
+    rounds::Rounds,
+    stop::{Phase, Stop},
     turn::{TurnJob, TurnShared},
     turn_events,
 };
@@ -169,6 +170,7 @@ impl BotActorState {
             content: send.content.clone(),
             images: send.images.clone(),
             tool_calls: None,
+            answers: None,
         };
         let probe_tokens =
             context::check_fits(&record.config, &options, &probe, self.estimator).map_err(problem)?;
@@ -310,7 +312,8 @@ impl BotActorState {
             think: incoming.send.think.clone(),
             format: incoming.send.format.clone(),
             estimator: self.estimator,
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
+            phase: Phase::Queued,
             accept: Some((submitted, reply_port)),
             go: gone,
             path: prepared.path,
@@ -318,6 +321,7 @@ impl BotActorState {
             claim: prepared.claim,
             begun: prepared.begun,
             asked: None,
+            rounds: Rounds::default(),
             unsaved,
         };
         self.keep(me, job, go).await

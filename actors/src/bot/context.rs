@@ -12,6 +12,7 @@ use crate::{
         ids::MessageId,
         message::{Message, MessageState, Sender},
         problem::{Code, Problem},
+        tool::Answered,
         turn::ContextUse,
     },
     ports::chat_model::{PromptMessage, Role},
@@ -72,6 +73,8 @@ pub(crate) struct ContextEntry {
     pub content: Arc<str>,
     pub images: Vec<Arc<str>>,
     pub tool_calls: Option<Value>,
+    /// The call that a tool's result answers.
+    pub answers: Option<Answered>,
 }
 
 impl ContextEntry {
@@ -98,6 +101,7 @@ impl ContextEntry {
             content: message.content.clone(),
             images: message.images.clone().unwrap_or_default(),
             tool_calls: message.tool_calls.clone(),
+            answers: Answered::of(&message.metadata).filter(|_| message.sender == Sender::Tool),
         })
     }
 }
@@ -251,6 +255,7 @@ pub(crate) fn plan(
             content: config.system_prompt.as_str().into(),
             images: vec![],
             tool_calls: None,
+            answers: None,
         });
     }
     messages.extend(shown.map(|e| PromptMessage {
@@ -258,6 +263,7 @@ pub(crate) fn plan(
         content: e.content.clone(),
         images: e.images.clone(),
         tool_calls: e.tool_calls.clone(),
+        answers: e.answers.clone(),
     }));
     let bytes = messages.iter().map(|m| m.content.len()).sum();
     let usage = ContextUse { num_ctx, used, trimmed_messages, trimmed_tokens };
@@ -272,7 +278,7 @@ mod tests {
     use super::*;
 
     fn entry(role: Role, text: &str) -> ContextEntry {
-        ContextEntry { role, content: text.into(), images: vec![], tool_calls: None }
+        ContextEntry { role, content: text.into(), images: vec![], tool_calls: None, answers: None }
     }
 
     fn path(texts: &[String]) -> Path {

@@ -1,22 +1,28 @@
 //! How a turn gets its answer: it waits for its conversation and for a slot, stores its start, asks, and asks again where that
 //! is safe.
 //!
-//! A request is repeated only while not one byte of its answer has come, and only where the server did not take it: it was
-//! busy (503), could not be reached, failed at once (5xx), or has no such model although it lists it. After a timeout the
-//! server may still be at work, so that is no reason for a second run.
+//! A request is repeated only while not one byte of its answer has come, and only where the server is not at work on it: it was
+//! busy (503), could not be reached, failed at once (5xx), has no such model although it lists it, or went away (a connection
+//! that is gone before the answer's head is that of a server which just died). After a timeout the server may still be at
+//! work, so that is no reason for a second run.
 
 use std::time::Instant;
 
 use super::{
     context::{self, Plan},
+    rounds::Then,
+    stop::Phase,
     turn::{Asked, TurnJob},
     turn_end::{End, millis},
     turn_events,
 };
 use crate::{
-    domain::{problem::Problem, turn::TurnStep},
+    domain::{
+        problem::{Code, Problem},
+        turn::TurnStep,
+    },
     history::storage_problem,
-    inference::{SlotPermit, Want},
+    inference::{Claim, SlotPermit, Want},
     ports::{
         chat_model::{ChatStream, ModelError},
         history_store::{Change, Fact},
@@ -66,6 +72,22 @@ impl TurnJob {
             let (asked, answer) = self.ask(&permit, &plan).await;
             let error = match answer {
                 Ok(stream) => match self.stream(stream, &plan, asked, &mut permit).await {
+                    Ok(End::Completed(done)) => {
+                        // Tools may take their time: others have the slot meanwhile.
+                        drop(permit);
+                        match self.round(done).await {
+                            Then::End(end) => return end,
+                            Then::Ask if attempts.sent >= MAX_ATTEMPTS => {
+                                return End::Failed(too_many_requests());
+                            }
+                            Then::Ask => {}
+                        }
+                        permit = match self.stand(Claim::Nothing, &plan, &attempts.tried).await {
+                            Ok(permit) => permit,
+                            Err(problem) => return End::Failed(problem),
+                        };
+                        continue;
+                    }
                     Ok(end) => return end,
                     Err(error) => {
                         permit.failed(&error);
@@ -82,7 +104,7 @@ impl TurnJob {
                     None => return End::Failed(self.problem(&error, server)),
                 },
                 Next::Again | Next::Elsewhere => {
-                    permit = match self.stand_again(permit, &plan, &attempts.tried).await {
+                    permit = match self.stand(permit.give_back(), &plan, &attempts.tried).await {
                         Ok(permit) => permit,
                         Err(problem) => return End::Failed(problem),
                     }
@@ -93,6 +115,8 @@ impl TurnJob {
     }
 
     async fn ask(&mut self, permit: &SlotPermit, plan: &Plan) -> (Instant, Result<ChatStream, ModelError>) {
+        self.phase =
+            Phase::asked(permit.gate().is_some_and(|g| g.has_loaded(&self.shared.turn.lock().model)));
         if let Some(Asked { at, answer }) = self.asked.take() {
             return (at, answer.await);
         }
@@ -114,7 +138,7 @@ impl TurnJob {
             }
             // The gate sends nobody there before a pause is over, or before a probe was answered.
             ModelError::Busy(_) | ModelError::Unreachable(_) => Next::Again,
-            ModelError::Failed(_) | ModelError::ModelNotFound(_) => {
+            ModelError::Failed(_) | ModelError::ModelNotFound(_) | ModelError::Cut => {
                 attempts.tried.push(server.to_owned());
                 let model = &self.shared.turn.lock().model;
                 match self.context.inference.has_another(model, &attempts.tried) {
@@ -126,15 +150,11 @@ impl TurnJob {
         }
     }
 
-    /// Gives the slot back and waits for another one.
-    async fn stand_again(
-        &mut self,
-        permit: SlotPermit,
-        plan: &Plan,
-        tried: &[String],
-    ) -> Result<SlotPermit, Problem> {
+    /// Waits for another slot.
+    async fn stand(&mut self, claim: Claim, plan: &Plan, tried: &[String]) -> Result<SlotPermit, Problem> {
+        self.phase = Phase::Queued;
         let want = self.want(plan);
-        let permit = self.context.inference.acquire(&want, tried, permit.give_back()).await?;
+        let permit = self.context.inference.acquire(&want, tried, claim).await?;
         self.shared.turn.lock().server = permit.gate().map(|g| g.spec.name.clone());
         Ok(permit)
     }
@@ -193,4 +213,12 @@ impl TurnJob {
             told: turn.queue,
         }
     }
+}
+
+/// Rounds of tools count, and so do requests that were repeated between them.
+fn too_many_requests() -> Problem {
+    Problem::new(
+        Code::UpstreamError,
+        format!("The turn has sent {MAX_ATTEMPTS} requests and is not at its end. What came before is kept."),
+    )
 }

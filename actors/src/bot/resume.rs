@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     BotActorState, BotMessage, RECOVER_AGAIN, SendReply,
     accept::{Incoming, Refusal},
     lane::Place,
     recovery::{self, Cause, FoundTurn},
+    rounds::Rounds,
+    stop::{Phase, Stop},
     turn::{TurnJob, TurnShared},
     work::Work,
 };
@@ -198,7 +199,8 @@ impl BotActorState {
             think: overrides.think,
             format: overrides.format,
             estimator: self.estimator,
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
+            phase: Phase::Queued,
             accept: None,
             go: gone,
             path: None,
@@ -207,6 +209,7 @@ impl BotActorState {
             claim: Claim::Nothing,
             begun: None,
             asked: None,
+            rounds: Rounds::default(),
             unsaved,
         };
         self.keep(me, job, go).await?;

@@ -18,11 +18,12 @@ use futures_util::{
 use parking_lot::Mutex;
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     BotMessage,
     context::{self, ContextEntry, Estimator, Path, Plan},
+    rounds::{MAX_CALLS, MAX_CALLS_BYTES, MAX_TOOL_ROUNDS, Rounds},
+    stop::{Phase, Stop},
     turn_context::TurnContext,
     turn_end::{End, millis},
     turn_events,
@@ -77,7 +78,9 @@ pub(crate) struct TurnJob {
     pub think: Option<serde_json::Value>,
     pub format: Option<serde_json::Value>,
     pub estimator: Estimator,
-    pub stop: CancellationToken,
+    pub stop: Stop,
+    /// What it does now.
+    pub phase: Phase,
     /// The acceptance on its way to storage, and who waits for it; none for a turn found in storage.
     pub accept: Option<(Submitted, RpcReplyPort<Result<Sent, Problem>>)>,
     /// The conversation's turn to run; none if it is already there.
@@ -92,6 +95,8 @@ pub(crate) struct TurnJob {
     pub begun: Option<(SlotPermit, Plan)>,
     /// The request to the model server that was begun while the acceptance was on its way to storage.
     pub asked: Option<Asked>,
+    /// What it did with tools.
+    pub rounds: Rounds,
     /// How much of the text is stored nowhere else.
     pub unsaved: Unsaved,
 }
@@ -186,11 +191,17 @@ impl TurnJob {
 
     async fn drive(&mut self) -> End {
         let stop = self.stop.clone();
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            () = stop.cancelled() => End::Stopped,
-            end = self.generate() => end,
-        }
+            () = stop.asked() => None,
+            end = self.generate() => Some(end),
+        };
+        ended.unwrap_or_else(|| {
+            // What it had before it came to use it. The rest went with the work that was dropped just now.
+            (self.begun, self.asked, self.claim) = (None, None, Claim::Nothing);
+            stop.let_go(self.phase);
+            End::Stopped
+        })
     }
 
     /// The prompt; reads the history where it is not in memory.
@@ -240,11 +251,11 @@ impl TurnJob {
         }
         ChatRequest {
             model: self.shared.turn.lock().model.clone(),
-            messages: plan.messages.clone(),
+            messages: plan.messages.iter().chain(&self.rounds.prompt).cloned().collect(),
             options,
             think: self.think.clone(),
             format: self.format.clone(),
-            tools: self.config.tools.clone(),
+            tools: if self.rounds.count < MAX_TOOL_ROUNDS { self.config.tools.clone() } else { vec![] },
             keep_alive: self.config.keep_alive.clone(),
         }
     }
@@ -285,7 +296,8 @@ impl TurnJob {
             let mut burst = burst.unwrap_or(Err(ModelError::Cut))?;
             permit.answered();
             burst.pieces.iter_mut().for_each(without_nul);
-            if !burst.pieces.is_empty() {
+            if let Some(last) = burst.pieces.last() {
+                self.phase = Phase::of(last.kind);
                 if stored == 0 && self.shared.live.len() == 0 {
                     let mut turn = self.shared.turn.lock();
                     turn.timings.first_token_ms = Some(millis(asked.elapsed()));
@@ -299,6 +311,14 @@ impl TurnJob {
                 let calls = self.reply.tool_calls.get_or_insert_with(|| serde_json::Value::Array(vec![]));
                 if let Some(calls) = calls.as_array_mut() {
                     calls.extend(burst.tool_calls);
+                    if calls.len() > MAX_CALLS
+                        || calls.iter().map(|call| call.to_string().len()).sum::<usize>() > MAX_CALLS_BYTES
+                    {
+                        self.reply.tool_calls = None;
+                        return Err(ModelError::Protocol(format!(
+                            "more than {MAX_CALLS} calls of tools at once, or more than {MAX_CALLS_BYTES} bytes of them"
+                        )));
+                    }
                 }
             }
             if let Some(done) = burst.done {
@@ -314,7 +334,7 @@ impl TurnJob {
     }
 
     /// Sends the text so far on its way to storage; answers with the bytes of it once they are stored.
-    fn checkpoint(&self) -> BoxFuture<'static, Option<usize>> {
+    pub(super) fn checkpoint(&self) -> BoxFuture<'static, Option<usize>> {
         let text = self.shared.live.text();
         let bytes = text.content.len() + text.thinking.len();
         let thinking = (!text.thinking.is_empty()).then_some(text.thinking);

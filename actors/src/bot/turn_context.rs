@@ -12,7 +12,10 @@ use crate::{
     },
     history::{History, storage_problem},
     inference::Inference,
-    ports::history_store::{HistoryStore, StoreError},
+    ports::{
+        history_store::{HistoryStore, StoreError},
+        tool_runner::ToolRunner,
+    },
     state::BotEntry,
 };
 
@@ -27,6 +30,7 @@ pub(crate) struct TurnContext {
     pub hubs: Arc<Hubs>,
     pub inference: Inference,
     pub store: Arc<dyn HistoryStore>,
+    pub tools: Arc<dyn ToolRunner>,
 }
 
 impl TurnContext {

@@ -24,6 +24,8 @@ pub(super) enum End {
     Completed(ChatDone),
     Stopped,
     Failed(Problem),
+    /// The model ended by itself, and what it wrote is not what was asked for.
+    Invalid(ChatDone, Problem),
     /// The process is ending, or the bot is: somebody else ends it.
     Abandoned,
     /// It has ended or was deleted behind this task's back.
@@ -77,12 +79,17 @@ impl TurnJob {
             End::Completed(done) => (TurnStep::Complete, done, None),
             End::Stopped => (TurnStep::Stop, ChatDone::default(), None),
             End::Failed(problem) => (TurnStep::Fail, ChatDone::default(), Some(problem)),
+            End::Invalid(done, problem) => (TurnStep::Fail, done, Some(problem)),
             End::Abandoned | End::Gone => return None,
         };
         let text = self.shared.live.seal();
         let mut reply = self.reply.clone();
         reply.state = if step == TurnStep::Complete { MessageState::Complete } else { MessageState::Partial };
-        reply.tokens = done.completion_tokens.unwrap_or_else(|| self.estimator.tokens(&text.content));
+        let spent = self.rounds.spent;
+        reply.tokens = match done.completion_tokens {
+            Some(tokens) => tokens.saturating_add(spent.completion_tokens),
+            None => self.estimator.tokens(&text.content).max(spent.completion_tokens),
+        };
         reply.content = text.content.into();
         reply.thinking = (!text.thinking.is_empty()).then(|| text.thinking.into());
         let mut turn = self.turn();
@@ -91,7 +98,8 @@ impl TurnJob {
         turn.error = problem;
         // Where the server did not come to count, the estimates stand: the work was done all the same.
         let began = turn.timings.first_token_ms.is_some();
-        turn.usage.prompt_tokens = done.prompt_tokens.unwrap_or(if began { turn.context.used } else { 0 });
+        let prompt = done.prompt_tokens.unwrap_or(if began { turn.context.used } else { 0 });
+        turn.usage.prompt_tokens = prompt.saturating_add(spent.prompt_tokens);
         turn.usage.completion_tokens = reply.tokens;
         turn.context.used = done.prompt_tokens.unwrap_or(turn.context.used);
         turn.timings.total_ms = Some(millis(self.shared.accepted.elapsed()));
@@ -99,7 +107,12 @@ impl TurnJob {
         Some((turn, reply))
     }
 
-    pub(super) async fn finish(self, end: End) {
+    pub(super) async fn finish(mut self, end: End) {
+        // What is on its way comes before the end.
+        let end = match self.settle().await {
+            Ok(()) => end,
+            Err(lost) => lost,
+        };
         if matches!(end, End::Gone) {
             return self.let_go().await;
         }
@@ -114,7 +127,8 @@ impl TurnJob {
         let context = &self.context;
         // The bot may die before the database hears of it; its successor stores this end then.
         self.shared.live.decide(TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) });
-        let entries = [ContextEntry::of(&self.shared.message), ContextEntry::of(&reply)];
+        let said = [&self.shared.message].into_iter().chain(&self.rounds.messages).chain([&reply]);
+        let entries = said.filter_map(ContextEntry::of).collect();
         let submitted = submit_end(&context.entry, &context.history, turn.clone(), reply.clone());
         // The lane is free as soon as the end is on its way: what follows is behind it in the same line.
         let _ = self.bot.cast(BotMessage::TurnEnded {
@@ -122,7 +136,7 @@ impl TurnJob {
             conversation: turn.conversation_id,
             leaf: reply.id,
             parent: self.shared.message.parent_id,
-            entries: entries.into_iter().flatten().collect(),
+            entries,
             estimator: self.estimator,
             path: self.path,
         });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{merge::patched_object, *};
+use super::{abilities::Needs, merge::patched_object, *};
 use crate::domain::{
     bot::{AuditEntry, BotConfig, BotRecord, BotState, DEFAULT_NUM_CTX, StoredStatus, TokenTotals},
     event::{BotChange, EventBody, NewEvent, Topic},
@@ -70,7 +70,7 @@ impl Controller {
     /// Launches a bot.
     ///
     /// # Errors
-    /// `bot_exists`, `bot_limit_reached`, `invalid_request`, `context_too_large`, `storage_unavailable`.
+    /// `bot_exists`, `bot_limit_reached`, `invalid_request`, `context_too_large`, `model_capability`, `storage_unavailable`.
     pub async fn launch(&self, request: LaunchBot) -> Result<Bot, ControllerError> {
         self.open()?;
         if let Some(name) = &request.name {
@@ -121,6 +121,9 @@ impl Controller {
                     "No server that answers has {} now. Pull it before you send a message.",
                     config.model
                 ));
+            }
+            if let Ok(details) = &known {
+                Needs::of_config(&config).check(&config.model, &details.capabilities)?;
             }
             let maximum = known.ok().and_then(|d| d.context_length);
             // What nobody asked for is no reason to refuse a small model.
@@ -330,7 +333,7 @@ impl Controller {
     /// Patches name, configuration, metadata; the next turn uses it.
     ///
     /// # Errors
-    /// `bot_not_found`, `invalid_request`, `context_too_large`, `storage_unavailable`.
+    /// `bot_not_found`, `invalid_request`, `context_too_large`, `model_capability`, `storage_unavailable`.
     pub async fn patch(&self, id: &BotId, patch: PatchBot) -> Result<Bot, ControllerError> {
         self.open()?;
         let entry = self.entry(id)?;

@@ -1,7 +1,7 @@
 //! Puts a tree together: its settings, its record, its model servers.
 
 use super::*;
-use crate::ports::scratch::InMemory;
+use crate::ports::{scratch::InMemory, tool_runner::NoTools};
 
 /// Puts a tree together.
 pub struct Builder {
@@ -9,11 +9,18 @@ pub struct Builder {
     store: Arc<dyn Storage>,
     servers: Vec<ServerSpec>,
     scratch: Arc<dyn Scratch>,
+    tools: Arc<dyn ToolRunner>,
 }
 
 impl Builder {
     pub(super) fn new(store: Arc<dyn Storage>) -> Self {
-        Self { settings: Settings::default(), store, servers: vec![], scratch: Arc::new(InMemory) }
+        Self {
+            settings: Settings::default(),
+            store,
+            servers: vec![],
+            scratch: Arc::new(InMemory),
+            tools: Arc::new(NoTools),
+        }
     }
 
     /// With these settings instead of the defaults.
@@ -37,12 +44,20 @@ impl Builder {
         self
     }
 
+    /// With tools that it runs itself when a model calls them; without it all calls are passed through.
+    #[must_use]
+    pub fn tools(mut self, tools: Arc<dyn ToolRunner>) -> Self {
+        self.tools = tools;
+        self
+    }
+
     /// Starts the tree: bots run and interrupted turns are settled when this returns.
     ///
     /// # Errors
     /// Where the record can't be read or an actor does not start.
     pub async fn start(self) -> Result<Controller, ControllerError> {
-        let Self { settings, store, servers, scratch } = self;
+        let Self { settings, store, servers, scratch, tools } = self;
+        crate::metrics::describe(crate::metrics::ALL);
         let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
         let epoch =
             epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
@@ -62,12 +77,14 @@ impl Builder {
             inference: inference.clone(),
             board: board.clone(),
             pulls: pulls.clone(),
+            tools: tools.clone(),
             clock,
         };
-        let Root { actor, task, view, history, tree, tasks } = root::start(parts).await.map_err(|error| {
-            tracing::error!(%error, "the tree did not start");
-            Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
-        })?;
+        let Root { actor, task, view, history, tree, tasks: tracker } =
+            root::start(parts).await.map_err(|error| {
+                tracing::error!(%error, "the tree did not start");
+                Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
+            })?;
         let inner = Inner {
             history,
             hubs,
@@ -77,12 +94,13 @@ impl Builder {
             inference,
             store,
             scratch,
+            tools,
             settings,
             clock,
             tree,
             board,
             pulls,
-            tasks,
+            tasks: tracker,
             closing: AtomicBool::new(false),
             keys: KeysInUse::default(),
             root: actor,

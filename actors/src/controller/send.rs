@@ -2,20 +2,19 @@
 
 use tokio::sync::oneshot;
 
-use super::*;
+use super::{abilities::Needs, *};
 use crate::{
     bot::{Again, BotMessage, Incoming, Refusal, StoredTalk, recovery},
     domain::{
         bot::{BotConfig, DEFAULT_NUM_CTX, check_overrides},
         event::Topic,
         idempotency::Idempotency,
+        image::check_images,
     },
 };
 
 /// Largest content of a message, in bytes.
 pub const CONTENT_MAX: usize = 256 * 1024;
-/// Images with one message.
-pub const IMAGES_MAX: usize = 8;
 
 /// What stays the same however often a message is handed over.
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +52,8 @@ fn validate(send: &SendMessage) -> Result<(), Problem> {
     if send.content.contains('\0') {
         return Err(Problem::field("content", "must not contain NUL"));
     }
-    if send.images.len() > IMAGES_MAX {
-        return Err(Problem::field("images", format!("at most {IMAGES_MAX}")));
-    }
     let mut errors = vec![];
+    check_images(&send.images, "images", &mut errors);
     check_overrides(send.options.as_ref(), send.think.as_ref(), send.format.as_ref(), &mut errors);
     match errors.first() {
         None => Ok(()),
@@ -225,27 +222,35 @@ impl Controller {
         }
     }
 
-    /// Refuses a context above what the model can, where that is known.
+    /// Refuses a context above what the model can, and what it is not able to do at all, where that is known.
     async fn check_model(&self, send: &SendMessage, entry: &BotEntry) -> Result<(), Problem> {
         let record = entry.record();
-        let asked = send.options.as_ref().and_then(|o| o.num_ctx).or(record.config.options.num_ctx);
-        if asked.is_none_or(|asked| asked == DEFAULT_NUM_CTX) {
-            return Ok(());
-        }
-        let inference = &self.inner.inference;
-        let model = inference.choose(&record.config.model, &record.config.fallback).to_owned();
         let options = match &send.options {
             Some(over) => record.config.options.overlaid(over),
             None => record.config.options.clone(),
         };
-        let config = BotConfig { model, options, ..BotConfig::default() };
-        let maximum = match inference.known_context(&config.model) {
-            // Learnt once per model; a server that does not know it says so when it is asked to answer.
-            None if !config.model.is_empty() => {
-                inference.details(&config.model).await.ok().and_then(|d| d.context_length)
-            }
+        let needs = Needs::of_message(&record.config, send.think.as_ref(), send.images.len());
+        let large = options.num_ctx.is_some_and(|asked| asked != DEFAULT_NUM_CTX);
+        let inference = &self.inner.inference;
+        let model = inference.choose(&record.config.model, &record.config.fallback).to_owned();
+        // Learnt once per model; a server that does not know it says so when it is asked to answer.
+        let details = async || match model.as_str() {
+            "" => None,
+            named => inference.details(named).await.ok(),
+        };
+        if !needs.is_empty()
+            && let Some(details) = details().await
+        {
+            needs.check(&model, &details.capabilities)?;
+        }
+        if !large {
+            return Ok(());
+        }
+        let maximum = match inference.known_context(&model) {
+            None => details().await.and_then(|d| d.context_length),
             known => known,
         };
+        let config = BotConfig { model, options, ..BotConfig::default() };
         super::bots::check_context(&config, maximum, "options.num_ctx")
     }
 

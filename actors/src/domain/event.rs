@@ -13,6 +13,7 @@ use super::{
     problem::{Code, Problem},
     task::TaskEnd,
     time::Timestamp,
+    tool::{ToolCalled, ToolReturned},
     turn::Turn,
 };
 use crate::ports::chat_model::PieceKind;
@@ -195,6 +196,10 @@ pub enum EventBody {
     TurnStarted(TurnProgress),
     /// The history was too long.
     ContextTrimmed(ContextTrimmed),
+    /// A model called a tool.
+    ToolCalled(ToolCalled),
+    /// A tool returned.
+    ToolReturned(ToolReturned),
     /// The model ended.
     TurnCompleted(TurnEnd),
     /// Somebody stopped it.
@@ -269,6 +274,8 @@ impl EventBody {
             Self::TurnQueued(_) => "turn_queued",
             Self::TurnStarted(_) => "turn_started",
             Self::ContextTrimmed(_) => "context_trimmed",
+            Self::ToolCalled(_) => "tool_called",
+            Self::ToolReturned(_) => "tool_returned",
             Self::TurnCompleted(_) => "turn_completed",
             Self::TurnStopped(_) => "turn_stopped",
             Self::TurnFailed(_) => "turn_failed",

@@ -118,6 +118,14 @@ macro_rules! uuid_id {
     };
 }
 
+impl MessageId {
+    /// The id that stands so many places before this one: for what belongs before a message whose id was given earlier.
+    #[must_use]
+    pub fn before(self, places: u128) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128().saturating_sub(places)))
+    }
+}
+
 uuid_id!(
     /// A conversation of one bot.
     ConversationId

@@ -123,6 +123,8 @@ codes! {
     Internal = "internal", 500, "An internal fault";
     /// The model server broke off or answered nonsense.
     UpstreamError = "upstream_error", 502, "The model server failed";
+    /// The answer does not have the form that was asked for.
+    OutputInvalid = "output_invalid", 502, "The answer does not have the form asked for";
     /// The database does not take writes.
     StorageUnavailable = "storage_unavailable", 503, "The database is not available";
     /// The index of the search has more to take in than a request waits for.

@@ -105,7 +105,9 @@ fn weight(fact: &Fact) -> usize {
     let change = match &fact.change {
         Change::AcceptTurn { message, reply, .. } => of(message) + of(reply),
         Change::FinishTurn { reply, .. } => of(reply),
-        Change::AppendMessages { messages, .. } => messages.iter().map(of).sum(),
+        Change::AppendMessages { messages, .. } | Change::ToolRound { messages, .. } => {
+            messages.iter().map(of).sum()
+        }
         Change::Import(part) => part.messages.iter().map(of).sum(),
         Change::Checkpoint { content, thinking, .. } => {
             content.len() + thinking.as_ref().map_or(0, String::len)

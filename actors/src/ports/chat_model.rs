@@ -7,6 +7,8 @@ use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::domain::tool::Answered;
+
 /// Who speaks in a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +34,8 @@ pub struct PromptMessage {
     pub images: Vec<Arc<str>>,
     /// Tool calls of an earlier answer, as the model wrote them.
     pub tool_calls: Option<Value>,
+    /// The call that a tool's result answers.
+    pub answers: Option<Answered>,
 }
 
 /// A request for one answer.

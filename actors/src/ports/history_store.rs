@@ -116,6 +116,15 @@ pub enum Change {
         /// Thinking so far.
         thinking: Option<String>,
     },
+    /// Messages of a running turn that come before its reply: calls of tools and their results. The reply hangs on the last of
+    /// them from then on, and they on each other, the first one where the reply hung. They count; the conversation ends where it
+    /// did. Applies only while the reply is pending and hangs where the first one does.
+    ToolRound {
+        /// Which reply.
+        reply_id: MessageId,
+        /// In their order, of the conversation and the turn of the reply.
+        messages: Vec<Message>,
+    },
     /// The one end of a turn, with its reply and the bot's totals. Applies only to a turn that has
     /// not ended: the first end wins.
     FinishTurn {
@@ -153,7 +162,7 @@ pub enum Change {
 
 impl Change {
     /// Whether it is one of the many: it adds turns and messages or moves on what is theirs. It deletes nothing, and of
-    /// conversations it moves only the end.
+    /// conversations it moves only the end, and no message that is stored.
     #[must_use]
     pub fn is_frequent(&self) -> bool {
         match self {
@@ -171,6 +180,7 @@ impl Change {
             | Self::UpdateConversation(_)
             | Self::DeleteConversation(_)
             | Self::HoldConversation { .. }
+            | Self::ToolRound { .. }
             | Self::ClearHistory { .. }
             | Self::Import(_) => false,
         }
@@ -190,7 +200,9 @@ impl Change {
             }
             Self::HoldConversation { bot_id, .. } => Some(bot_id),
             Self::Import(part) => Some(&part.bot_id),
-            Self::AppendMessages { messages, .. } => messages.first().map(|m| &m.bot_id),
+            Self::AppendMessages { messages, .. } | Self::ToolRound { messages, .. } => {
+                messages.first().map(|m| &m.bot_id)
+            }
         }
     }
 }
@@ -326,7 +338,7 @@ pub struct TurnSnapshot {
 /// * Events MUST be numbered gap-free per topic, in order, and get increasing positions; `seqs` are in
 ///   the order of `Topic`. Callers put every event of a turn on its conversation's topic too.
 /// * Siblings are the messages with the same parent in the same conversation, in order of their ids.
-/// * Where messages are deleted, the stored `message_received` and ends of turns of the conversation
+/// * Where messages are deleted, the stored `message_received`, calls and results of tools, and ends of turns of the conversation
 ///   whose message or reply is gone MUST keep their numbers and have [`REDACTED`] as data, in the same
 ///   transaction: deleted texts are nowhere.
 /// * Once `commit` returned, every read MUST see it, also after the process was killed.

@@ -19,6 +19,7 @@ pub mod retention_store;
 pub mod samples;
 pub mod search;
 pub mod state_store;
+pub mod tool_runner;
 
 use std::future::Future;
 

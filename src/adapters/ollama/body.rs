@@ -36,6 +36,10 @@ struct Message<'a> {
     images: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<&'a str>,
 }
 
 impl<'a> From<&'a ChatRequest> for ChatBody<'a> {
@@ -67,6 +71,8 @@ impl<'a> From<&'a PromptMessage> for Message<'a> {
             content: &message.content,
             images: message.images.iter().map(AsRef::as_ref).collect(),
             tool_calls: message.tool_calls.as_ref(),
+            tool_name: message.answers.as_ref().map(|call| call.name.as_str()),
+            tool_call_id: message.answers.as_ref().map(|call| call.call_id.as_str()),
         }
     }
 }
@@ -85,6 +91,7 @@ mod tests {
             content: "hi".into(),
             images: vec!["aGk=".into()],
             tool_calls: None,
+            answers: None,
         };
         let mut request = ChatRequest {
             model: "m".into(),

@@ -12,6 +12,7 @@ mod mend;
 mod outbox;
 mod pending;
 mod retention;
+mod rounds;
 mod run;
 mod session;
 

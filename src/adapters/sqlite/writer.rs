@@ -12,6 +12,7 @@ mod keys;
 mod mend;
 mod outbox;
 mod retention;
+mod rounds;
 mod session;
 mod turn;
 

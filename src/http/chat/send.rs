@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use deia_actors::{
-    controller::{
-        IMAGES_MAX,
-        requests::{AcceptedTurn, Class, SendMessage, Sent},
-    },
+    controller::requests::{AcceptedTurn, Class, SendMessage, Sent},
     domain::{
         bot::Options,
         event::TurnEnd,
@@ -32,8 +29,6 @@ use crate::http::{
     render, sse,
 };
 
-/// All images of a message together, in bytes of base64.
-const IMAGES_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Free data with one message, in bytes of JSON.
 const METADATA_MAX_BYTES: usize = 16 * 1024;
 /// The key that makes a request safe to repeat.
@@ -65,15 +60,6 @@ impl SendBody {
     pub(in crate::http) fn message(self) -> Result<SendMessage, Problem> {
         let mut errors = vec![];
         let mut wrong = |field: &str, reason: String| errors.push(FieldError { field: field.into(), reason });
-        let images = self.images.unwrap_or_default();
-        if images.iter().map(|i| i.len()).sum::<usize>() > IMAGES_MAX_BYTES {
-            wrong("images", format!("at most {IMAGES_MAX_BYTES} bytes of base64 together"));
-        }
-        for (index, image) in images.iter().enumerate().take(IMAGES_MAX) {
-            if !is_base64(image) {
-                wrong(&format!("images.{index}"), "must be base64, without a data: prefix".into());
-            }
-        }
         if self.metadata.as_ref().is_some_and(|m| json_len(m) > METADATA_MAX_BYTES) {
             wrong("metadata", format!("at most {METADATA_MAX_BYTES} bytes as JSON"));
         }
@@ -85,7 +71,7 @@ impl SendBody {
             content: self.content,
             conversation_id: self.conversation_id,
             parent_id: self.parent_id,
-            images,
+            images: self.images.unwrap_or_default(),
             options,
             think: self.think,
             format: self.format,
@@ -98,15 +84,6 @@ impl SendBody {
 
 fn json_len(map: &Map<String, Value>) -> usize {
     serde_json::to_string(map).map_or(usize::MAX, |json| json.len())
-}
-
-fn is_base64(text: &str) -> bool {
-    let body = text.trim_end_matches('=');
-    let padding = text.len() - body.len();
-    !body.is_empty()
-        && padding <= 2
-        && text.len().is_multiple_of(4)
-        && body.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
 }
 
 pub(in crate::http) async fn send(
@@ -282,23 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_named_at_once() {
+    fn a_wrong_field_is_named() {
         let fields = refused(json!({
-            "bot_id": "A", "content": "x", "images": ["data:x", "QUJD", "%"], "metadata": {"a": "x".repeat(20_000)}
+            "bot_id": "A", "content": "x", "metadata": {"a": "x".repeat(20_000)}
         }));
-        assert_eq!(fields, ["images.0", "images.2", "metadata"]);
+        assert_eq!(fields, ["metadata"]);
         assert_eq!(refused(json!({"bot_id": "A", "content": "x", "metadata": {"a": "\u{0}"}})), ["metadata"]);
         assert_eq!(refused(json!({"bot_id": "A", "content": "x", "options": {"topk": 1}})), ["options.topk"]);
         assert_eq!(refused(json!({"bot_id": "A", "content": "x", "options": [1]})), ["options"]);
-    }
-
-    #[test]
-    fn base64_is_recognised() {
-        for good in ["QQ==", "QUI=", "QUJD", "+/+/"] {
-            assert!(is_base64(good), "{good}");
-        }
-        for bad in ["", "=", "Q", "QQ=", "QQ===", "Q Q=", "QQ==QQ==", "Q-_="] {
-            assert!(!is_base64(bad), "{bad}");
-        }
     }
 }

@@ -109,7 +109,7 @@ fn failed() -> ModelError {
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_a_server_fails_at_once_is_answered_by_another_and_each_is_asked_once() {
-    for error in [failed(), ModelError::ModelNotFound(MODEL.into())] {
+    for error in [failed(), ModelError::ModelNotFound(MODEL.into()), ModelError::Cut] {
         let house = House::new(&[&[MODEL], &[MODEL], &[]], limits(512)).await;
         house.servers[0].is_now(Mood::Fails(error));
         let turn = house.send(0).await;

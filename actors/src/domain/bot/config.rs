@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::domain::problem::{Code, FieldError, Problem};
+use crate::domain::{
+    output_format::check_format,
+    problem::{Code, FieldError, Problem},
+    tool::check_tools,
+};
 
 /// Context in tokens where the bot's configuration names none.
 pub const DEFAULT_NUM_CTX: u32 = 4096;
@@ -185,21 +189,6 @@ fn check_think(think: Option<&Value>, field: &str, errors: &mut Vec<FieldError>)
     }
 }
 
-/// Refuses a `format` that is neither `"json"` nor a schema object.
-fn check_format(format: Option<&Value>, field: &str, errors: &mut Vec<FieldError>) {
-    let fine = match format {
-        None | Some(Value::Null | Value::Object(_)) => true,
-        Some(Value::String(name)) => name == "json",
-        Some(_) => false,
-    };
-    if !fine {
-        errors.push(FieldError {
-            field: field.into(),
-            reason: "must be \"json\" or a JSON schema object".into(),
-        });
-    }
-}
-
 /// Checks what a message may override: options, thinking, format.
 pub fn check_overrides(
     options: Option<&Options>,
@@ -231,9 +220,6 @@ impl BotConfig {
         if self.system_prompt.len() > SYSTEM_PROMPT_MAX || self.system_prompt.contains('\0') {
             wrong("config.system_prompt", format!("at most {SYSTEM_PROMPT_MAX} bytes, without NUL"));
         }
-        if self.tools.len() > 64 || self.tools.iter().any(|t| !t.is_object()) {
-            wrong("config.tools", "at most 64 objects".into());
-        }
         if !matches!(self.keep_alive, None | Some(Value::String(_) | Value::Number(_))) {
             wrong("config.keep_alive", "must be a duration like \"5m\" or a number of seconds".into());
         }
@@ -241,6 +227,7 @@ impl BotConfig {
             wrong("config.idle_after_s", "must be at least 1".into());
         }
         self.options.check("config.options", &mut errors);
+        check_tools(&self.tools, "config.tools", &mut errors);
         check_think(self.think.as_ref(), "config.think", &mut errors);
         check_format(self.format.as_ref(), "config.format", &mut errors);
         match errors.first() {

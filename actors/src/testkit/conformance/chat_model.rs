@@ -59,8 +59,13 @@ pub fn request(model: &str, text: &str, options: &Value) -> ChatRequest {
     if let (Some(all), Some(more)) = (all.as_object_mut(), options.as_object()) {
         all.extend(more.clone());
     }
-    let message =
-        PromptMessage { role: Role::User, content: text.into(), images: Vec::new(), tool_calls: None };
+    let message = PromptMessage {
+        role: Role::User,
+        content: text.into(),
+        images: Vec::new(),
+        tool_calls: None,
+        answers: None,
+    };
     ChatRequest {
         model: model.to_owned(),
         messages: vec![message],

@@ -7,9 +7,12 @@ mod keys;
 mod model;
 mod numbers;
 mod pages;
+mod rounds;
 mod trees;
 
-pub use self::{branches::*, commits::*, groups::*, keys::*, model::*, numbers::*, pages::*, trees::*};
+pub use self::{
+    branches::*, commits::*, groups::*, keys::*, model::*, numbers::*, pages::*, rounds::*, trees::*,
+};
 use super::{Subject, samples};
 use crate::{
     domain::{ids::BotId, message::Conversation},
@@ -68,6 +71,8 @@ macro_rules! history_store_suite {
                 nothing_is_put_behind_what_just_went_away
                 a_stored_id_in_a_group_is_left_out_of_it
                 a_committed_fact_is_seen_by_every_read
+                a_round_of_tools_stands_before_the_reply
+                rounds_of_tools_go_and_stay_with_their_turn
                 a_random_life_matches_the_model
             );
         }

@@ -127,6 +127,12 @@ impl Answer {
         self.bursts.send(Ok(ChatBurst { pieces, ..ChatBurst::default() })).await.is_ok()
     }
 
+    /// Calls a tool; false where nobody listens any more.
+    pub async fn call(&self, name: &str, arguments: serde_json::Value) -> bool {
+        let call = serde_json::json!({"function": {"name": name, "arguments": arguments}});
+        self.bursts.send(Ok(ChatBurst { tool_calls: vec![call], ..ChatBurst::default() })).await.is_ok()
+    }
+
     /// Ends it well; false where nobody listens any more.
     pub async fn end(self) -> bool {
         let done = Some(ChatDone { reason: Some("stop".into()), ..ChatDone::default() });

@@ -223,11 +223,10 @@ pub(super) async fn clear(
 /// that an event is about stands among its first fields, before any text of a person: found by its place and not by
 /// parsing, which would fail at "\u0000" and at what somebody broke.
 pub(super) async fn redact(db: &mut PgConnection, homes: &[Uuid]) -> sqlx::Result<()> {
-    const ABOUT: &str =
-        r#"^\{"(?:message":\{"|turn":\{.*"reply_)id":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})""#;
+    const ABOUT: &str = r#"^\{"(?:message":\{"|message_|turn":\{.*"reply_)id":"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})""#;
     sqlx::query(
         "UPDATE outbox_events SET data = $2 WHERE conversation_id = ANY($1) AND data <> $2 \
-             AND event IN ('message_received', 'turn_completed', 'turn_stopped', 'turn_failed', \
+             AND event IN ('message_received', 'tool_called', 'tool_returned', 'turn_completed', 'turn_stopped', 'turn_failed', \
                  'turn_interrupted') \
              AND NOT EXISTS (SELECT 1 FROM chat_messages m \
                  WHERE m.id = substring(left(outbox_events.data, 512) from $3)::uuid)",

@@ -102,7 +102,8 @@ fn message_cells(q: &mut QueryBuilder<Postgres>, messages: &[(&Message, Option<S
     );
 }
 
-async fn store_messages(db: &mut PgConnection, messages: &[Message]) -> sqlx::Result<bool> {
+/// Adds messages that are not there yet; false where one is there with other content.
+pub(super) async fn store_messages(db: &mut PgConnection, messages: &[Message]) -> sqlx::Result<bool> {
     if messages.is_empty() {
         return Ok(true);
     }

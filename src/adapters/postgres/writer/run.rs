@@ -63,6 +63,7 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
         | Change::UpdateConversation(_)
         | Change::DeleteConversation(_)
         | Change::HoldConversation { .. }
+        | Change::ToolRound { .. }
         | Change::ClearHistory { .. }
         | Change::Import(_) => {}
     }
@@ -209,6 +210,7 @@ pub(super) fn decide<'f>(
         | Change::UpdateConversation(_)
         | Change::DeleteConversation(_)
         | Change::HoldConversation { .. }
+        | Change::ToolRound { .. }
         | Change::ClearHistory { .. }
         | Change::Import(_) => false,
     }

@@ -12,7 +12,9 @@ use deia_actors::{
 };
 use rusqlite::{Connection, params};
 
-use super::{super::words::json, ends::Ends, history, import, keys, outbox::Outbox, session::Applied, turn};
+use super::{
+    super::words::json, ends::Ends, history, import, keys, outbox::Outbox, rounds, session::Applied, turn,
+};
 
 /// Counters as SQLite has them.
 pub(super) fn int(number: u64) -> i64 {
@@ -61,6 +63,7 @@ pub(super) fn apply(
         Change::Checkpoint { reply_id, content, thinking } => {
             turn::checkpoint(db, *reply_id, content, thinking.as_deref())
         }
+        Change::ToolRound { reply_id, messages } => rounds::store(db, *reply_id, messages),
         Change::FinishTurn { turn, reply, status } => {
             turn::finish(db, outbox, turn, reply, status, &fact.events)
         }

@@ -299,11 +299,11 @@ pub(super) fn redact(connection: &Connection, conversation: ConversationId) -> r
     connection
         .prepare_cached(
             "UPDATE outbox_events SET data = ?2 WHERE conversation_id = ?1 AND data <> ?2 \
-                 AND event IN ('message_received', 'turn_completed', 'turn_stopped', 'turn_failed', \
+                 AND event IN ('message_received', 'tool_called', 'tool_returned', 'turn_completed', 'turn_stopped', 'turn_failed', \
                      'turn_interrupted') \
                  AND NOT EXISTS (SELECT 1 FROM chat_messages m WHERE m.id = unhex(replace( \
                      CASE WHEN json_valid(data) \
-                         THEN coalesce(data ->> '$.message.id', data ->> '$.turn.reply_id') END, '-', '')))",
+                         THEN coalesce(data ->> '$.message.id', data ->> '$.message_id', data ->> '$.turn.reply_id') END, '-', '')))",
         )?
         .execute(params![conversation.0, REDACTED])
         .map(drop)

@@ -196,6 +196,18 @@ impl Record {
                 reply.thinking = thinking.map(Into::into);
                 Some(0)
             }
+            Change::ToolRound { reply_id, messages } => {
+                let (first, last) = (messages.first()?, messages.last()?.clone());
+                let reply = self.messages.get_mut(&reply_id)?;
+                if reply.state != MessageState::Pending || reply.parent_id != first.parent_id {
+                    return None;
+                }
+                reply.parent_id = Some(last.id);
+                let leaf = self.conversations.get(&last.conversation_id)?.leaf_message_id;
+                self.add(messages);
+                self.conversations.get_mut(&last.conversation_id)?.leaf_message_id = leaf;
+                Some(0)
+            }
             Change::FinishTurn { turn, reply, status } => {
                 let stored = self.open_turn(turn.id)?;
                 *stored = Turn {
@@ -291,15 +303,15 @@ impl Record {
             return None;
         }
         self.turns.retain(|_, t| t.ended_at.is_none() || !cleared.contains(&t.conversation_id));
-        let kept: HashSet<_> = self
-            .turns
-            .values()
-            .filter(|t| t.ended_at.is_none())
-            .flat_map(|t| [t.message_id, t.reply_id])
-            .collect();
+        let open = || self.turns.values().filter(|t| t.ended_at.is_none());
+        let running: HashSet<_> = open().map(|t| t.id).collect();
+        let questions: HashSet<_> = open().map(|t| t.message_id).collect();
         let mut lost = BTreeMap::new();
         for id in cleared {
-            let deleted = self.delete_messages(|m| m.conversation_id == id && !kept.contains(&m.id));
+            let deleted = self.delete_messages(|m| {
+                let kept = questions.contains(&m.id) || m.turn_id.is_some_and(|t| running.contains(&t));
+                m.conversation_id == id && !kept
+            });
             self.redact(id);
             lost.insert(id, deleted);
             self.count(id);
@@ -332,6 +344,8 @@ impl Record {
         for event in self.events.iter_mut().filter(|e| e.seqs.iter().any(|(topic, _)| *topic == home)) {
             let about = match event.body() {
                 Ok(EventBody::MessageReceived { message }) => message.id,
+                Ok(EventBody::ToolCalled(called)) => called.message_id,
+                Ok(EventBody::ToolReturned(returned)) => returned.message_id,
                 Ok(
                     EventBody::TurnCompleted(end)
                     | EventBody::TurnStopped(end)
