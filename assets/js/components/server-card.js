@@ -9,9 +9,10 @@ import { icon } from './icon.js';
 
 const ICONS = { ok: 'check', warn: 's-stopping', bad: 's-crashed' };
 
-function breaker(state = 'closed') {
+/** Closed is green only where the server answers: the breaker of one that is found dead by a probe may be closed. */
+function breaker({ breaker: { state = 'closed' } = {}, state: now }) {
   const [, word] = BREAKER.find(([name]) => name === state) ?? [state, state];
-  return html`<div class="row brow"><span class="t3">Breaker</span><ol class="brk" aria-label="${`Breaker: ${word}`}">${BREAKER.map(([name, label, tone]) => html`<li class="${name === state ? `on t-${tone}` : ''}" aria-current="${name === state ? 'step' : null}">${name === state ? icon(ICONS[tone]) : ''}${label}</li>`)}</ol></div>`;
+  return html`<div class="row brow"><span class="t3">Breaker</span><ol class="brk" aria-label="${`Breaker: ${word}`}">${BREAKER.map(([name, label, tone]) => html`<li class="${name === state ? `on ${tone === 'ok' && now === 'down' ? '' : `t-${tone}`}` : ''}" aria-current="${name === state ? 'step' : null}">${name === state ? icon(ICONS[tone]) : ''}${label}</li>`)}</ol></div>`;
 }
 
 function memory(loaded, server, now) {
@@ -30,7 +31,7 @@ export function serverCard(server, loaded, now) {
   return html`<section class="card srv" data-key="${server.name}" data-server="${server.name}" aria-label="${`Server ${server.name}`}">
     <header class="sect"><h2 class="ell">${server.name}</h2>${stateLabel(server.state, stateWords(server, now))}<button type="button" class="btn ghost only sm" data-action="models.serverMenu" data-arg="${server.name}" aria-haspopup="menu" aria-label="${`Actions for ${server.name}`}">${icon('dots')}</button></header>
     <p class="row t3 srv-u"><span class="mono ell" title="${server.url}">${server.url}</span><span class="num right nowrap">${version || 'version not known'}</span></p>
-    ${breaker(server.breaker?.state)}
+    ${breaker(server)}
     <div class="row srv-g">${gate({ busy: slots?.busy ?? 0, total: slots?.total ?? 1, depth: queue?.depth ?? 0, off })}<span class="${`num right nowrap ${queue?.depth ? 't-warn' : 't3'}`}">${gateWords(server)}</span></div>
     ${memory(loaded, server, now)}
     ${bad ? html`<div class="end t-${bad.tone}"><span><b>${bad.what}</b> ${bad.then}</span><span class="right row">${server.state === 'draining' ? actionButton('server.resume', { arg: server.name, sm: true }) : actionButton('server.probe', { arg: server.name, sm: true })}</span></div>` : ''}</section>`;

@@ -15,4 +15,4 @@ function outcome(call, now) {
 const part = (label, text) => (text === null || text === '' ? '' : html`<p class="t3">${label}</p><pre tabindex="0" aria-label="${label}">${laidOut(text)}</pre>`);
 
 export const toolBlock = (call, now) => html`<details class="tool ${call.running ? 'run' : ''}" data-key="${`tool:${call.id}`}"><summary>${icon('tool')}<b class="mono">${call.name}</b><span class="mono t2 ell tool-a">${call.arguments ?? ''}</span><span class="right row tool-o">${outcome(call, now)}${icon('right', 'turn')}</span></summary>
-  <div class="tool-b">${part('Arguments', call.arguments)}${part('Error', call.error)}${part('Result', call.result)}</div></details>`;
+  <div class="tool-b">${part('Arguments', call.arguments)}${part('Error', call.error)}${part('Result', call.error === null ? call.result : null)}</div></details>`;

@@ -5,12 +5,12 @@
 
 const text = (value) => (value === undefined || value === null ? null : typeof value === 'string' ? value : JSON.stringify(value));
 
-/** `tool_calls` of a message, in the forms in which servers write them. */
+/** `tool_calls` of a message: as deia keeps them, or as a model wrote them. */
 export function callsOf(message) {
   const calls = Array.isArray(message.tool_calls) ? message.tool_calls : [];
   return calls.map((call, i) => {
-    const f = call.function ?? call;
-    return { id: call.call_id ?? call.id ?? `${message.id}:${i}`, name: f.name ?? 'unnamed', arguments: text(f.arguments), result: text(call.result), error: text(call.error), took_ms: call.took_ms ?? null, running: false };
+    const { name = 'unnamed', arguments: given } = call.function ?? {};
+    return { id: call.id ?? `${message.id}:${i}`, name, arguments: text(given), result: null, error: null, took_ms: null, running: false };
   });
 }
 
@@ -27,12 +27,10 @@ export function applyTool(calls = [], { event, data, time }) {
 
 /** Puts the result that a stored message holds to its call. */
 function answer(calls, message) {
-  const m = message.metadata ?? {};
-  const id = m.call_id ?? m.tool_call_id ?? message.tool_call_id;
-  const at = id === undefined ? calls.findIndex((c) => c.result === null && c.error === null) : calls.findIndex((c) => c.id === id);
-  const end = { result: message.content, error: text(m.error), took_ms: m.took_ms ?? null };
-  if (at < 0) return [...calls, { id: id ?? message.id, name: m.name ?? m.tool_name ?? 'tool', arguments: null, running: false, ...end }];
-  return calls.map((c, i) => (i === at ? { ...c, ...end, took_ms: end.took_ms ?? c.took_ms } : c));
+  const { call_id: id, name = 'unnamed', error } = message.metadata?.tool ?? {};
+  const end = { result: message.content, error: text(error) };
+  if (!calls.some((c) => c.id === id)) return [...calls, { id: id ?? message.id, name, arguments: null, took_ms: null, running: false, ...end }];
+  return calls.map((c) => (c.id === id ? { ...c, ...end } : c));
 }
 
 /** Turn id → its calls. What is stored wins where it is more than what was seen happening. */

@@ -21,6 +21,7 @@ export default async function run({ browser, allProblems }) {
   await launch('busy', { model: 'sim:tokens=8000,gap_ms=20' });
   await launch('reader', { model: 'simulated' });
   await launch('thinker', { model: 'sim:think,tokens=80,gap_ms=40', think: true });
+  await launch('clock', { model: 'simulated', tools: [{ type: 'function', function: { name: 'current_time', parameters: { type: 'object', properties: { timezone: { type: 'string' } } } } }] });
   await launch('small', { model: 'sim:tokens=60', options: { num_ctx: 512 } });
 
   await check('a waiting turn shows place, server and what it waits for, and moves up', async () => {
@@ -95,6 +96,21 @@ export default async function run({ browser, allProblems }) {
     const meter = page.locator('.insp').getByRole('meter', { name: 'Context used' });
     assert.deepEqual([await meter.getAttribute('aria-valuenow'), await meter.getAttribute('aria-valuemax')], [String(used), String(size)]);
     await page.locator('.insp').getByText(`${trimmed} messages not sent`).waitFor();
+  });
+
+  await check('a tool that the bot runs is a line of the reply, also after a reload', async () => {
+    await visit(page, '/chat/clock', url);
+    await say('Use current_time, please');
+    await answered();
+    const tool = lastReply().locator('details.tool');
+    await tool.locator('.tool-r').waitFor();
+    assert.equal(await tool.locator('summary b').innerText(), 'current_time');
+    const result = (await api('GET', '/api/chat/clock')).body.items.find((m) => m.sender === 'tool').content;
+    await tool.locator('summary').click();
+    await tool.getByText(result.slice(0, 12)).last().waitFor();
+    await page.reload();
+    await tool.locator('.tool-r').waitFor();
+    assert.equal(await messages.locator('article').count(), 2, 'call and result are rows of their own');
   });
 
   await check('calls of tools are lines with arguments, result and time; markup in them stays text', async () => {

@@ -20,9 +20,9 @@ test('a call runs until its result or its error is there, and is told once', () 
   assert.equal(applyTool([], returned)[0].result, '12:00');
 });
 
-test('calls are read in the forms in which servers write them, and garbage is no call', () => {
+test('calls are read as they are kept and as models write them, and garbage is no call', () => {
   assert.deepEqual(callsOf(message('r', 'bot', { tool_calls: calls })).map((c) => [c.id, c.name, c.arguments]), [['c1', 'current_time', '{"zone":"UTC"}']]);
-  assert.deepEqual(callsOf(message('r', 'bot', { tool_calls: [{ call_id: 'x', name: 'n', arguments: '{"a":1}', result: { ok: true }, took_ms: 2 }] })).map((c) => [c.id, c.name, c.result, c.took_ms]), [['x', 'n', '{"ok":true}', 2]]);
+  assert.deepEqual(callsOf(message('r', 'bot', { tool_calls: [{ function: { name: 'n', arguments: '{"a":1}' } }] })).map((c) => [c.id, c.name, c.arguments]), [['r:0', 'n', '{"a":1}']]);
   assert.deepEqual(callsOf(message('r', 'bot', { tool_calls: [{}] })).map((c) => [c.id, c.name]), [['r:0', 'unnamed']]);
   for (const none of [null, undefined, 'text', {}]) assert.deepEqual(callsOf(message('r', 'bot', { tool_calls: none })), []);
 });
@@ -38,12 +38,12 @@ test('events of a conversation put the calls into the turn, and the end of the t
 });
 
 test('stored rounds of a turn are one reply with its calls, wherever it is read from', () => {
-  const stored = [message('q', 'user'), message('s', 'bot', { content: '', tool_calls: calls }), message('x', 'tool', { content: '12:00', metadata: { call_id: 'c1', took_ms: 4 } }), message('r', 'bot')];
+  const stored = [message('q', 'user'), message('s', 'bot', { content: '', tool_calls: calls }), message('x', 'tool', { content: '12:00', metadata: { tool: { call_id: 'c1', name: 'current_time' } } }), message('r', 'bot')];
   for (const chat of [load(stored), applyOlder(load([]), { items: stored, hasMore: false })]) {
     assert.deepEqual(chat.order, ['q', 's', 'x', 'turn:t']);
     assert.equal(chat.messages['turn:t'].id, 'r');
     assert.deepEqual(chat.order.filter((k) => isStep(k, chat.messages[k])), ['s', 'x']);
-    assert.deepEqual(callsByTurn(chat).get('t').map((c) => [c.name, c.result, c.took_ms]), [['current_time', '12:00', 4]]);
+    assert.deepEqual(callsByTurn(chat).get('t').map((c) => [c.name, c.result, c.error]), [['current_time', '12:00', null]]);
     assert.equal(leafShown(chat), 'r');
   }
 });
@@ -51,13 +51,13 @@ test('stored rounds of a turn are one reply with its calls, wherever it is read 
 test('a result that arrives while the answer is written turns no path', () => {
   let chat = applyEvent(load([message('q', 'user')]), event('turn_started', { turn_id: 't' }));
   chat = applyEvent(chat, event('message_received', { message: message('s', 'bot', { parent_id: 'q', tool_calls: calls }) }));
-  chat = applyEvent(chat, event('message_received', { message: message('x', 'tool', { parent_id: 's', content: '12:00' }) }));
+  chat = applyEvent(chat, event('message_received', { message: message('x', 'tool', { parent_id: 's', content: '12:00', metadata: { tool: { call_id: 'c1', name: 'current_time' } } }) }));
   assert.deepEqual(chat.order, ['q', 's', 'x', 'turn:t']);
   assert.equal(callsByTurn(chat).get('t')[0].result, '12:00');
 });
 
 test('a result without its call is shown all the same', () => {
-  const [call] = callsByTurn(load([message('x', 'tool', { content: 'a\nb', metadata: { name: 'search' } })])).get('t');
+  const [call] = callsByTurn(load([message('x', 'tool', { content: 'a\nb', metadata: { tool: { call_id: 'c9', name: 'search' } } })])).get('t');
   assert.deepEqual([call.name, brief(call)], ['search', 'a']);
 });
 
