@@ -16,7 +16,16 @@ export class Problem extends Error {
 
 const OFFLINE = { code: 'no_answer', detail: 'The server does not answer.' };
 
-async function request(method, path, { body, query, headers, signal } = {}) {
+const answerOf = (text) => {
+  try {
+    return text ? JSON.parse(text) : null;
+  } catch {
+    return { detail: text.slice(0, 200) };
+  }
+};
+
+/** The response as soon as its head is there. */
+async function open(method, path, { body, query, headers, signal } = {}) {
   const url = new URL(path, location.origin);
   for (const [name, value] of Object.entries(query ?? {})) {
     if (value !== undefined && value !== null && value !== '') url.searchParams.set(name, value);
@@ -34,16 +43,11 @@ async function request(method, path, { body, query, headers, signal } = {}) {
     if (error.name === 'AbortError') throw error;
     throw new Problem(0, OFFLINE);
   }
-  const text = await response.text();
-  let data = null;
-  try {
-    data = text ? JSON.parse(text) : null;
-  } catch {
-    data = { detail: text.slice(0, 200) };
-  }
-  if (!response.ok) throw new Problem(response.status, data ?? {}, Number(response.headers.get('retry-after')) || null);
-  return data;
+  if (!response.ok) throw new Problem(response.status, answerOf(await response.text()) ?? {}, Number(response.headers.get('retry-after')) || null);
+  return response;
 }
+
+const request = async (method, path, options) => answerOf(await (await open(method, path, options)).text());
 
 const get = (path, query, signal) => request('GET', path, { query, signal });
 const post = (path, body, extra) => request('POST', path, { body, ...extra });
@@ -101,5 +105,25 @@ export async function commands() {
     name: c.name.replace(/^\//, ''), usage: c.usage ?? `/${c.name}`, about: c.description ?? c.summary ?? c.help ?? '',
   }));
 }
+
 export const models = async () => (await get('/api/models')).items;
+export const servers = async () => (await get('/api/servers')).items;
+export const addServer = (body) => post('/api/servers', body);
+export const removeServer = (server) => request('DELETE', `/api/server/${id(server)}`);
+export const probeServer = (server) => post(`/api/server/${id(server)}/probe`);
+export const drainServer = (server) => post(`/api/server/${id(server)}/drain`);
+export const resumeServer = (server) => post(`/api/server/${id(server)}/resume`);
+/** Answers when the model is in memory, which may take minutes. */
+export const preloadModel = (model, server) => post('/api/models/preload', { model, server });
+export const unloadModel = (model, server) => post('/api/models/unload', { model, server });
+export const deleteModel = (model, server, force) => post('/api/models/delete', { model, server }, { query: { force: force || undefined } });
+export const pulls = async () => (await get('/api/models/pulls')).items;
+/** Begins a pull, or goes on with one. It is not watched here: `pulls()` tells of every pull, whoever began it. */
+export async function pullModel(model, server) {
+  const response = await open('POST', '/api/models/pull', { body: { model, server }, headers: { accept: 'text/event-stream, application/json' } });
+  await response.body.cancel();
+}
+export const cancelPull = (pull) => request('DELETE', `/api/models/pull/${id(pull)}`);
+
+export const icons = async () => (await open('GET', '/assets/icons.svg', { headers: { accept: '*/*' } })).text();
 export const tree = () => get('/api/tree');

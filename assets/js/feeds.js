@@ -1,14 +1,16 @@
 // Live data: topics of the socket into the store, with reading over HTTP every 3 s while there is no socket.
 
 import * as api from './api.js';
-import { leafShown, offsets } from './model/chat.js';
+import { isOver, leafShown, offsets, waitingTurns } from './model/chat.js';
+import { allDown } from './model/servers.js';
 import { Socket } from './socket.js';
 import { store } from './store.js';
 
 const POLL_MS = 3000;
 const STORAGE_MS = 5000;
-const socket = new Socket(`${location.origin.replace(/^http/, 'ws')}/ws`);
-const polls = new Set();
+export const socket = new Socket(`${location.origin.replace(/^http/, 'ws')}/ws`);
+/** What is read every 3 s while there is no socket. */
+export const polls = new Set();
 let pollTimer = 0;
 
 export const retryNow = () => socket.retryNow();
@@ -33,7 +35,7 @@ async function poll() {
 }
 
 /** Reads again soon, at most once per `every` ms however often it is asked. */
-function throttled(read, every) {
+export function throttled(read, every) {
   let timer = 0;
   let last = 0;
   const run = () => {
@@ -57,10 +59,10 @@ export function followBots() {
     event: (event) => {
       store.dispatch({ type: 'bots_event', event });
       store.dispatch({ type: 'tree_event', event });
-      const unknown = event.data.bot_id && !store.state.bots.byId[event.data.bot_id] && event.event !== 'bot_deleted';
-      if (unknown) api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
-      else if (event.event === 'bot_config_changed') api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
-      else refresh(1000); // counters (tokens, queue, uptime) do not travel in events
+      const known = event.data.bot_id in store.state.bots.byId;
+      // The list knows whether an unknown one is still new or already gone.
+      if (known && event.event === 'bot_config_changed') api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
+      else refresh(known ? 1000 : 0); // counters (tokens, queue, uptime) do not travel in events
     },
     refused: refresh,
   });
@@ -72,30 +74,6 @@ export function followStorage() {
   const refresh = throttled(read, STORAGE_MS);
   setInterval(refresh, STORAGE_MS);
   refresh();
-}
-
-/** Model servers: only their state, for the banner. */
-export function followServers() {
-  socket.subscribe('models', {
-    snapshot: ({ snapshot }) => {
-      if (!snapshot) return;
-      store.dispatch({ type: 'servers', items: snapshot.servers ?? [] });
-      store.dispatch({ type: 'models', items: snapshot.models ?? [] });
-    },
-    event: (event) => {
-      if (event.event !== 'server_state_changed') return;
-      const server = event.data.server?.name ? event.data.server : { ...event.data, name: event.data.name ?? event.data.server };
-      store.dispatch({ type: 'server', server: { ...server, since: server.since ?? event.time } });
-    },
-  });
-}
-
-export async function readModels() {
-  try {
-    store.dispatch({ type: 'models', items: await api.models() });
-  } catch (error) {
-    store.dispatch({ type: 'models_failed', error: error.message });
-  }
 }
 
 /** The tree, while a page shows it. Events change it at once; the whole is read again for counters. */
@@ -137,10 +115,12 @@ export function followConversation(botId, id) {
     for (const message of Object.values(chat()?.messages ?? {})) {
       const turn = message.turn_id;
       const known = chat().turns[turn];
-      const needed = message.sender === 'bot' && turn && message.state !== 'complete' && !known?.full && known?.state !== 'generating';
-      if (needed && !asked.has(turn)) {
-        asked.add(turn);
-        api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => asked.delete(turn));
+      // What was acknowledged is no end: a snapshot may be the first word of that.
+      const needed = message.sender === 'bot' && turn && message.state !== 'complete' && !isOver(known?.full) && known?.state !== 'generating';
+      const question = `${turn} ${message.state}`;
+      if (needed && !asked.has(question)) {
+        asked.add(question);
+        api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => asked.delete(question));
       }
     }
     const last = [...(chat()?.order ?? [])].reverse().find((k) => k.startsWith('turn:'))?.slice(5);
@@ -155,6 +135,12 @@ export function followConversation(botId, id) {
     store.dispatch({ type: 'chat_snapshot', id, snapshot: { messages: page.items, hasMore: page.has_more } });
     readTurns();
   };
+
+  // Until when a turn is held does not travel in events, and without a socket nothing does.
+  const beat = setInterval(() => {
+    if (socket.state.name === 'live' && !allDown(store.state.servers)) return;
+    for (const { id: turn } of waitingTurns(chat())) api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => { /* the next beat */ });
+  }, POLL_MS);
 
   polls.add(read);
   const end = socket.subscribe(topic, {
@@ -181,6 +167,7 @@ export function followConversation(botId, id) {
   });
   return () => {
     end();
+    clearInterval(beat);
     polls.delete(read);
     store.dispatch({ type: 'chat_closed', id });
   };

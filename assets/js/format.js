@@ -72,6 +72,9 @@ export function eta(seconds) {
   return `about ${Math.round(seconds / 60)} min`;
 }
 
+/** The time until something is tried: "now", "in 9 s", "in 2 min". */
+export const within = (seconds) => (seconds < 1 ? 'now' : `in ${span(Math.ceil(seconds))}`);
+
 /** An ETA that falls freely but never grows by less than a fifth, so that it does not flicker. */
 export const calmEta = (shown, next) => (shown === null || shown === undefined || next === null || next === undefined || next <= shown || next > shown * 1.2 ? next : shown);
 

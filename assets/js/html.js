@@ -115,12 +115,10 @@ function morphNode(old, next) {
     return;
   }
   if (old.hasAttribute('data-own')) return;
-  for (const { name } of [...old.attributes]) {
-    const kept = name === 'style' || (name === 'open' && old.localName === 'details'); // what a reader opened stays open
-    if (!kept && !next.hasAttribute(name)) old.removeAttribute(name);
-  }
+  const kept = (name) => name === 'style' || (name === 'open' && old.localName === 'details'); // what a reader opened or closed stays so
+  for (const { name } of [...old.attributes]) if (!kept(name) && !next.hasAttribute(name)) old.removeAttribute(name);
   for (const { name, value } of next.attributes) {
-    if (name !== 'style' && old.getAttribute(name) !== value) old.setAttribute(name, value);
+    if (!kept(name) && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   const styles = next[STYLES];
   if (styles) {

@@ -28,7 +28,8 @@ const NOT_SERVED: &str = "package.json";
 struct Files;
 
 /// Pages that the dashboard draws itself; all are the same document.
-const PAGES: [&str; 7] = ["/", "/bots", "/bots/*", "/chat", "/chat/*", "/supervision", "/supervision/*"];
+const PAGES: [&str; 8] =
+    ["/", "/bots", "/bots/*", "/chat", "/chat/*", "/supervision", "/supervision/*", "/models"];
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

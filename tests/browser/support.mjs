@@ -10,12 +10,13 @@ export const base = (process.env.DEIA_URL ?? 'http://127.0.0.1:8000').replace(/\
 export const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 export const launchBrowser = () => chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
 
-/** One call of the HTTP API; answers `{status, body}`. */
-export async function api(method, path, body, headers = {}) {
-  const response = await fetch(base + path, { method, headers: { accept: 'application/json', ...(body && { 'content-type': 'application/json' }), ...headers }, body: body && JSON.stringify(body) });
+/** Calls of the HTTP API of a service; each answers `{status, body}`. */
+export const apiOf = (origin) => async (method, path, body, headers = {}) => {
+  const response = await fetch(origin + path, { method, headers: { accept: 'application/json', ...(body && { 'content-type': 'application/json' }), ...headers }, body: body && JSON.stringify(body) });
   const text = await response.text();
   return { status: response.status, body: text ? JSON.parse(text) : null };
-}
+};
+export const api = apiOf(base);
 
 /** Waits until `read` gives something true, and returns it; names what it waited for when it does not. */
 export async function until(what, read, timeout = 15_000) {
@@ -42,8 +43,8 @@ export async function openPage(browser, { width = 1440, height = 900, theme = 'd
 }
 
 /** Opens a path and waits until its page is there and live. */
-export async function visit(page, path) {
-  await page.goto(base + path);
+export async function visit(page, path, origin = base) {
+  await page.goto(origin + path);
   await page.waitForSelector('html[data-page]');
   await page.locator('.conn', { hasText: 'Live' }).waitFor();
 }

@@ -3,7 +3,7 @@
 // be stored all the same: it is marked "Perhaps not sent". Retry uses the same idempotency key, so it is stored once.
 
 import { run } from '../actions.js';
-import { short } from '../format.js';
+import { short, within } from '../format.js';
 import { element, html, patch } from '../html.js';
 import { mayBeStored } from '../model/chat.js';
 import { forget, recall, remember } from '../prefs.js';
@@ -55,7 +55,7 @@ export class Composer {
     const percent = c?.num_ctx ? (c.used / c.num_ctx) * 100 : 0;
     this.field.placeholder = !facts.can ? facts.why : facts.offline ? 'Write a message. It is stored now and answered later' : facts.running ? 'Write the next message, it is queued behind this answer' : 'Write a message, / for commands';
     patch(this.el.querySelector('.edit-w'), this.#edit ? html`<div class="end edit">${icon('edit')}<span><b>Editing your message.</b> The earlier version and its answers stay beside it.</span><span class="right row"><button type="button" class="btn sm" data-action="chat.editEnd">${icon('x')}<span>Cancel</span>${kbd('Escape')}</button></span></div>` : '');
-    patch(this.el.querySelector('.lost-w'), lost ? html`<div class="end t-bad lost" role="alert">${icon('s-crashed', 't-bad')}<span><b>${lost.unsure ? 'Perhaps not sent.' : 'Not sent.'}</b> ${lost.reason}</span><span class="right row"><button type="button" class="btn sm" data-action="chat.resend">${icon('restart')}<span>Retry</span></button></span></div>` : '');
+    patch(this.el.querySelector('.lost-w'), lost ? html`<div class="end t-bad lost" role="alert">${icon('s-crashed', 't-bad')}<span><b>${lost.unsure ? 'Perhaps not sent.' : 'Not sent.'}</b> ${lost.reason}<span aria-hidden="true">${lost.retryAt > Date.now() ? ` Try again ${within((lost.retryAt - Date.now()) / 1000)}.` : ''}</span></span><span class="right row"><button type="button" class="btn sm" data-action="chat.resend">${icon('restart')}<span>Retry</span></button></span></div>` : '');
     patch(this.el.querySelector('.comp-f'), html`<span class="comp-m mono t3 ell no-phone">${icon('models')}<span>${facts.model ?? ''}</span></span><span class="grow"></span>
       ${c?.num_ctx ? html`<button type="button" class="ctxm" data-action="chat.side" aria-label="${`Context ${short(c.used)} of ${short(c.num_ctx)} tokens${c.trimmed_messages ? `, ${c.trimmed_messages} messages trimmed` : ''}. About this turn`}"><span class="num">${short(c.used)} / ${short(c.num_ctx)}</span><span aria-hidden="true">${meter(percent, { tone: percent >= 80 || c.trimmed_messages ? 'warn' : 'ink', label: 'Context used', cls: 'thin' })}</span></button>` : ''}
       ${facts.running ? actionButton('chat.stop', { arg: facts.running.id, label: facts.running.stopping ? 'Stopping' : 'Stop', showKey: true }) : ''}
@@ -95,7 +95,7 @@ export class Composer {
       await this.send(conversation, text, key, more);
     } catch (error) {
       // Until it is known better, an attempt whose end nobody saw may have got through.
-      remember(`lost.${conversation}`, { key, text, more, unsure: again?.unsure || mayBeStored(error), reason: error.message });
+      remember(`lost.${conversation}`, { key, text, more, unsure: again?.unsure || mayBeStored(error), reason: error.message, retryAt: error.retryAfter ? Date.now() + error.retryAfter * 1000 : null });
       remember(`draft.${conversation}`, text);
       if (this.#conversation === conversation && this.field.value === rest) this.#write(text);
     }

@@ -63,16 +63,17 @@ export function openDialog({ title, aside = '', cls = '', role = 'dialog', lead,
 export const explain = (error) => `${error.message}${error.retryAfter ? ` Try again in ${int(error.retryAfter)} s.` : ''}`;
 
 /**
- * A guarded action: what will happen, an optional reason, and the id typed to confirm. The danger button stays off
+ * A guarded action: what will happen, an optional reason, tick or choice, and the id typed to confirm. The danger button stays off
  * until it matches.
  */
-export function guard({ title, ic, consequences, reason, id, hint, confirm, extra, run }) {
+export function guard({ title, ic, consequences, reason, id, hint, confirm, extra, choice, run }) {
   return openDialog({
     title, role: 'alertdialog', cls: 'narrow', lead: icon(ic, 't-bad'),
-    state: { typed: '', reason: '', extra: false },
+    state: { typed: '', reason: '', extra: false, choice: '' },
     body: (d) => html`<div class="col g16"><ul class="cons">${consequences.map(([i, text]) => html`<li>${icon(i)}<span>${text}</span></li>`)}</ul>
       ${reason ? html`<div class="field"><label for="g-reason">${reason}</label><div class="inp"><input id="g-reason" name="reason" maxlength="200" autocomplete="off" .value="${d.state.reason}"></div></div>` : ''}
       ${extra ? html`<label class="tick"><input type="checkbox" class="cb" name="extra" ?checked="${d.state.extra}"><span>${extra}</span></label>` : ''}
+      ${choice ? html`<div class="field"><label for="g-choice">${choice.label}</label><div class="inp sel"><select id="g-choice" name="choice">${choice.options.map(([value, label]) => html`<option value="${value}" ?selected="${d.state.choice === value}">${label}</option>`)}</select></div></div>` : ''}
       <div class="field"><label for="g-id">Type <code>${id}</code> to confirm</label><div class="inp"><input id="g-id" name="typed" autocomplete="off" spellcheck="false" .value="${d.state.typed}" aria-describedby="g-id-h"></div><p class="hint" id="g-id-h">${hint}</p></div></div>`,
     footer: (d) => html`<span class="grow"></span><button type="button" class="btn ghost" data-close>Cancel</button><button type="submit" class="btn danger" ?disabled="${d.state.typed !== id || d.busy}" data-busy="${d.busy ? '1' : null}">${confirm}</button>`,
     onOpen: (d) => d.el.addEventListener('input', (e) => {

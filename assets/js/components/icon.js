@@ -1,12 +1,25 @@
 // Icons from the one sprite. Always hidden from assistive technology: the text beside them says it.
+//
+// The sprite becomes part of the document when the dashboard starts: an icon that is shown for the first time during an
+// outage needs no file then.
 
 import { html } from '../html.js';
 
-const SPRITE = '/assets/icons.svg';
+const PREFIX = 'i-';
+
+/** Puts the sprite into the document. `read()` answers its text. */
+export async function loadIcons(read) {
+  const sprite = new DOMParser().parseFromString(await read(), 'image/svg+xml').documentElement;
+  for (const symbol of sprite.querySelectorAll('symbol')) symbol.id = PREFIX + symbol.id;
+  const own = document.importNode(sprite, true);
+  own.classList.add('vh');
+  own.setAttribute('aria-hidden', 'true');
+  document.body.append(own);
+}
 
 export const icon = (name, cls = '') => {
   if (name === 's-processing') return bars(cls); // its bars move, so they cannot stand in the sprite
-  return html`<svg class="i ${cls}" width="16" height="16" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true" focusable="false"><use href="${`${SPRITE}#${name}`}"></use></svg>`;
+  return html`<svg class="i ${cls}" width="16" height="16" fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" aria-hidden="true" focusable="false"><use href="${`#${PREFIX}${name}`}"></use></svg>`;
 };
 
 const bars = (cls) => html`<svg class="i eq ${cls}" viewBox="0 0 16 16" width="16" height="16" fill="none" stroke="currentColor" stroke-width="2.3" stroke-linecap="round" aria-hidden="true" focusable="false"><path d="M3.5 6.3v3.4"></path><path d="M8 3.5v9"></path><path d="M12.5 5.5v5"></path></svg>`;

@@ -1,9 +1,9 @@
 // Launch a bot: name, id, prompt, model and the options that matter. What the server refuses is shown at its field.
 
 import * as api from '../api.js';
-import { readModels } from '../feeds.js';
 import { count } from '../format.js';
 import { html } from '../html.js';
+import { readModels } from '../model-feeds.js';
 import { recall, remember } from '../prefs.js';
 import { go } from '../router.js';
 import { store } from '../store.js';

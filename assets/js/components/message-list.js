@@ -3,7 +3,9 @@
 
 import { calmEta, int } from '../format.js';
 import { html, list, patch } from '../html.js';
-import { isOver, isOwn } from '../model/chat.js';
+import { cutOf, isOver, isOwn } from '../model/chat.js';
+import { held } from '../model/servers.js';
+import { callsByTurn, isStep } from '../model/tools.js';
 import { cutLine, messageView } from './message.js';
 import { StreamView, finished } from './prose.js';
 import { icon } from './icon.js';
@@ -68,7 +70,7 @@ export class MessageList {
     list(this.list, items, {
       key: (i) => i.key,
       version: (i) => this.#version(i, ctx, last),
-      render: (i) => (i.key === 'cut' ? cutLine(i.cut) : i.key === 'gap' ? html`<div class="cut"><span>Reloaded after a gap</span></div>` : messageView(i.key, i.message, i.turn, { ...ctx, last, own: isOwn(chat, i.message), shownEta: this.#eta(i.turn) })),
+      render: (i) => (i.key === 'cut' ? cutLine(i.cut) : i.key === 'gap' ? html`<div class="cut"><span>Reloaded after a gap</span></div>` : messageView(i.key, i.message, i.turn, { ...ctx, calls: i.calls ?? [], last, own: isOwn(chat, i.message), shownEta: this.#eta(i.turn) })),
     });
     this.#fill(chat, ctx);
     this.#top = chat.order[0] ?? null;
@@ -92,23 +94,18 @@ export class MessageList {
   }
 
   #items(chat) {
-    const items = chat.order.map((key) => ({ key, message: chat.messages[key], turn: key.startsWith('turn:') ? chat.turns[key.slice(5)] : null }));
-    const cut = this.#cut(chat);
-    if (cut) items.splice(cut.at, 0, { key: 'cut', cut: cut.trimmed });
+    const calls = callsByTurn(chat);
+    const cut = cutOf(chat);
+    const items = chat.order.flatMap((key) => {
+      const message = chat.messages[key];
+      const turnId = key.startsWith('turn:') ? key.slice(5) : null;
+      // The steps of a turn are shown in its reply; without the reply they stand for themselves.
+      if (isStep(key, message) && `turn:${message.turn_id}` in chat.messages) return [];
+      const item = { key, message, turn: turnId && chat.turns[turnId], calls: turnId ? calls.get(turnId) : message.sender === 'tool' ? calls.get(message.turn_id) : null };
+      return cut?.before === key ? [{ key: 'cut', cut: cut.trimmed }, item] : [item];
+    });
     if (chat.notice === 'gap') items.push({ key: 'gap' });
     return [...items, ...chat.sending.map((s) => ({ key: `sending:${s.key}`, message: { sender: 'user', content: s.content, sending: true }, turn: null }))];
-  }
-
-  /** Where the last turn cut the history, as a place in the messages that are loaded. */
-  #cut(chat) {
-    const at = chat.order.findLastIndex((k) => k.startsWith('turn:') && (chat.turns[k.slice(5)]?.context ?? chat.turns[k.slice(5)]?.full?.context)?.num_ctx);
-    if (at < 0) return null;
-    const turn = chat.turns[chat.order[at].slice(5)];
-    const trimmed = turn.context ?? turn.full.context;
-    if (!trimmed.trimmed_messages) return null;
-    const hidden = chat.hasMore ? Math.max(0, (chat.conversation?.message_count ?? chat.order.length) - chat.order.length) : 0;
-    const place = trimmed.trimmed_messages - hidden;
-    return place > 0 && place < at ? { at: place, trimmed } : null;
   }
 
   #eta(turn) {
@@ -118,13 +115,13 @@ export class MessageList {
     return next;
   }
 
-  #version({ key, message, turn, cut }, ctx, last) {
+  #version({ key, message, turn, cut, calls }, ctx, last) {
     if (cut) return JSON.stringify(cut);
     if (!message) return '';
     const over = !turn || isOver(turn) || turn.state === 'ended';
     const clock = over ? '' : Math.floor(ctx.now / 500);
     return JSON.stringify([message.state, message.id, message.created_at, message.content?.length, Boolean(message.html), turn?.state, turn?.stopping, turn?.queue, turn?.full?.timings, turn?.full?.error?.detail, turn?.thoughtMs,
-      over ? 0 : Boolean(turn.content.text), over ? 0 : turn.thinking.text.length, clock, !over && ctx.lost, !over && ctx.offline, ctx.name, key === last, ctx.busy, message.siblings, Math.floor(new Date(message.created_at ?? 0) / 1)]);
+      over ? 0 : Boolean(turn.content.text), over ? 0 : turn.thinking.text.length, clock, !over && ctx.lost, !over && Boolean(held(turn.queue, ctx.servers, ctx.now)), calls?.map((c) => [c.id, c.running, c.took_ms, c.error, c.result?.length]), message.thinking?.length, ctx.name, key === last, ctx.busy, message.siblings, Math.floor(new Date(message.created_at ?? 0) / 1)]);
   }
 
   /** Puts the text into the places that the templates left for it. */

@@ -1,11 +1,14 @@
 // One message of a conversation, by kind and by how its turn stands.
 
 import { action } from '../actions.js';
-import { characters, count, duration, eta, int, ordinal, when } from '../format.js';
+import { characters, count, duration, eta, int, ordinal, span, when, within } from '../format.js';
 import { html } from '../html.js';
 import { isOver, moments } from '../model/chat.js';
+import { gateOf, held, placeWords, waitWords } from '../model/servers.js';
 import { actionButton, chip } from './controls.js';
+import { gate } from './gate.js';
 import { icon } from './icon.js';
+import { toolBlock } from './tool-block.js';
 
 const time = (at) => (at ? html`<time class="num t3" datetime="${at}" title="${at}">${when(at)}</time>` : '');
 const simulated = (model) => /^(simulated$|sim:)/.test(model ?? '');
@@ -24,15 +27,20 @@ const user = (key, m, sending, own) => html`<article class="m me-m ${sending ? '
 const system = (key, m) => html`<article class="m sys-m" data-key="${key}" tabindex="-1" aria-label="${`Answer of the command, ${when(m.created_at)}`}">${icon('term')}<div class="prose" data-own data-html="${key}"></div>${time(m.created_at)}</article>`;
 
 /** The waiting card stands where the answer will be; place and ETA change without moving anything. */
-function waiting(turn, { offline, shownEta }) {
-  const position = turn.queue?.position;
-  const leave = actionButton('chat.stop', { arg: turn.id, label: turn.stopping ? 'Leaving' : 'Leave the queue' });
-  if (offline) {
-    return html`<section class="wait bad" aria-label="Waiting for a model server"><div class="wait-n"><b>${icon('clock')}</b><span>held</span></div><div class="grow"><b>Held until a model server is back</b><p class="t2">The message is stored and you may close this page. The answer is written here.</p></div>${leave}</section>`;
+function waiting(turn, ctx) {
+  const leave = actionButton('chat.stop', { arg: turn.id, label: turn.stopping ? 'Leaving' : 'Leave the queue', showKey: true });
+  const off = held(turn.queue, ctx.servers, ctx.now);
+  if (off) {
+    const left = off.left === null ? '' : `It is given up ${within(off.left)} unless one answers. `;
+    return html`<section class="wait bad" aria-label="Waiting for a model server"><div class="wait-n"><b>${icon('clock')}</b><span>${off.left === null ? 'held' : html`<span class="num">${span(Math.ceil(off.left))}</span> left`}</span></div>
+      <div class="grow"><b>Held until a model server is back</b><p class="t2">${left}${off.next === null ? '' : `Next try ${within(off.next)}. `}The message is stored and you may close this page.</p></div>${leave}</section>`;
   }
-  const waiters = position ? Array.from({ length: Math.min(position, 6) }, (_, i) => (i === Math.min(position, 6) - 1 ? html`<span class="waiter you">You</span>` : html`<span class="waiter">${int(position > 6 && i === 4 ? position - 1 : i + 1)}</span>`)) : html`<span class="waiter you">You</span>`;
-  return html`<section class="wait" aria-label="${position ? `${ordinal(position)} in line, ${eta(shownEta)}` : 'Waiting behind the answer above'}"><div class="wait-n"><b class="num">${position ? ordinal(position) : icon('s-queued')}</b><span>${position ? `in line${turn.queue?.server ? ` at ${turn.queue.server}` : ''}` : 'next'}</span></div>
-    <div class="grow"><div class="row"><b>${position ? sentence(eta(shownEta)) : 'Waits for the answer above'}</b><span class="t3">moves up as slots become free</span></div><div class="wait-l" aria-hidden="true"><span class="slots"><span class="slot on"></span><span class="gate"></span>${waiters}</span></div></div>${leave}</section>`;
+  const position = turn.queue?.position;
+  const server = gateOf(turn.queue, ctx.servers);
+  const { accepted } = moments(turn);
+  const since = accepted === null ? '' : `waiting ${span((ctx.now - accepted) / 1000)}, `;
+  return html`<section class="wait" aria-label="${position ? `${placeWords(position, server?.name)}, ${eta(ctx.shownEta)}` : 'Waiting behind the answer above'}"><div class="wait-n"><b class="num">${position ? ordinal(position) : icon('s-queued')}</b><span>${position ? `in line${server ? ` at ${server.name}` : ''}` : 'next'}</span></div>
+    <div class="grow"><div class="row wait-t"><b>${position ? sentence(eta(ctx.shownEta)) : 'Waits for the answer above'}</b><span class="t3">${`${since}${position ? 'moves up as slots become free' : 'nothing to do'}`}</span></div>${gate({ busy: server?.slots?.total ?? 1, total: server?.slots?.total ?? 1, you: position || 1 })}<p class="t2">${waitWords(position, server)}</p></div>${leave}</section>`;
 }
 
 const sentence = (s) => s[0].toUpperCase() + s.slice(1);
@@ -54,13 +62,16 @@ function ending(turn, text, key, canRetry) {
   }
 }
 
-function thinking(key, m, turn) {
+/** What the model thought: open while it streams, one line once the answer begins. A reader who opens or closes it decides. */
+function thinking(key, m, turn, now) {
   const text = turn?.thinking?.text || m.thinking;
   if (!text) return '';
-  const writing = turn && !isOver(turn) && turn.state === 'generating' && !turn.content.text;
-  const words = writing ? 'Thinking' : turn?.thoughtMs ? `Thought for ${duration(turn.thoughtMs)}` : 'Thought';
-  return html`<details class="think"><summary>${icon('think')}<span>${words}</span>${icon('right', 'turn')}</summary><p class="think-t">${text}</p></details>`;
+  const writing = Boolean(turn) && !isOver(turn) && turn.state === 'generating' && !turn.content.text;
+  const words = writing ? `Thinking${turn.thinkAt ? `, ${duration(Math.max(100, Math.floor((now - new Date(turn.thinkAt)) / 100) * 100))}` : ''}` : turn?.thoughtMs ? `Thought for ${duration(turn.thoughtMs)}` : 'Thought';
+  return html`<details class="think" data-key="${`think:${writing ? 'live' : 'done'}`}" ?open="${writing}"><summary>${icon('think')}<span class="num">${words}</span>${icon('right', 'turn')}</summary><p class="think-t">${text}</p></details>`;
 }
+
+const tools = (calls, now) => (calls.length ? html`<div class="tools" role="group" aria-label="Tools">${calls.map((call) => toolBlock(call, now))}</div>` : '');
 
 function footer(key, m, turn, ctx) {
   const usage = turn?.full?.usage?.completion_tokens ?? m.tokens;
@@ -69,9 +80,10 @@ function footer(key, m, turn, ctx) {
   return html`<div class="m-t">${tool('chat.copy', key)}${ctx.last === key && ctx.own ? tool('chat.regenerate', key) : ''}${m.id ? tool('chat.fork', key) : ''}${versions(key, m, ctx.own)}<span class="grow"></span><span class="num t3">${facts}</span></div>`;
 }
 
-function liveLine(turn, now) {
+function liveLine(turn, { now, calls }) {
   const since = moments(turn).started ?? now;
-  const pieces = turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
+  const tool = calls.find((c) => c.running);
+  const pieces = tool ? `waits for ${tool.name}` : turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
   return html`<div class="live-l"><span class="glyph t-live" data-state="processing">${icon('s-processing')}</span><span class="num">${turn.stopping ? 'Stopping' : `${duration(Math.max(100, Math.floor((now - since) / 100) * 100))}, ${pieces}`}</span></div>`;
 }
 
@@ -83,18 +95,19 @@ function bot(key, m, turn, ctx) {
   const lost = generating && ctx.lost;
   return html`<article class="m bot-m ${generating ? 'on' : ''}" data-key="${key}" tabindex="-1" aria-label="${`${ctx.name}${m.created_at ? `, ${when(m.created_at)}` : ''}`}" aria-busy="${generating ? 'true' : null}">
     <header class="m-h"><b>${ctx.name}</b><span class="mono t3">${model}</span>${simulated(model) ? chip('simulated', 'warn') : ''}${time(m.created_at)}</header>
-    ${thinking(key, m, turn)}
+    ${thinking(key, m, turn, ctx.now)}${tools(ctx.calls, ctx.now)}
     ${over || generating ? html`<div class="prose" data-own data-html="${key}" data-key="${`${key}:${generating ? 'live' : 'done'}`}"></div>` : ''}
     ${over && turn && turn.state !== 'completed' ? ending(turn, text, key, ctx.last === key && ctx.own) : ''}
     ${lost ? html`<div class="end t-warn">${icon('wifioff', 't-warn')}<span><b>Paused here.</b> The text so far stays on this page. When the service answers, it goes on from here, or you see what was kept of it.</span></div>` : ''}
-    ${generating ? liveLine(turn, ctx.now) : over ? footer(key, m, turn, ctx) : turn && (turn.state === 'queued' || turn.state === 'accepted') ? waiting(turn, ctx) : html`<div class="live-l t3">Waits</div>`}
+    ${generating ? liveLine(turn, ctx) : over ? footer(key, m, turn, ctx) : turn && (turn.state === 'queued' || turn.state === 'accepted') ? waiting(turn, ctx) : html`<div class="live-l t3">Waits</div>`}
   </article>`;
 }
 
-/** `ctx`: {name, model, now, last, own, lost, offline, shownEta}; `own` is false for what a fork shows of its origin. */
+/** `ctx`: {name, model, now, last, own, lost, servers, calls, shownEta}; `own` is false for what a fork shows of its origin. */
 export function messageView(key, m, turn, ctx) {
   if (m.sender === 'user') return user(key, m, m.sending, ctx.own);
   if (m.sender === 'bot') return bot(key, m, turn, ctx);
+  if (m.sender === 'tool') return html`<article class="m" data-key="${key}" tabindex="-1" aria-label="${`Results of tools, ${when(m.created_at)}`}">${tools(ctx.calls, ctx.now)}</article>`;
   return system(key, m);
 }
 

@@ -1,9 +1,10 @@
 // The frame around every page: navigation, title, pulse, connection, banner, theme. Pages write only their title.
 
-import { action, register } from '../actions.js';
+import { register } from '../actions.js';
 import { retryNow } from '../feeds.js';
-import { ago, duration, eta, int, when } from '../format.js';
+import { ago, duration, int, when, within } from '../format.js';
 import { element, html, patch, svg } from '../html.js';
+import { allDown, nextTry } from '../model/servers.js';
 import { setTheme, themeChoice } from '../prefs.js';
 import { here, onRoute } from '../router.js';
 import { look } from '../states.js';
@@ -13,7 +14,12 @@ import { icon, mark } from './icon.js';
 import { openSettings } from './settings-dialog.js';
 import { openShortcuts } from './shortcuts-dialog.js';
 
-const PAGES = [['bots', 'Bots', '/bots', 'bots', 'G B'], ['chat', 'Chat', '/chat', 'chat', 'G C'], ['tree', 'Supervision', '/supervision', 'tree', 'G S']];
+const GROUPS = [
+  ['Operate', [['bots', 'Bots', '/bots', 'bots', 'G B'], ['chat', 'Chat', '/chat', 'chat', 'G C'], ['tree', 'Supervision', '/supervision', 'tree', 'G S']]],
+  ['Resources', [['models', 'Models & servers', '/models', 'models', 'G M']]],
+];
+const PAGES = GROUPS.flatMap(([, pages]) => pages);
+const SHORT = { tree: 'Tree', models: 'Models' };
 const OPEN_NOTE = 'Open without sign-in because it listens on 127.0.0.1 only';
 const title = { text: 'DEIA', sub: '' };
 
@@ -38,6 +44,8 @@ function badge(id, bots) {
     const s = look(bad[0].state);
     return html`<span class="nav-n t-${s.tone}">${icon(s.icon)}${int(bad.length)}<span class="vh"> in trouble</span></span>`;
   }
+  const down = store.state.servers.filter((s) => s.state === 'down').length;
+  if (id === 'models' && down) return html`<span class="nav-n t-bad">${icon('s-crashed')}${int(down)}<span class="vh"> down</span></span>`;
   return '';
 }
 
@@ -87,15 +95,15 @@ function banner({ connection: c, servers, polling, storageDown }) {
   }
   if (c.name === 'closed') return { tone: 'bad', ic: 'wifioff', what: 'The server closed the connection for good.', then: `${c.reason}. Load the page again to go on.` };
   if (storageDown !== null) return { tone: 'bad', ic: 's-crashed', what: 'The database is not available.', then: `Answers continue and are stored when it is back. New messages are not taken. First seen ${ago(storageDown)}.` };
-  if (servers.length && servers.every((s) => s.state === 'down')) {
+  if (allDown(servers)) {
     const since = servers.map((s) => s.since).filter(Boolean).sort().at(-1);
-    const retry = servers.map((s) => s.breaker?.retry_at).filter(Boolean).map((t) => (new Date(t) - Date.now()) / 1000).filter((s) => s > 0).sort((a, b) => a - b)[0];
-    return { tone: 'bad', ic: 's-crashed', what: 'Ollama offline.', then: `No model server has answered${since ? ` since ${when(since)}` : ''}. Messages are stored and run when one is back.${retry ? ` Next try in ${eta(retry).replace('about ', '')}.` : ''}` };
+    const next = nextTry(servers, Date.now());
+    return { tone: 'bad', ic: 's-crashed', what: 'Ollama offline.', then: `No model server has answered${since ? ` since ${when(since)}` : ''}. Messages are stored and run when one is back.${next === null ? '' : ` Next try ${within(next)}.`}`, button: 'server.probeAll', link: ['/models', 'Servers'] };
   }
   return null;
 }
 
-const bannerView = (b) => (b ? html`<div class="banner t-${b.tone}" data-key="${b.what.slice(0, 12)}">${icon(b.ic, `t-${b.tone}`)}<p><b>${b.what}</b> <span>${b.then}</span></p>${b.button && action(b.button) ? actionButton(b.button, { sm: true }) : ''}</div>` : '');
+const bannerView = (b) => (b ? html`<div class="banner t-${b.tone}" data-key="${b.what.slice(0, 12)}">${icon(b.ic, `t-${b.tone}`)}<p><b>${b.what}</b> <span>${b.then}</span></p>${b.button ? actionButton(b.button, { sm: true }) : ''}${b.link && location.pathname !== b.link[0] ? html`<a class="btn sm" href="${b.link[0]}">${b.link[1]}</a>` : ''}</div>` : '');
 
 const THEMES = { dark: ['light', 'sun'], light: ['dark', 'moon'] };
 
@@ -125,7 +133,7 @@ export function mountShell(root, go) {
     const bots = Object.values(store.state.bots.byId);
     const at = here().name;
     patch(side, html`<a class="brand" href="/bots">${mark()}<span class="brand-t">DEIA</span></a>
-      <div class="nav-g"><h2 class="nav-h">Operate</h2><ul>${PAGES.map(([id, label, path, ic, key]) => html`<li><a href="${path}" class="nav-a" aria-current="${id === at ? 'page' : null}" title="${`${label} (${key})`}">${icon(ic)}<span>${label}</span>${badge(id, bots)}</a></li>`)}</ul></div>
+      ${GROUPS.map(([group, pages]) => html`<div class="nav-g"><h2 class="nav-h">${group}</h2><ul>${pages.map(([id, label, path, ic, key]) => html`<li><a href="${path}" class="nav-a" aria-current="${id === at ? 'page' : null}" title="${`${label} (${key})`}">${icon(ic)}<span>${label}</span>${badge(id, bots)}</a></li>`)}</ul></div>`)}
       ${tabsNav(bots)}
       <div class="side-f"><p class="open-note" title="${OPEN_NOTE}">${icon('lock')}<span>${OPEN_NOTE}</span></p><button type="button" class="nav-a" data-action="app.settings" title="Settings">${icon('menu')}<span>Settings</span></button></div>`);
     patch(top, html`<div class="top-t"><h1>${title.text}</h1>${title.sub ? html`<span class="top-s">${title.sub}</span>` : ''}</div>
@@ -133,7 +141,7 @@ export function mountShell(root, go) {
       ${actionButton('app.shortcuts', { only: true, kind: 'ghost no-phone' })}
       ${actionButton('app.theme', { only: true, kind: 'ghost no-phone', ic: THEMES[document.documentElement.dataset.theme][1] })}`);
     patch(banners, bannerView(banner(store.state)));
-    patch(tabbar, html`${PAGES.map(([id, label, path, ic]) => html`<a href="${path}" aria-current="${id === at ? 'page' : null}">${icon(ic)}<span>${id === 'tree' ? 'Tree' : label}</span></a>`)}<button type="button" data-action="app.settings">${icon('menu')}<span>More</span></button>`);
+    patch(tabbar, html`${PAGES.map(([id, label, path, ic]) => html`<a href="${path}" aria-current="${id === at ? 'page' : null}">${icon(ic)}<span>${SHORT[id] ?? label}</span></a>`)}<button type="button" data-action="app.settings">${icon('menu')}<span>More</span></button>`);
   };
   const stop = watch(draw, { every: 1000 });
   redraw = stop.soon;

@@ -3,6 +3,7 @@
 // Every reply is keyed by its turn ("turn:…"), because a turn is known before the id of its reply is.
 
 import { NONE, merge, whole } from './offsets.js';
+import { applyTool } from './tools.js';
 
 export const emptyChat = (botId, conversationId) => ({
   botId, id: conversationId, conversation: null, loaded: false, order: [], messages: {}, turns: {}, hasMore: false,
@@ -13,13 +14,40 @@ export const emptyChat = (botId, conversationId) => ({
 const isReply = (m) => m.sender === 'bot' && Boolean(m.turn_id);
 export const keyOf = (m) => (isReply(m) ? `turn:${m.turn_id}` : m.id);
 
+/** How far a turn is; it never goes back, whatever comes late. */
+const STEPS = ['accepted', 'queued', 'generating'];
 const TERMINAL = { turn_completed: 'completed', turn_stopped: 'stopped', turn_failed: 'failed', turn_interrupted: 'interrupted' };
 export const isOver = (turn) => Object.values(TERMINAL).includes(turn?.state);
 
 const putTurn = (chat, id, change) => ({ ...chat, turns: { ...chat.turns, [id]: { id, content: NONE, thinking: NONE, ...chat.turns[id], ...change } } });
 
-function putMessage(chat, message, { atStart = false } = {}) {
+/**
+ * A turn with tools may store several messages of the bot. One is the reply and stands under the key of the turn, the others
+ * stand under their ids before it.
+ */
+function putStep(chat, message, { atStart }) {
   const key = keyOf(message);
+  const other = chat.messages[key];
+  const reply = chat.turns[message.turn_id]?.messageId;
+  const isReplyNow = message.id === reply || (other.id !== reply && !atStart);
+  if (isReplyNow) {
+    const order = chat.order.map((k) => (k === key ? other.id : k));
+    return { ...chat, order: [...order, key], messages: { ...chat.messages, [other.id]: other, [key]: message } };
+  }
+  if (atStart) return { ...chat, order: [message.id, ...chat.order], messages: { ...chat.messages, [message.id]: message } };
+  return putBefore(chat, key, message);
+}
+
+function putBefore(chat, key, message) {
+  const order = chat.order.filter((k) => k !== message.id);
+  order.splice(order.indexOf(key), 0, message.id);
+  return { ...chat, order, messages: { ...chat.messages, [message.id]: message } };
+}
+
+function putMessage(chat, message, { atStart = false } = {}) {
+  if (message.id in chat.messages) return { ...chat, messages: { ...chat.messages, [message.id]: message } };
+  const key = keyOf(message);
+  if (isReply(message) && message.id && chat.messages[key]?.id && chat.messages[key].id !== message.id) return putStep(chat, message, { atStart });
   const known = key in chat.messages;
   const old = chat.messages[key];
   // A rendered message is not replaced by the same message without its rendering.
@@ -66,7 +94,9 @@ export function applyRunning(chat, running = []) {
     };
     const content = join(turn?.content, run.content);
     const thinking = join(turn?.thinking, run.thinking);
-    next = putTurn(next, run.turn_id, { messageId: run.message_id, content, thinking, state: 'generating', queue: null });
+    // One that waits is told of too, with nothing written yet.
+    const begun = content.text || thinking.text ? { state: 'generating', queue: null } : { state: turn?.state ?? 'accepted' };
+    next = putTurn(next, run.turn_id, { messageId: run.message_id, content, thinking, ...begun });
     if (content.gap || thinking.gap) next = { ...next, gap: true };
   }
   return next;
@@ -82,8 +112,11 @@ export function applyOlder(chat, { items, hasMore }) {
 /** A turn as GET /api/turn/:id tells it. */
 export function applyTurn(chat, turn) {
   const known = chat.turns[turn.id];
-  if (known?.full && isOver(known) && !isOver(turn)) return chat;
-  return putTurn(chat, turn.id, { full: turn, state: turn.state, messageId: turn.reply_id, queue: turn.queue ?? null });
+  if (isOver(known) && !isOver(turn)) return chat;
+  if (!isOver(turn) && STEPS.indexOf(turn.state) < STEPS.indexOf(known?.state)) return chat;
+  // The server whose line it is travels in events only.
+  const queue = turn.queue ? { server: known?.queue?.server, ...turn.queue } : null;
+  return putTurn(chat, turn.id, { full: turn, state: turn.state, messageId: turn.reply_id, queue });
 }
 
 function token(chat, { turn_id: id, message_id: messageId, kind, offset, text }, at) {
@@ -132,6 +165,10 @@ function turnPath(chat, message) {
 }
 
 function received(chat, message) {
+  // Calls of tools and their results belong to the reply that is being written; they turn no path.
+  const reply = `turn:${message.turn_id}`;
+  const step = message.sender === 'tool' || (message.sender === 'bot' && message.tool_calls && message.state !== 'pending' && chat.turns[message.turn_id]?.messageId !== message.id);
+  if (step && message.turn_id && reply in chat.messages) return putBefore(chat, reply, message);
   const mine = message.sender === 'user' ? chat.sending.find((s) => s.content === message.content) : null;
   const next = mine ? { ...chat, sending: chat.sending.filter((s) => s !== mine) } : chat;
   return putMessage(turnPath(next, message), message);
@@ -149,12 +186,17 @@ export function applyEvent(chat, event) {
     case 'queue_moved': {
       const known = chat.turns[data.turn_id];
       if (isOver(known) || known?.state === 'generating') return chat;
-      const queue = { position: data.position ?? known?.queue?.position, eta_s: data.eta_s, server: data.server ?? known?.queue?.server };
+      const before = known?.queue;
+      const queue = { position: data.position ?? before?.position, eta_s: data.eta_s, server: data.server || before?.server, gives_up_at: data.gives_up_at ?? before?.gives_up_at };
       return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'queued', queue, queuedAt: known?.queuedAt ?? time });
     }
     case 'turn_started':
       return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'generating', queue: null, startedAt: time, server: data.server, model: data.model });
     case 'token': return token(chat, data, time);
+    case 'tool_called':
+    case 'tool_returned':
+      if (isOver(chat.turns[data.turn_id])) return chat;
+      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { tools: applyTool(chat.turns[data.turn_id]?.tools, event) });
     case 'context_trimmed': return putTurn(placeholder(chat, data.turn_id), data.turn_id, { context: data });
     case 'turn_completed':
     case 'turn_stopped':
@@ -201,6 +243,33 @@ export const offsets = (chat) => Object.fromEntries(Object.values(chat.turns)
 export function runningTurn(chat) {
   const open = (chat?.order ?? []).filter((k) => k.startsWith('turn:')).map((k) => chat.turns[k.slice(5)]).filter((t) => t && !isOver(t) && t.state !== 'ended');
   return open.find((t) => t.state === 'generating') ?? open[0] ?? null;
+}
+
+/** The turns that wait for a slot or for a server. */
+export const waitingTurns = (chat) => Object.values(chat?.turns ?? {}).filter((t) => t.state === 'queued' || t.state === 'accepted');
+
+/** How full the context of a turn is: the estimate of the event, replaced by the count that came with its end. */
+export const contextUse = (turn) => (isOver(turn) && turn.full?.context?.num_ctx ? turn.full.context : turn?.context ?? turn?.full?.context);
+
+/** Whether a model is shown this message: slash commands, their answers and empty replies are not. */
+const isSent = (m) => (m.sender === 'user' ? Boolean(m.turn_id) : m.sender === 'bot' ? m.state !== 'pending' && Boolean(m.content || m.tool_calls) : m.sender === 'tool');
+
+/**
+ * Where the last turn cut the history: `{before, trimmed}`, the key of the first message that was sent and what the turn says of
+ * its context. Null where nothing was cut, or where the cut lies above what is loaded.
+ */
+export function cutOf(chat) {
+  const contextOf = (key) => (key.startsWith('turn:') ? contextUse(chat.turns[key.slice(5)]) : null);
+  const end = chat.order.findLastIndex((k) => contextOf(k)?.num_ctx);
+  const trimmed = end < 0 ? null : contextOf(chat.order[end]);
+  if (!trimmed?.trimmed_messages) return null;
+  let left = trimmed.trimmed_messages - (chat.hasMore ? Math.max(0, (chat.conversation?.message_count ?? chat.order.length) - chat.order.length) : 0);
+  if (left <= 0) return null;
+  for (let i = 0; i < end; i += 1) {
+    if (left === 0 && isSent(chat.messages[chat.order[i]])) return { before: chat.order[i], trimmed };
+    if (isSent(chat.messages[chat.order[i]])) left -= 1;
+  }
+  return null;
 }
 
 /** The id of the last message shown, null where there is none. */

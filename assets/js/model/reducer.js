@@ -13,6 +13,7 @@ export const initial = {
   servers: [],
   storageDown: null, // since when the database does not answer, as this page saw it
   models: { loaded: false, items: [], error: null },
+  pulls: [],
   tree: null,
   treeAt: 0,
   chats: {},         // conversation id → chat
@@ -87,7 +88,12 @@ export function reduce(state, action) {
       return storageDown === state.storageDown ? state : { ...state, storageDown };
     }
     case 'servers': return { ...state, servers: action.items };
-    case 'server': return { ...state, servers: state.servers.map((s) => (s.name === action.server.name ? { ...s, ...action.server } : s)) };
+    case 'server': {
+      const known = state.servers.some((s) => s.name === action.server.name);
+      return { ...state, servers: known ? state.servers.map((s) => (s.name === action.server.name ? { ...s, ...action.server } : s)) : [...state.servers, action.server] };
+    }
+    case 'server_gone': return { ...state, servers: state.servers.filter((s) => s.name !== action.name) };
+    case 'pulls': return { ...state, pulls: action.items };
 
     case 'tree': return { ...state, tree: action.tree, treeAt: action.at };
     case 'tree_event': {

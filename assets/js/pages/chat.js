@@ -17,7 +17,8 @@ import { toast } from '../components/toast.js';
 import { followConversation } from '../feeds.js';
 import { int } from '../format.js';
 import { html, patch } from '../html.js';
-import { isOver, isOwn, keyOf, runningTurn } from '../model/chat.js';
+import { contextUse, isOver, isOwn, keyOf, runningTurn } from '../model/chat.js';
+import { allDown } from '../model/servers.js';
 import { recall, remember } from '../prefs.js';
 import { go, here } from '../router.js';
 import { store, watch } from '../store.js';
@@ -145,8 +146,8 @@ export function mount(root) {
     setTitle(bot.name || bot.id, conversation ? titleOf(conversation) : '');
     if (c?.unread && !document.hidden) store.dispatch({ type: 'chat_read', id: c.id, keepNotice: true });
     const turn = shownTurn(c);
-    const offline = servers.length > 0 && servers.every((s) => s.state === 'down');
-    messages.draw(c, { name: bot.name || bot.id, model: bot.config?.model ?? '', lost: connection.name !== 'live', offline, busy: Boolean(runningTurn(c)), now: Date.now() });
+    const offline = allDown(servers);
+    messages.draw(c, { name: bot.name || bot.id, model: bot.config?.model ?? '', lost: connection.name !== 'live', servers, busy: Boolean(runningTurn(c)), now: Date.now() });
     const wanted = focusOn && root.querySelector(`article[data-key="${CSS.escape(focusOn.key)}"] [data-action="${focusOn.action}"]`);
     if (wanted) {
       focusOn = null;
@@ -156,7 +157,7 @@ export function mount(root) {
     const stopped = bot.state === 'terminated';
     const quarantined = bot.state === 'quarantined';
     composer.draw({
-      running: runningTurn(c), offline, model: bot.config?.model, context: turn?.context ?? turn?.full?.context,
+      running: runningTurn(c), offline, model: bot.config?.model, context: contextUse(turn),
       can: !stopped && !quarantined, why: stopped ? `${bot.name || bot.id} is stopped. Start it to go on.` : quarantined ? `${bot.name || bot.id} is quarantined. Restart it when the cause is gone.` : '',
     });
     patch(listEl, conversationList({ filter, current: c?.id, open: [...new Set(tabs.map((x) => x.bot))], chats: store.state.chats, conversations: store.state.conversations, bots: bots.byId }));

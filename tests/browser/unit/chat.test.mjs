@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, emptyChat, isOwn, leafShown, mayBeStored, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, cutOf, emptyChat, isOwn, leafShown, mayBeStored, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
 
 const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
 const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
@@ -163,4 +163,36 @@ test('what a fork shows of its origin is not its own, and nothing shown has no e
   assert.equal(isOwn(chat, { conversation_id: 'C' }), true);
   assert.equal(isOwn(chat, { conversation_id: 'D' }), false);
   assert.equal(leafShown(chat), null);
+});
+
+test('a place in the line moves, keeps its server and is not taken back by a late answer', () => {
+  let chat = applyEvent(asked(start(), 't1'), event('turn_queued', { turn_id: 't1', position: 3, eta_s: 31, server: 'gpu-a' }));
+  chat = applyEvent(chat, event('queue_moved', { turn_id: 't1', position: 2, eta_s: 20 }));
+  assert.deepEqual({ ...chat.turns.t1.queue }, { position: 2, eta_s: 20, server: 'gpu-a', gives_up_at: undefined });
+  chat = applyTurn(chat, { id: 't1', state: 'queued', reply_id: 'r', queue: { position: 1, eta_s: 5, gives_up_at: 'soon' } });
+  assert.deepEqual(chat.turns.t1.queue, { server: 'gpu-a', position: 1, eta_s: 5, gives_up_at: 'soon' });
+  chat = applyEvent(chat, event('turn_started', { turn_id: 't1' }));
+  assert.equal(applyTurn(chat, { id: 't1', state: 'queued', reply_id: 'r', queue: null }), chat);
+});
+
+test('the cut stands before the first message that was sent; what a model is never shown does not count', () => {
+  const stored = [message('a', 'user', { turn_id: 'x' }), message('b', 'bot', { turn_id: 'x' }), message('/c', 'user'), message('d', 'system'), message('e', 'user', { turn_id: 'y' }), message('f', 'bot', { turn_id: 'y' }), message('g', 'user', { turn_id: 'z' }), message('h', 'bot', { turn_id: 'z' })];
+  const trim = (n, more) => cutOf(applyEvent(applySnapshot(emptyChat('B', 'C'), { messages: stored, ...more }), event('context_trimmed', { turn_id: 'z', num_ctx: 256, used: 200, trimmed_messages: n, trimmed_tokens: 9 })));
+  assert.equal(trim(0), null);
+  assert.equal(trim(1).before, 'turn:x');
+  assert.equal(trim(2).before, 'e');
+  assert.equal(trim(4).before, 'g');
+  assert.equal(trim(99), null);
+  // Ten more lie above what is loaded.
+  const more = { hasMore: true, conversation: { message_count: stored.length + 10 } };
+  assert.equal(trim(10, more), null);
+  assert.equal(trim(12, more).before, 'e');
+});
+
+test('a turn that waits is not shown as being written after a reload', () => {
+  const waits = { turn_id: 't1', message_id: 'r-t1', content: { offset: 0, text: '' }, thinking: { offset: 0, text: '' } };
+  let chat = applyRunning(applySnapshot(emptyChat('B', 'C'), { messages: [message('m', 'user', { turn_id: 't1' })] }), [waits]);
+  assert.equal(chat.turns.t1.state, 'accepted');
+  chat = applyTurn(chat, { id: 't1', state: 'queued', reply_id: 'r-t1', queue: { position: 2, eta_s: null } });
+  assert.equal(applyRunning(chat, [waits]).turns.t1.queue.position, 2);
 });

@@ -1,0 +1,43 @@
+// A conversation on a page, as a person uses it: say, wait for the answer, copy.
+
+import { api as mainApi, until } from './support.mjs';
+
+export const compact = (text) => text.replace(/\s+/g, ' ').trim();
+
+export function conversation(page, api = mainApi) {
+  const messages = page.getByRole('log', { name: 'Messages' });
+  const lastReply = () => messages.locator('article.bot-m').last();
+  let replies = 0; // before the last message was sent
+
+  const count = () => messages.locator('article.bot-m').count();
+  /** From here on an answer is a new one. */
+  const mark = async () => { replies = await count(); };
+  async function say(text) {
+    await mark();
+    await page.locator('#msg').fill(text);
+    await page.keyboard.press('Enter');
+  }
+
+  /** Waits until the last reply is being written and shows more than `length` characters. */
+  const streaming = (length) => until(`${length} characters of a running answer`, async () => {
+    const live = messages.locator('article.bot-m.on .prose').last();
+    return (await live.count()) && compact(await live.innerText({ timeout: 500 }).catch(() => '')).length > length;
+  });
+
+  /** Waits until the last message sent has its whole answer. */
+  const answered = () => until('a finished answer', async () => (await count()) > replies && (await lastReply().locator('.m-t').count()) > 0, 60_000);
+
+  /** The exact text of the last reply, as the page itself holds it, through its Copy action. */
+  async function copied() {
+    const article = lastReply();
+    await article.focus();
+    await page.evaluate(() => navigator.clipboard.writeText(''));
+    await page.keyboard.press('c');
+    return until('the copied text', () => page.evaluate(() => navigator.clipboard.readText()), 3000).catch(() => '');
+  }
+
+  const turnsOf = async (bot) => (await api('GET', `/api/chat/${bot}`)).body.items;
+  const storedReply = async (bot) => (await turnsOf(bot)).filter((m) => m.sender === 'bot').at(-1);
+
+  return { messages, lastReply, mark, say, streaming, answered, copied, storedReply };
+}
