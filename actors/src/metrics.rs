@@ -47,7 +47,10 @@ pub const STOP_LATENCY: Metric = Metric {
     kind: Kind::Histogram(&[
         0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
     ]),
-    labels: &[Label { name: "phase", values: &["queued", "loading", "prompt", "thinking", "content"] }],
+    labels: &[Label {
+        name: "phase",
+        values: &["queued", "loading", "prompt", "thinking", "content", "tools"],
+    }],
     help: "From a stop that reached the bot until the turn has let go of its slot and of the connection to the model server, by \
            what the turn was doing",
 };

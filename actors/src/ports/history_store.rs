@@ -61,8 +61,7 @@ pub enum Change {
     /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late
     /// repetition takes nothing back.
     SaveStatus(StoredStatus),
-    /// A new conversation. With a leaf it is a fork: its path begins with that message's path. Applies only if the
-    /// leaf is there.
+    /// A new conversation. With a leaf it is a fork: its path begins with that message's. Applies only if the leaf is there.
     CreateConversation(Conversation),
     /// Title, leaf, archived (not the legal hold). Applies only if a new leaf is there. With another leaf than the stored
     /// one it applies only while no turn of the conversation is open: the leaf is then that of the turn.
@@ -91,14 +90,12 @@ pub enum Change {
         message: Message,
         /// The pending reply.
         reply: Message,
-        /// What the message asks for instead of its bot's configuration, for the case that the turn begins only after
-        /// a restart; none = nothing.
+        /// What the message asks for instead of its bot's configuration, if the turn begins only after a restart.
         overrides: Option<Value>,
         /// The key of the request, stored with what it did; a key that is not expired stands against the change.
         idempotency: Option<Idempotency>,
     },
-    /// Messages that belong to no turn (a slash command and its answer). Moves the leaf to the last. Applies only if the
-    /// parent of the first one, if it has one, is stored.
+    /// Messages of no turn (a command and its answer). Moves the leaf to the last. Applies only if the first one's parent is stored.
     AppendMessages {
         /// The messages, of one conversation. With a key: the command first, its answer last.
         messages: Vec<Message>,
@@ -116,13 +113,12 @@ pub enum Change {
         /// Thinking so far.
         thinking: Option<String>,
     },
-    /// Messages of a running turn that come before its reply: calls of tools and their results. The reply hangs on the last of
-    /// them from then on, and they on each other, the first one where the reply hung. They count; the conversation ends where it
-    /// did. Applies only while the reply is pending and hangs where the first one does.
+    /// Calls and results of tools, each hung on the one before, in front of a reply: the first hangs where the reply hung, the reply on
+    /// the last; the conversation ends where it did. Applies only while the reply is pending and hangs where the first one does.
     ToolRound {
         /// Which reply.
         reply_id: MessageId,
-        /// In their order, of the conversation and the turn of the reply.
+        /// In their order, of the same turn.
         messages: Vec<Message>,
     },
     /// The one end of a turn, with its reply and the bot's totals. Applies only to a turn that has
