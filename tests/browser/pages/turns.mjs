@@ -20,7 +20,7 @@ export default async function run({ browser, allProblems }) {
 
   await launch('busy', { model: 'sim:tokens=8000,gap_ms=20' });
   await launch('reader', { model: 'simulated' });
-  await launch('thinker', { model: 'sim:think,tokens=80,gap_ms=40', think: true });
+  await launch('thinker', { model: 'sim:think,tokens=20,gap_ms=150', think: true });
   await launch('clock', { model: 'simulated', tools: [{ type: 'function', function: { name: 'current_time', parameters: { type: 'object', properties: { timezone: { type: 'string' } } } } }] });
   await launch('small', { model: 'sim:tokens=60', options: { num_ctx: 512 } });
 
@@ -65,8 +65,7 @@ export default async function run({ browser, allProblems }) {
     await visit(page, '/chat/thinker', url);
     await say('What is it?');
     const think = lastReply().locator('details.think');
-    await until('open thinking', () => think.evaluate((e) => e.open && e.textContent.length > 30).catch(() => false));
-    await think.getByText(/^Thinking/).waitFor();
+    await until('open thinking', async () => (await think.count()) && think.evaluate((e) => e.open && /^Thinking/.test(e.innerText) && e.textContent.length > 30));
     await think.getByText(/^Thought for/).waitFor();
     assert.equal(await think.evaluate((e) => e.open), false);
     await think.locator('summary').focus();
