@@ -30,10 +30,11 @@ use crate::{
     history::{
         History, HistoryMessage, HistoryObservation, not_known, read_problem, silent, storage_problem,
     },
-    inference::Inference,
+    inference::{GateHouse, Inference},
     ports::{
         history_store::{Change, Fact, StoreError},
         scratch::Scratch,
+        server_factory::ServerFactory,
         storage::Storage,
     },
     root::{self, Parts, Root, Slots},
@@ -137,6 +138,11 @@ struct Inner {
     inference: Inference,
     store: Arc<dyn Storage>,
     scratch: Arc<dyn Scratch>,
+    /// Makes model servers from addresses.
+    factory: Option<Arc<dyn ServerFactory>>,
+    gates: GateHouse,
+    /// Servers are added and removed one after the other.
+    server_changes: tokio::sync::Mutex<()>,
     settings: Settings,
     clock: Clock,
     tree: TreeSource,

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
@@ -34,6 +35,7 @@ pub mod breaker;
 pub(crate) mod gate;
 pub mod queue;
 pub mod routing;
+mod servers;
 pub mod service_times;
 pub mod slots;
 
@@ -42,6 +44,7 @@ pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Gate, SlotPermit, Want};
 use routing::{ModelAt, ServerView};
+pub(crate) use servers::{GateHouse, Gates};
 
 /// When to come back where as many wait for a server to answer as may, in seconds.
 const AWAY_RETRY_S: u32 = 5;
@@ -60,7 +63,7 @@ pub struct InferenceLimits {
 /// All gates. Shared; outlives the actors.
 #[derive(Debug, Clone)]
 pub(crate) struct Inference {
-    gates: Arc<Vec<Arc<Gate>>>,
+    gates: Arc<RwLock<Gates>>,
     changed: watch::Sender<u64>,
     limits: InferenceLimits,
     /// Has a token of each turn that waits for a server to come back.
@@ -76,38 +79,35 @@ impl Inference {
             .into_iter()
             .map(|s| Arc::new(Gate::new(s, limits.queue_limit, changed.clone())))
             .collect();
-        Self { gates: Arc::new(gates), changed, limits, away: TaskTracker::new(), closed: Arc::default() }
-    }
-
-    pub fn gates(&self) -> &[Arc<Gate>] {
-        &self.gates
+        Self { gates: Arc::new(RwLock::new(gates)), changed, limits, away: TaskTracker::new(), closed: Arc::default() }
     }
 
     /// The server for a turn with this model ([`routing::choose`]), those in `tried` left out. Where no server lists the
     /// model, a real one that answers, whose refusal then names the reason. `None` while none can be asked.
-    pub fn route(&self, model: &str, tried: &[String]) -> Option<&Arc<Gate>> {
-        let now = gate::now();
-        let known = !tried.is_empty() || self.gates.iter().any(|g| g.knows(model));
+    pub fn route(&self, model: &str, tried: &[String]) -> Option<Arc<Gate>> {
+        let (now, gates) = (gate::now(), self.gates());
+        let known = !tried.is_empty() || gates.iter().any(|g| g.knows(model));
         let comes_into_question = |(gate, view): &(&Arc<Gate>, ServerView<'_>)| match view.model {
             ModelAt::Loaded | ModelAt::Present => true,
             ModelAt::Absent => !known && !gate.spec.simulated,
         };
-        let views = self.gates.iter().map(|g| (g, g.view(model, now))).filter(comes_into_question);
+        let views = gates.iter().map(|g| (g, g.view(model, now))).filter(comes_into_question);
         let mut views: Vec<_> = views.map(|(_, view)| view).collect();
-        let named = |name: &str| self.gates.iter().find(|g| g.spec.name == name);
+        let named = |name: &str| gates.iter().find(|g| g.spec.name == name);
         if let Some(name) = routing::choose(&views, tried) {
-            return named(name);
+            return named(name).cloned();
         }
         // Nobody is let through now, but behind one who is on trial one can stand in line.
         views.iter_mut().for_each(|view| view.admits = named(view.name).is_some_and(|g| g.takes()));
-        named(routing::choose(&views, tried)?)
+        named(routing::choose(&views, tried)?).cloned()
     }
 
     /// Sends as many of those who wait at a server elsewhere as would begin there at once: one that answers slowly, or hangs
     /// and is not known to, must not keep turns waiting that another has a free slot for.
     pub fn relieve(&self, here: &Arc<Gate>) {
+        let gates = self.gates();
         let mut free: Vec<(&str, u32)> =
-            self.gates.iter().map(|g| (g.spec.name.as_str(), g.free())).collect();
+            gates.iter().map(|g| (g.spec.name.as_str(), g.free())).collect();
         if free.iter().all(|(_, slots)| *slots == 0) {
             return;
         }
@@ -123,26 +123,26 @@ impl Inference {
 
     /// Whether a server that this turn has not tried has the model and takes turns.
     pub fn has_another(&self, model: &str, tried: &[String]) -> bool {
-        self.gates.iter().any(|g| g.offers(model) && !tried.contains(&g.spec.name))
+        self.gates().iter().any(|g| g.offers(model) && !tried.contains(&g.spec.name))
     }
 
     /// True where some server that answers lists the model.
     pub fn has(&self, model: &str) -> bool {
-        self.gates.iter().any(|g| g.serves(model))
+        self.gates().iter().any(|g| g.serves(model))
     }
 
     /// The first of these models that a server has which takes turns now; else the first.
     pub fn choose<'a>(&self, model: &'a str, fallback: &'a [String]) -> &'a str {
         std::iter::once(model)
             .chain(fallback.iter().map(String::as_str))
-            .find(|m| self.gates.iter().any(|g| g.offers(m)))
+            .find(|m| self.gates().iter().any(|g| g.offers(m)))
             .unwrap_or(model)
     }
 
     /// The first model that any server offers, a real one before a simulated one.
     pub fn any_model(&self) -> Option<String> {
         let first = |simulated| {
-            self.gates
+            self.gates()
                 .iter()
                 .filter(|g| g.is_up() && g.spec.simulated == simulated)
                 .find_map(|g| g.models().first().map(|m| m.name.clone()))
@@ -183,7 +183,7 @@ impl Inference {
 
     /// Place of a waiting turn.
     pub fn place(&self, turn: TurnId) -> Option<QueuePlace> {
-        self.gates.iter().find_map(|g| g.place(turn))
+        self.gates().iter().find_map(|g| g.place(turn))
     }
 
     /// Place that a new turn would get.
@@ -207,7 +207,7 @@ impl Inference {
         let mut offline: Option<(tokio::time::Instant, TaskTrackerToken)> = None;
         loop {
             changes.borrow_and_update();
-            match self.route(&want.model, tried).cloned() {
+            match self.route(&want.model, tried) {
                 Some(gate) => {
                     offline = None;
                     let mut ticket = gate.enqueue(want, std::mem::take(&mut claim));
@@ -246,7 +246,8 @@ impl Inference {
 
     /// Probes servers whose lists are older than a second.
     pub async fn refresh(&self) {
-        let stale = self.gates.iter().filter(|g| g.age().is_none_or(|age| age > FRESH));
+        let gates = self.gates();
+        let stale = gates.iter().filter(|g| g.age().is_none_or(|age| age > FRESH));
         futures_util::future::join_all(stale.map(probe)).await;
     }
 
@@ -282,7 +283,7 @@ impl Inference {
     /// Models over all servers, by name.
     pub fn models(&self) -> Vec<Model> {
         let mut models: Vec<Model> = vec![];
-        for gate in self.gates.iter().filter(|g| g.is_up()) {
+        for gate in self.gates().iter().filter(|g| g.is_up()) {
             let loaded = gate.loaded();
             for m in gate.models() {
                 let in_memory = loaded.iter().find(|l| l.name == m.name);
@@ -319,7 +320,7 @@ impl Inference {
     pub fn loaded(&self) -> Vec<(String, LoadedModel)> {
         let per_gate =
             |g: &Arc<Gate>| g.loaded().into_iter().map(|l| (g.spec.name.clone(), l)).collect::<Vec<_>>();
-        self.gates.iter().flat_map(per_gate).collect()
+        self.gates().iter().flat_map(per_gate).collect()
     }
 }
 

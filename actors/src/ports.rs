@@ -7,5 +7,6 @@ pub mod history_store;
 pub mod retention;
 pub mod scratch;
 pub mod search;
+pub mod server_factory;
 pub mod state_store;
 pub mod storage;

@@ -1,7 +1,7 @@
 //! Puts a tree together: its settings, its record, its model servers.
 
 use super::*;
-use crate::ports::scratch::InMemory;
+use crate::{domain::model::ServerRecord, ports::scratch::InMemory};
 
 /// Puts a tree together.
 pub struct Builder {
@@ -9,11 +9,12 @@ pub struct Builder {
     store: Arc<dyn Storage>,
     servers: Vec<ServerSpec>,
     scratch: Arc<dyn Scratch>,
+    factory: Option<Arc<dyn ServerFactory>>,
 }
 
 impl Builder {
     pub(super) fn new(store: Arc<dyn Storage>) -> Self {
-        Self { settings: Settings::default(), store, servers: vec![], scratch: Arc::new(InMemory) }
+        Self { settings: Settings::default(), store, servers: vec![], scratch: Arc::new(InMemory), factory: None }
     }
 
     /// With these settings instead of the defaults.
@@ -37,12 +38,19 @@ impl Builder {
         self
     }
 
+    /// With a way to add model servers at run time, and to have those again that were added before.
+    #[must_use]
+    pub fn server_factory(mut self, factory: Arc<dyn ServerFactory>) -> Self {
+        self.factory = Some(factory);
+        self
+    }
+
     /// Starts the tree: bots run and interrupted turns are settled when this returns.
     ///
     /// # Errors
     /// Where the record can't be read or an actor does not start.
     pub async fn start(self) -> Result<Controller, ControllerError> {
-        let Self { settings, store, servers, scratch } = self;
+        let Self { settings, store, mut servers, scratch, factory } = self;
         let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
         let epoch =
             epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
@@ -50,7 +58,13 @@ impl Builder {
         let slots = Slots::default();
         let roster = Arc::new(Roster::default());
         let clock = Clock::new();
-        let inference = Inference::new(servers.clone(), settings.inference);
+        if let Some(factory) = &factory {
+            let stored = tokio::time::timeout(settings.storage_timeout, store.servers()).await;
+            let stored =
+                stored.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
+            stored.into_iter().for_each(|record| take_in(&mut servers, record, &**factory));
+        }
+        let inference = Inference::new(servers, settings.inference);
         let board = TaskBoard::default();
         let pulls = Pulls::default();
         let parts = Parts {
@@ -64,7 +78,7 @@ impl Builder {
             pulls: pulls.clone(),
             clock,
         };
-        let Root { actor, task, view, history, tree, tasks } = root::start(parts).await.map_err(|error| {
+        let Root { actor, task, view, history, tree, tasks, gates } = root::start(parts).await.map_err(|error| {
             tracing::error!(%error, "the tree did not start");
             Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
         })?;
@@ -77,6 +91,9 @@ impl Builder {
             inference,
             store,
             scratch,
+            factory,
+            gates,
+            server_changes: tokio::sync::Mutex::new(()),
             settings,
             clock,
             tree,
@@ -90,5 +107,24 @@ impl Builder {
             root_task: tokio::sync::Mutex::new(Some(task)),
         };
         Ok(Controller { inner: Arc::new(inner) })
+    }
+}
+
+/// A server that was added before. Those of the configuration win, where it names the same: what an administrator wrote down is
+/// newer than what somebody added by hand.
+fn take_in(servers: &mut Vec<ServerSpec>, record: ServerRecord, factory: &dyn ServerFactory) {
+    let ServerRecord { name, url, slots, .. } = record;
+    let found = match factory.reconnect(&url) {
+        Ok(found) => found,
+        Err(error) => {
+            return tracing::warn!(server.name = %name, %error, "a model server that was added is not used: its address is refused");
+        }
+    };
+    let spec = servers::spec(found, Some(name), Some(slots));
+    match servers.iter().find(|there| servers::is_same(there, &spec)) {
+        Some(there) => {
+            tracing::warn!(server.name = %spec.name, instead = %there.name, "a model server that was added is not used: the configuration names the same");
+        }
+        None => servers.push(spec),
     }
 }

@@ -219,8 +219,11 @@ pub enum EventBody {
     },
     /// A model server changed its state.
     ServerStateChanged {
-        /// The server as it is now.
+        /// The server as it is now, or as it was when it was removed.
         server: Server,
+        /// It was removed: it is in no list any more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        removed: bool,
     },
     /// A model was pulled.
     ModelPulled {

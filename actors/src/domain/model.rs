@@ -98,6 +98,19 @@ pub struct BreakerView {
     pub reason: Option<String>,
 }
 
+/// A model server that was added at run time, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerRecord {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Turns that it runs at once.
+    pub slots: u32,
+    /// When it was added.
+    pub created_at: Timestamp,
+}
+
 /// A model server as shown outside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Server {

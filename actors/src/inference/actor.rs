@@ -128,12 +128,13 @@ impl GateState {
     fn turned(&mut self, me: &ActorRef<GateMessage>) {
         let server = self.args.gate.server();
         let stands = (server.state, server.breaker.state);
-        if std::mem::replace(&mut self.told, stands) != stands {
+        // The removal is the last that is told of a server.
+        if std::mem::replace(&mut self.told, stands) != stands && !self.args.gate.is_retired() {
             tracing::info!(
                 server.name = %server.name, state = ?server.state, breaker = ?server.breaker.state,
                 reason = server.breaker.reason, "model server changed state"
             );
-            let event = NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server });
+            let event = NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server, removed: false });
             self.args.history.note(Fact::new(Change::None, vec![event]));
         }
         if let Some(at) = self.args.gate.next_look() {

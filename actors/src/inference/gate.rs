@@ -113,6 +113,8 @@ struct State {
     up: bool,
     /// Takes no new turns; what runs goes on.
     draining: bool,
+    /// Its server was removed: it takes no new turns ever again.
+    retired: bool,
     since: Timestamp,
     version: Option<String>,
     latency: Option<Duration>,
@@ -173,6 +175,7 @@ impl Gate {
         let state = State {
             up: false,
             draining: false,
+            retired: false,
             since: Timestamp::now(),
             version: None,
             latency: None,
@@ -321,6 +324,13 @@ impl Gate {
         });
     }
 
+    /// Its server was removed: as if drained, for ever.
+    pub fn retire(self: &Arc<Self>) {
+        self.with(|state| state.retired = true);
+        // One that was drained before stands as it stood; whoever waits for it to come back looks again all the same.
+        self.changed.send_modify(|n| *n += 1);
+    }
+
     /// A pause may be over: whoever waits here or elsewhere looks again.
     pub fn look(self: &Arc<Self>) {
         self.with(|_| ());
@@ -360,7 +370,7 @@ impl State {
     }
 
     fn is_open(&self) -> bool {
-        self.up && !self.draining
+        self.up && !self.draining && !self.retired
     }
 
     /// What others have to hear of.
@@ -390,7 +400,7 @@ impl State {
     }
 
     fn server_state(&self) -> ServerState {
-        match (self.up, self.draining) {
+        match (self.up, self.draining || self.retired) {
             (false, _) => ServerState::Down,
             (true, true) => ServerState::Draining,
             (true, false) => ServerState::Up,

@@ -11,6 +11,7 @@ use crate::domain::{
     idempotency::{Idempotency, IdempotencyKey, SentBefore},
     ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
     message::{Conversation, Message},
+    model::ServerRecord,
     time::Timestamp,
     turn::Turn,
 };
@@ -149,6 +150,13 @@ pub enum Change {
     /// one given. Its count and `last_at` follow the messages that are added. The one that is given as `main` becomes the bot's main
     /// one if the one that is has no messages and no leaf, which is deleted then; else it becomes a side conversation.
     Import(ImportPart),
+    /// A model server that was added; it takes the place of one of this name.
+    AddServer(ServerRecord),
+    /// A model server goes. Applies also where it is not stored, as those of the configuration are not.
+    RemoveServer {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Change {
@@ -172,7 +180,9 @@ impl Change {
             | Self::DeleteConversation(_)
             | Self::HoldConversation { .. }
             | Self::ClearHistory { .. }
-            | Self::Import(_) => false,
+            | Self::Import(_)
+            | Self::AddServer(_)
+            | Self::RemoveServer { .. } => false,
         }
     }
 
@@ -180,7 +190,11 @@ impl Change {
     #[must_use]
     pub fn bot_id(&self) -> Option<&BotId> {
         match self {
-            Self::None | Self::DeleteConversation(_) | Self::Checkpoint { .. } => None,
+            Self::None
+            | Self::DeleteConversation(_)
+            | Self::Checkpoint { .. }
+            | Self::AddServer(_)
+            | Self::RemoveServer { .. } => None,
             Self::CreateBot { bot, .. } | Self::UpdateBot(bot) => Some(&bot.id),
             Self::DeleteBot { bot_id, .. } | Self::ClearHistory { bot_id, .. } => Some(bot_id),
             Self::SaveStatus(status) => Some(&status.bot_id),

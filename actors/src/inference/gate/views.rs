@@ -31,6 +31,11 @@ impl Gate {
         self.state.lock().up
     }
 
+    /// Whether its server was removed.
+    pub fn is_retired(&self) -> bool {
+        self.state.lock().retired
+    }
+
     /// Whether the server answers and lists the model.
     pub fn serves(&self, model: &str) -> bool {
         let state = self.state.lock();

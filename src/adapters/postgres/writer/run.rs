@@ -64,7 +64,9 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
         | Change::DeleteConversation(_)
         | Change::HoldConversation { .. }
         | Change::ClearHistory { .. }
-        | Change::Import(_) => {}
+        | Change::Import(_)
+        | Change::AddServer(_)
+        | Change::RemoveServer { .. } => {}
     }
 }
 
@@ -210,7 +212,9 @@ pub(super) fn decide<'f>(
         | Change::DeleteConversation(_)
         | Change::HoldConversation { .. }
         | Change::ClearHistory { .. }
-        | Change::Import(_) => false,
+        | Change::Import(_)
+        | Change::AddServer(_)
+        | Change::RemoveServer { .. } => false,
     }
 }
 
