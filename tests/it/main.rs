@@ -28,6 +28,7 @@ mod process_death;
 mod retention;
 mod search;
 mod servers;
+mod servers_at_run_time;
 mod shutdown;
 mod turns;
 mod upstream;
