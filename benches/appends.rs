@@ -64,9 +64,12 @@ fn groups(size: usize) -> usize {
     (10_000 / size).clamp(20, 300)
 }
 
+/// A conversation, its first and last message, and how many it has.
+type Home = (Conversation, Option<(MessageId, MessageId)>, i64);
+
 /// Conversations of one bot that grow in turns.
 struct Growing {
-    homes: Vec<(Conversation, Option<MessageId>, i64)>,
+    homes: Vec<Home>,
     told: i64,
 }
 
@@ -86,11 +89,12 @@ impl Growing {
         let homes = self.homes.len().min(size);
         (0..size * groups(size))
             .map(|n| {
-                let (home, leaf, seq) = &mut self.homes[n % homes];
-                let message = samples::message(home, *leaf, Sender::User, TEXT);
+                let (home, ends, seq) = &mut self.homes[n % homes];
+                let message = samples::message(home, ends.map(|(_, leaf)| leaf), Sender::User, TEXT);
                 let event = samples::append(&message).events.remove(0);
-                (*leaf, *seq, self.told) = (Some(message.id), *seq + 1, self.told + 1);
-                Row { message, event, bot_seq: self.told, conversation_seq: *seq }
+                let branch = ends.map_or(message.id, |(first, _)| first);
+                (*ends, *seq, self.told) = (Some((branch, message.id)), *seq + 1, self.told + 1);
+                Row { message, branch, depth: *seq - 1, event, bot_seq: self.told, conversation_seq: *seq }
             })
             .collect()
     }

@@ -1,13 +1,19 @@
 //! The raw limits of an append, written by hand, one transaction a group and synced like ours: the message rows alone, and
 //! all rows that a durable append has to write. Nothing is looked up, numbered or checked here; everything was prepared.
 
-use deia_actors::domain::{event::NewEvent, ids::ConversationId, message::Message};
+use deia_actors::domain::{
+    event::NewEvent,
+    ids::{ConversationId, MessageId},
+    message::Message,
+};
 use rusqlite::params;
 use sqlx::PgConnection;
 
-/// A message with its event, numbered beforehand.
+/// A message with its place in the tree and its event, numbered beforehand.
 pub struct Row {
     pub message: Message,
+    pub branch: MessageId,
+    pub depth: i64,
     pub event: NewEvent,
     pub bot_seq: i64,
     pub conversation_seq: i64,
@@ -40,11 +46,11 @@ fn grown(group: &[Row]) -> Vec<(ConversationId, &Message, i64)> {
 /// One prepared insert a row: on SQLite no slower than many rows in one statement.
 pub fn sqlite(raw: &mut rusqlite::Connection, group: &[Row], what: What) {
     let transaction = raw.transaction().unwrap();
-    for Row { message: m, .. } in group {
+    for Row { message: m, branch, depth, .. } in group {
         transaction
             .prepare_cached(
                 "INSERT INTO chat_messages (id, parent_id, conversation_id, bot_id, sender, state, tokens, created_at, \
-                 metadata, content) VALUES (?1, ?2, ?3, ?4, 'user', 'complete', ?5, ?6, '{}', ?7)",
+                 metadata, content, branch, depth) VALUES (?1, ?2, ?3, ?4, 'user', 'complete', ?5, ?6, '{}', ?7, ?8, ?9)",
             )
             .unwrap()
             .execute(params![
@@ -54,12 +60,14 @@ pub fn sqlite(raw: &mut rusqlite::Connection, group: &[Row], what: What) {
                 m.bot_id.as_str(),
                 m.tokens,
                 m.created_at.0,
-                &*m.content
+                &*m.content,
+                branch.0,
+                depth
             ])
             .unwrap();
     }
     if what == What::Everything {
-        for Row { message: m, event: e, bot_seq, conversation_seq } in group {
+        for Row { message: m, event: e, bot_seq, conversation_seq, .. } in group {
             transaction
                 .prepare_cached(
                     "INSERT INTO outbox_events (id, event, created_at, bot_key, bot_seq, conversation_id, \
@@ -94,18 +102,19 @@ pub fn sqlite(raw: &mut rusqlite::Connection, group: &[Row], what: What) {
 /// One statement a group, a part per table.
 pub async fn postgres(raw: &mut PgConnection, group: &[Row], what: What) {
     let messages = "INSERT INTO chat_messages (id, parent_id, conversation_id, bot_id, sender, state, tokens, created_at, \
-         metadata, content) SELECT id, parent, home, $5, 'user', 'complete', tokens, at, '{}', content \
-         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $6::int8[], $7::int8[]) \
-             AS t (id, parent, home, content, tokens, at)";
+         metadata, content, branch, depth) SELECT id, parent, home, $5, 'user', 'complete', tokens, at, '{}', content, \
+             branch, depth \
+         FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $6::int8[], $7::int8[], $8::uuid[], $9::int8[]) \
+             AS t (id, parent, home, content, tokens, at, branch, depth)";
     let everything = [
         "WITH m AS (",
         messages,
         "), c AS (UPDATE conversations c SET leaf_message_id = n.leaf, message_count = c.message_count + n.messages, \
-             last_at = n.at FROM UNNEST($8::uuid[], $9::uuid[], $10::int8[], $11::int8[]) AS n (id, leaf, messages, at) \
+             last_at = n.at FROM UNNEST($10::uuid[], $11::uuid[], $12::int8[], $13::int8[]) AS n (id, leaf, messages, at) \
              WHERE c.id = n.id) \
          INSERT INTO outbox_events (id, event, created_at, bot_key, bot_seq, conversation_id, conversation_seq, data) \
          SELECT id, event, at, 1, bot_seq, home, seq, data \
-         FROM UNNEST($12::uuid[], $13::text[], $14::int8[], $15::int8[], $3::uuid[], $16::int8[], $17::text[]) \
+         FROM UNNEST($14::uuid[], $15::text[], $16::int8[], $17::int8[], $3::uuid[], $18::int8[], $19::text[]) \
              AS t (id, event, at, bot_seq, home, seq, data)",
     ]
     .concat();
@@ -118,7 +127,9 @@ pub async fn postgres(raw: &mut PgConnection, group: &[Row], what: What) {
         .bind(group.iter().map(|r| &*r.message.content).collect::<Vec<_>>())
         .bind(group[0].message.bot_id.as_str())
         .bind(column(|r| r.message.tokens.into()))
-        .bind(column(|r| r.message.created_at.0));
+        .bind(column(|r| r.message.created_at.0))
+        .bind(group.iter().map(|r| r.branch.0).collect::<Vec<_>>())
+        .bind(column(|r| r.depth));
     let query = match what {
         What::Messages => query,
         What::Everything => {

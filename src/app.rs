@@ -30,6 +30,7 @@ use crate::{
     config::{Config, ModelServer, Simulated},
     http,
     sim::{Sim, SimConfig},
+    telemetry::metrics::Recorder,
 };
 
 pub use archive::{ExportAsked, export, import};
@@ -254,6 +255,13 @@ impl App {
         Ok(Self { controller, database, simulator, bound, api, drain: config.server.drain })
     }
 
+    /// With these metrics as the answer to `GET /metrics`; without them it says that there are none.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Self {
+        self.api.metrics = Some(metrics);
+        self
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -317,10 +325,11 @@ async fn announce(controller: &Controller, path: &Path, address: SocketAddr) -> 
 pub async fn serve(
     config: Config,
     ready_file: Option<PathBuf>,
+    recorder: &Recorder,
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let app = tokio::select! {
-        built = App::build(&config) => built?,
+        built = App::build(&config) => built?.metrics(recorder.page()),
         // A database that is waited for must not hold up the end.
         () = stop.cancelled() => return Ok(()),
     };

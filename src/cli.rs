@@ -21,7 +21,10 @@ use crate::{
     config::{Config, ConfigError, Log, LogFormat},
     signal::run_until_asked_to_stop,
     sim::{Sim, SimConfig},
-    telemetry::logs::{self, LogsError},
+    telemetry::{
+        logs::{self, LogsError},
+        metrics::{MetricsError, Recorder},
+    },
 };
 
 /// Exit code for a configuration that can't be used (`EX_CONFIG`).
@@ -148,6 +151,8 @@ enum Failure {
     App(#[from] AppError),
     #[error(transparent)]
     Logs(#[from] LogsError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     #[error("can't listen on {0}: {1}")]
     Sim(SocketAddr, io::Error),
     #[error("can't wait for signals: {0}")]
@@ -159,7 +164,7 @@ impl Failure {
         match self {
             Self::Config(_) => EXIT_CONFIGURATION,
             Self::App(error) => error.exit_code(),
-            Self::Logs(_) | Self::Sim(..) | Self::Signals(_) => EXIT_FAILED,
+            Self::Logs(_) | Self::Metrics(_) | Self::Sim(..) | Self::Signals(_) => EXIT_FAILED,
         }
     }
 }
@@ -190,8 +195,10 @@ impl Cli {
 async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let config = Config::load(args.config.config.as_deref())?;
     logs::install(&config.log)?;
-    let run = run_until_asked_to_stop(|stop| app::serve(config, args.ready_file, stop));
-    Ok(run.await.map_err(Failure::Signals)??)
+    let recorder = Recorder::install()?;
+    let run = run_until_asked_to_stop(|stop| app::serve(config, args.ready_file, &recorder, stop)).await;
+    recorder.stop().await;
+    Ok(run.map_err(Failure::Signals)??)
 }
 
 async fn check(args: ConfigArgs) -> Result<(), Failure> {

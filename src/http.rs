@@ -13,6 +13,7 @@
 //! | `system.rs` | `/api/commands`, `/api/tree`, `/api/config` |
 //! | `servers.rs` | `/api/servers`, `/api/server/…` |
 //! | `health.rs` | `/health…`, `/ready` |
+//! | `metrics.rs` | `/metrics` |
 //! | `ws.rs`, `ws/` | `/ws` |
 //! | `assets.rs` | `/`, pages, `/assets/…` |
 
@@ -26,6 +27,7 @@ mod envelope;
 mod extract;
 mod health;
 mod hosts;
+mod metrics;
 mod models;
 mod problem;
 mod query;
@@ -74,6 +76,8 @@ pub struct Api {
     pub allow_kill: bool,
     /// Effective configuration with sources, secrets redacted: the answer to `GET /api/config`.
     pub config_view: Arc<dyn Fn() -> Value + Send + Sync>,
+    /// The metrics of the process in Prometheus' text format: the answer to `GET /metrics`. None where nothing records them.
+    pub metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     /// Cancelled when the process begins to end: `/ready` says so from then on.
     pub stopping: CancellationToken,
     /// Cancelled when the tree has ended its turns: streams end and sockets close, with a code that means reconnect.
@@ -94,6 +98,7 @@ impl Api {
             imports: Arc::new(Semaphore::new(IMPORTS)),
             allow_kill: false,
             config_view: Arc::new(|| Value::Object(serde_json::Map::new())),
+            metrics: None,
             stopping: CancellationToken::new(),
             closing: CancellationToken::new(),
             version: env!("CARGO_PKG_VERSION"),
@@ -111,6 +116,7 @@ pub fn routes(api: &Api) -> Route {
     let mut endpoints = chat::endpoints(api);
     endpoints.extend(turns::endpoints(api));
     endpoints.extend(health::endpoints(api));
+    endpoints.extend(metrics::endpoints(api));
     endpoints.extend(ws::endpoints(api));
     endpoints.extend(bots::endpoints(api));
     endpoints.extend(models::endpoints(api));

@@ -6,7 +6,7 @@
 //!   README shows it;
 //! - [`Controller`]: the tree alone, on a store and model servers of the host's choice.
 //!
-//! The library installs nothing global: no log, no panic hook, no signal handler. Those are the program's
+//! The library installs nothing global: no log, no panic hook, no recorder of metrics, no signal handler. Those are the program's
 //! ([`telemetry`], [`signal`]).
 //!
 //! The tree alone, with the SQLite store and one model server (here the scripted one; an Ollama is the same with its

@@ -9,7 +9,7 @@
 //!
 //! Owned tasks: one accept loop, one task for each connection; [`Sim::stop`] waits for all of them.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,12 @@ impl Sim {
     #[must_use]
     pub fn stats(&self) -> SimStats {
         self.shared.counters.read()
+    }
+
+    /// When a client last went away before the end of its answer.
+    #[must_use]
+    pub fn last_left(&self) -> Option<Instant> {
+        self.shared.counters.left()
     }
 
     /// Stops accepting, closes idle connections, gives running answers a quarter of a second, and waits for the end.

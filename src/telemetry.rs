@@ -1,3 +1,4 @@
-//! What the process tells its operator. Globals (subscriber, panic hook) are installed by the binary only.
+//! What the process tells its operator. Globals (subscriber, panic hook, recorder) are installed by the binary only.
 
 pub mod logs;
+pub mod metrics;

@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use deia_actors::domain::problem::Code;
+use deia_actors::{
+    domain::problem::Code,
+    metrics::{ALL, Kind, Label},
+};
 use toml::de::{DeTable, DeValue};
 
 /// Longest file, tests included.
@@ -128,6 +131,7 @@ fn the_tree_depends_on_no_technology() {
         "time",
         "thiserror",
         "tracing",
+        "metrics",
         "rand",
         "strsim",
         "sha2",
@@ -233,6 +237,29 @@ fn every_error_code_is_documented_with_its_status_and_no_other() {
     assert!(missing.is_empty(), "not in docs/ERRORS.md: {missing:?}");
     let gone: Vec<_> = rows.difference(&codes).collect();
     assert!(gone.is_empty(), "in docs/ERRORS.md only: {gone:?}");
+}
+
+#[test]
+fn every_metric_is_documented_with_its_meaning_and_no_other() {
+    let text = read("docs/OBSERVABILITY.md");
+    let rows: BTreeSet<&str> = text.lines().filter(|line| line.starts_with("| `deia_")).collect();
+    let declared: BTreeSet<String> = ALL
+        .iter()
+        .map(|metric| {
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram(_) => "histogram",
+            };
+            let label = |label: &Label| match label.values {
+                [] => format!("`{}`", label.name),
+                values => format!("`{}`: {}", label.name, values.join(", ")),
+            };
+            let labels: Vec<_> = metric.labels.iter().map(label).collect();
+            format!("| `{}` | {kind} | {} | {} |", metric.name, labels.join("; "), metric.help)
+        })
+        .collect();
+    assert_eq!(declared.iter().map(String::as_str).collect::<BTreeSet<_>>(), rows);
 }
 
 /// One source file.

@@ -32,6 +32,7 @@ mod generate;
 pub(crate) mod lane;
 pub(crate) mod recovery;
 mod resume;
+mod stop;
 mod talk;
 pub(crate) mod turn;
 pub(crate) mod turn_context;
@@ -297,13 +298,13 @@ impl BotActorState {
 
     fn stop_turn(&self, turn: TurnId) -> bool {
         let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
-        kept.inspect(|k| k.stop.cancel()).is_some()
+        kept.inspect(|k| k.stop.ask()).is_some()
     }
 
     fn stop_conversation(&self, conversation: ConversationId) -> Option<TurnId> {
         let talk = self.talks.get(&conversation)?;
         let (turn, kept) = talk.lane.iter().next()?;
-        kept.stop.cancel();
+        kept.stop.ask();
         Some(*turn)
     }
 
@@ -312,7 +313,7 @@ impl BotActorState {
         let running = |lane: &Lane<Kept>, turn| all || lane.running() == Some(turn);
         let lanes = self.talks.values().map(|talk| &talk.lane);
         let chosen = lanes.flat_map(|lane| lane.iter().filter(move |(turn, _)| running(lane, *turn)));
-        chosen.inspect(|(_, kept)| kept.stop.cancel()).map(|(turn, _)| *turn).collect()
+        chosen.inspect(|(_, kept)| kept.stop.ask()).map(|(turn, _)| *turn).collect()
     }
 
     fn exchange_lost(&mut self, conversation: ConversationId, reply: MessageId, behind: Option<MessageId>) {

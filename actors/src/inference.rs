@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::counter;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
@@ -27,6 +28,7 @@ use crate::{
         problem::{Code, Problem},
         turn::QueuePlace,
     },
+    metrics::REFUSALS,
     ports::chat_model::{LoadedModel, ModelDetails, ModelError},
 };
 
@@ -164,14 +166,15 @@ impl Inference {
     /// `inference_queue_full`: so many wait for the server that it would go to, or for any server to come back.
     pub fn reserve(&self, model: &str) -> Result<Claim, Problem> {
         if let Some(gate) = self.route(model, &[]) {
-            return gate.reserve(model).map(Claim::Reserved);
+            return gate.reserve(model).map(Claim::Reserved).inspect_err(refused);
         }
         if self.away.len() >= self.limits.queue_limit {
             let waiting = format!(
                 "{} turns wait for a model server to answer. This message was not stored; send it again later.",
                 self.limits.queue_limit
             );
-            return Err(Problem::new(Code::InferenceQueueFull, waiting).retry_after(AWAY_RETRY_S));
+            return Err(Problem::new(Code::InferenceQueueFull, waiting).retry_after(AWAY_RETRY_S))
+                .inspect_err(refused);
         }
         Ok(Claim::Nothing)
     }
@@ -226,7 +229,7 @@ impl Inference {
                     let (since, _) = offline.get_or_insert_with(here);
                     let wait = tokio::time::timeout_at(*since + self.limits.offline_wait, changes.changed());
                     if !matches!(wait.await, Ok(Ok(()))) {
-                        return Err(self.offline());
+                        return Err(self.offline()).inspect_err(refused);
                     }
                 }
             }
@@ -322,6 +325,11 @@ impl Inference {
             |g: &Arc<Gate>| g.loaded().into_iter().map(|l| (g.spec.name.clone(), l)).collect::<Vec<_>>();
         self.gates().iter().flat_map(per_gate).collect()
     }
+}
+
+/// Counts what is answered to one whom inference does not take.
+fn refused(problem: &Problem) {
+    counter!(REFUSALS.name, "code" => problem.code.as_str()).increment(1);
 }
 
 /// Resolves once there is a better way than waiting here: the server takes nobody any more, or another one came up with the

@@ -9,6 +9,7 @@ pub mod controller;
 pub mod domain;
 mod history;
 pub mod inference;
+pub mod metrics;
 pub mod ports;
 mod root;
 mod state;

@@ -1,9 +1,14 @@
 //! What the simulator counts: model calls and pulls, open ones, those that the client left, tokens written.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Instant,
 };
+
+use parking_lot::Mutex;
 
 use serde::Serialize;
 
@@ -26,9 +31,16 @@ pub(crate) struct Counters {
     open: AtomicU64,
     closed_early: AtomicU64,
     tokens: AtomicU64,
+    /// When a client went away last.
+    left: Mutex<Option<Instant>>,
 }
 
 impl Counters {
+    /// When a client last went away before the end of its answer.
+    pub(crate) fn left(&self) -> Option<Instant> {
+        *self.left.lock()
+    }
+
     pub(crate) fn read(&self) -> SimStats {
         SimStats {
             requests: self.requests.load(Relaxed),
@@ -69,6 +81,7 @@ impl Drop for OpenCall {
     fn drop(&mut self) {
         self.counters.open.fetch_sub(1, Relaxed);
         if !self.ended {
+            *self.counters.left.lock() = Some(Instant::now());
             self.counters.closed_early.fetch_add(1, Relaxed);
         }
     }

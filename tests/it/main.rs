@@ -30,5 +30,6 @@ mod search;
 mod servers;
 mod servers_at_run_time;
 mod shutdown;
+mod stop;
 mod turns;
 mod upstream;

@@ -8,12 +8,12 @@ use ractor::{ActorId, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     BotActorState, BotMessage, SendReply, Talk,
     context::{self, ContextEntry, Path, Plan},
     lane::Place,
+    stop::{Phase, Stop},
     turn::{TurnJob, TurnShared},
     turn_events,
 };
@@ -310,7 +310,8 @@ impl BotActorState {
             think: incoming.send.think.clone(),
             format: incoming.send.format.clone(),
             estimator: self.estimator,
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
+            phase: Phase::Queued,
             accept: Some((submitted, reply_port)),
             go: gone,
             path: prepared.path,

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::{
     context::{self, Plan},
+    stop::Phase,
     turn::{Asked, TurnJob},
     turn_end::{End, millis},
     turn_events,
@@ -94,6 +95,8 @@ impl TurnJob {
     }
 
     async fn ask(&mut self, permit: &SlotPermit, plan: &Plan) -> (Instant, Result<ChatStream, ModelError>) {
+        self.phase =
+            Phase::asked(permit.gate().is_some_and(|g| g.has_loaded(&self.shared.turn.lock().model)));
         if let Some(Asked { at, answer }) = self.asked.take() {
             return (at, answer.await);
         }
@@ -134,6 +137,7 @@ impl TurnJob {
         plan: &Plan,
         tried: &[String],
     ) -> Result<SlotPermit, Problem> {
+        self.phase = Phase::Queued;
         let want = self.want(plan);
         let permit = self.context.inference.acquire(&want, tried, permit.give_back()).await?;
         self.shared.turn.lock().server = permit.gate().map(|g| g.spec.name.clone());

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     BotActorState, BotMessage, RECOVER_AGAIN, SendReply,
     accept::{Incoming, Refusal},
     lane::Place,
     recovery::{self, Cause, FoundTurn},
+    stop::{Phase, Stop},
     turn::{TurnJob, TurnShared},
     work::Work,
 };
@@ -198,7 +198,8 @@ impl BotActorState {
             think: overrides.think,
             format: overrides.format,
             estimator: self.estimator,
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
+            phase: Phase::Queued,
             accept: None,
             go: gone,
             path: None,

@@ -4,9 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use ractor::ActorId;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
-use super::{context::Path, lane::Lane};
+use super::{context::Path, lane::Lane, stop::Stop};
 use crate::domain::ids::MessageId;
 
 /// A conversation in memory.
@@ -52,8 +51,8 @@ impl Talk {
 
 /// A turn in a lane.
 pub(super) struct Kept {
-    /// Cancelled to stop it.
-    pub stop: CancellationToken,
+    /// Stops it.
+    pub stop: Stop,
     /// The reply that it writes: the end of the path while it is the last one.
     pub reply: MessageId,
     /// The end before it.

@@ -18,11 +18,11 @@ use futures_util::{
 use parking_lot::Mutex;
 use ractor::{ActorRef, RpcReplyPort};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     BotMessage,
     context::{self, ContextEntry, Estimator, Path, Plan},
+    stop::{Phase, Stop},
     turn_context::TurnContext,
     turn_end::{End, millis},
     turn_events,
@@ -77,7 +77,9 @@ pub(crate) struct TurnJob {
     pub think: Option<serde_json::Value>,
     pub format: Option<serde_json::Value>,
     pub estimator: Estimator,
-    pub stop: CancellationToken,
+    pub stop: Stop,
+    /// What it does now.
+    pub phase: Phase,
     /// The acceptance on its way to storage, and who waits for it; none for a turn found in storage.
     pub accept: Option<(Submitted, RpcReplyPort<Result<Sent, Problem>>)>,
     /// The conversation's turn to run; none if it is already there.
@@ -186,11 +188,17 @@ impl TurnJob {
 
     async fn drive(&mut self) -> End {
         let stop = self.stop.clone();
-        tokio::select! {
+        let ended = tokio::select! {
             biased;
-            () = stop.cancelled() => End::Stopped,
-            end = self.generate() => end,
-        }
+            () = stop.asked() => None,
+            end = self.generate() => Some(end),
+        };
+        ended.unwrap_or_else(|| {
+            // What it had before it came to use it. The rest went with the work that was dropped just now.
+            (self.begun, self.asked, self.claim) = (None, None, Claim::Nothing);
+            stop.let_go(self.phase);
+            End::Stopped
+        })
     }
 
     /// The prompt; reads the history where it is not in memory.
@@ -285,7 +293,8 @@ impl TurnJob {
             let mut burst = burst.unwrap_or(Err(ModelError::Cut))?;
             permit.answered();
             burst.pieces.iter_mut().for_each(without_nul);
-            if !burst.pieces.is_empty() {
+            if let Some(last) = burst.pieces.last() {
+                self.phase = Phase::of(last.kind);
                 if stored == 0 && self.shared.live.len() == 0 {
                     let mut turn = self.shared.turn.lock();
                     turn.timings.first_token_ms = Some(millis(asked.elapsed()));

@@ -51,6 +51,7 @@ impl Builder {
     /// Where the record can't be read or an actor does not start.
     pub async fn start(self) -> Result<Controller, ControllerError> {
         let Self { settings, store, mut servers, scratch, factory } = self;
+        crate::metrics::describe(crate::metrics::ALL);
         let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
         let epoch =
             epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;

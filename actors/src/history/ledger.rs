@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use metrics::counter;
 use tokio_util::task::TaskTracker;
 
 use super::{Append, StorageWatch};
 use crate::{
     broadcast::Hubs,
     domain::event::TurnEnd,
+    metrics::TURNS,
     ports::history_store::{Change, Committed, HistoryStore, StoreError},
 };
 
@@ -103,6 +105,7 @@ impl Ledger {
             if done.applied
                 && let Change::FinishTurn { turn, reply, .. } = &append.fact.fact.change
             {
+                counter!(TURNS.name, "state" => turn.state.as_str()).increment(1);
                 hubs.tell_end(TurnEnd { turn: turn.clone(), reply: Some(reply.clone()) });
             }
             append.answer(Ok(done));

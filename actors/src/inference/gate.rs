@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use metrics::gauge;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
@@ -31,6 +32,7 @@ use crate::{
         turn::QueuePlace,
     },
     inference::queue::Class,
+    metrics::{QUEUE_DEPTH, SLOTS_BUSY},
     ports::chat_model::{ChatModel, LoadedModel, ModelDetails, ModelError, ModelSummary},
     supervision::ActorSlot,
 };
@@ -42,6 +44,7 @@ mod views;
 
 pub(crate) use permit::{Claim, SlotPermit, Ticket};
 use permit::{PutBack, Reserved};
+use views::count;
 
 /// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -142,6 +145,7 @@ struct State {
 /// The gate of one server.
 pub(crate) struct Gate {
     pub spec: ServerSpec,
+    gauges: Gauges,
     /// Where its actor is.
     pub actor: ActorSlot<super::GateMessage>,
     limit: usize,
@@ -153,6 +157,24 @@ pub(crate) struct Gate {
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate").field("name", &self.spec.name).finish_non_exhaustive()
+    }
+}
+
+/// What metrics tell of a gate.
+struct Gauges {
+    waiting: metrics::Gauge,
+    busy: metrics::Gauge,
+}
+
+impl Gauges {
+    fn of(server: &str) -> Self {
+        let gauge = |name| gauge!(name, "server" => server.to_owned());
+        Self { waiting: gauge(QUEUE_DEPTH.name), busy: gauge(SLOTS_BUSY.name) }
+    }
+
+    fn show(&self, state: &State) {
+        self.waiting.set(f64::from(count(state.line.len())));
+        self.busy.set(state.busy);
     }
 }
 
@@ -195,7 +217,8 @@ impl Gate {
             held_until: None,
             holds: 0,
         };
-        Self { spec, actor: ActorSlot::new(), limit, state: Mutex::new(state), changed }
+        let gauges = Gauges::of(&spec.name);
+        Self { spec, gauges, actor: ActorSlot::new(), limit, state: Mutex::new(state), changed }
     }
 
     /// Changes the state, lets in whom the change made room for, and tells who waits elsewhere, and the actor.
@@ -205,6 +228,7 @@ impl Gate {
         let result = change(&mut state);
         self.dispatch(&mut state);
         let after = state.standing();
+        self.gauges.show(&state);
         drop(state);
         if (before.0, before.1) != (after.0, after.1) {
             self.changed.send_modify(|n| *n += 1);
@@ -287,6 +311,7 @@ impl Gate {
     pub fn dismiss(&self, turn: TurnId) {
         let mut state = self.state.lock();
         state.moved |= state.line.cancel(turn).is_some();
+        self.gauges.show(&state);
     }
 
     /// A probe's result; `asked` says when it began.

@@ -58,6 +58,11 @@ impl Gate {
         self.state.lock().takes()
     }
 
+    /// Whether the server had the model in memory when it was probed last.
+    pub fn has_loaded(&self, model: &str) -> bool {
+        self.state.lock().is_loaded(model)
+    }
+
     fn lists(&self, state: &State, model: &str) -> bool {
         state.models.iter().any(|m| is_called(&m.name, model))
             || (self.spec.simulated && model.starts_with("sim:"))
@@ -224,7 +229,7 @@ fn is_near(told: QueuePlace, place: QueuePlace) -> bool {
     told.position == place.position && near
 }
 
-fn count(n: usize) -> u32 {
+pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 

@@ -1,5 +1,5 @@
 //! Where conversations end by now. Written once a transaction, however many messages a conversation got in it; and kept, so
-//! that what is put behind the end looks up neither the conversation nor its parent.
+//! that what is put behind the end looks up neither the conversation nor its parent nor its own place.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,17 @@ use deia_actors::domain::{
 };
 use rusqlite::{Connection, params};
 
+use super::history::{Spot, insert_message, place};
+
 /// Conversations kept before all are forgotten at once.
 const REMEMBERED: usize = 100_000;
 
 /// The end of a conversation that takes messages.
 struct End {
-    /// Its last message, which is stored.
+    /// Its last message, which is stored, and behind which nothing is or was.
     leaf: MessageId,
+    /// Where that stands.
+    spot: Spot,
     /// Messages that its row does not count yet.
     messages: i64,
     /// The time of the newest of them.
@@ -49,16 +53,28 @@ impl Ends {
         .exists(params![id.0, parent.map(|p| p.0)])
     }
 
-    /// Moves the end of a conversation that takes messages behind new ones.
-    pub(super) fn grow(&mut self, id: ConversationId, leaf: &Message, messages: usize) {
-        let new = End { leaf: leaf.id, messages: 0, last_at: leaf.created_at };
+    /// Writes a message into a conversation that takes it, unless it is there already; 1 where it was written.
+    pub(super) fn insert(&mut self, db: &Connection, message: &Message) -> rusqlite::Result<usize> {
+        let end = self.known.get(&message.conversation_id).filter(|end| message.parent_id == Some(end.leaf));
+        let spot = end.map_or_else(|| place(db, message), |end| Ok(end.spot.below()))?;
+        let written = insert_message(db, message, spot)?;
+        if written > 0 {
+            self.grow(message, spot);
+        }
+        Ok(written)
+    }
+
+    /// Moves the end of a conversation behind a message that was just written.
+    fn grow(&mut self, leaf: &Message, spot: Spot) {
+        let id = leaf.conversation_id;
+        let new = End { leaf: leaf.id, spot, messages: 0, last_at: leaf.created_at };
         let end = self.known.entry(id).or_insert(new);
         if end.messages == 0 {
             self.grown.push(id);
             end.last_at = leaf.created_at;
         }
-        end.leaf = leaf.id;
-        end.messages += i64::try_from(messages).unwrap_or(i64::MAX);
+        (end.leaf, end.spot) = (leaf.id, spot);
+        end.messages += 1;
         end.last_at = end.last_at.max(leaf.created_at);
     }
 

@@ -62,31 +62,47 @@ pub(super) fn update_conversation(db: &Connection, c: &Conversation) -> rusqlite
     .map(Applied::if_any)
 }
 
-/// Writes a message that is not there yet; 1 where it was written.
-pub(super) fn insert_message(db: &Connection, m: &Message) -> rusqlite::Result<usize> {
-    let (branch, depth) = place(db, m)?;
+/// Writes a message at its place unless it is there already; 1 where it was written.
+pub(super) fn insert_message(db: &Connection, m: &Message, spot: Spot) -> rusqlite::Result<usize> {
     let mut insert = db.prepare_cached(
         "INSERT INTO chat_messages (id, parent_id, conversation_id, bot_id, turn_id, sender, state, tokens, \
              created_at, metadata, content, thinking, tool_calls, images, branch, depth) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT (id) DO NOTHING",
     )?;
-    bind_message(m, |values| insert.execute(&[values, params![branch, depth]].concat()[..]))
+    bind_message(m, |values| insert.execute(&[values, params![spot.branch, spot.depth]].concat()[..]))
 }
 
-/// Branch and depth of a message that is new: those behind its parent, where nothing stands there and nothing ever did (below a
-/// message whose parent was deleted the branch is taken), or those of a branch of its own.
-fn place(db: &Connection, m: &Message) -> rusqlite::Result<(Uuid, i64)> {
-    let Some(parent) = m.parent_id else { return Ok((m.id.0, 0)) };
+/// Where a message stands in the tree.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    branch: Uuid,
+    depth: i64,
+}
+
+impl Spot {
+    /// The place of the first message behind the one that stands here.
+    pub(super) fn below(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
+}
+
+/// The place of a message that is new: behind its parent, where nothing stands there and nothing ever did (below a message
+/// whose parent was deleted the branch is taken), or at the begin of a branch of its own.
+pub(super) fn place(db: &Connection, m: &Message) -> rusqlite::Result<Spot> {
+    let first = Spot { branch: m.id.0, depth: 0 };
+    let Some(parent) = m.parent_id else { return Ok(first) };
     let behind = db
         .prepare_cached(
-            "SELECT p.branch, p.depth + 1 FROM chat_messages p WHERE p.id = ?1 AND p.conversation_id = ?2 \
+            "SELECT p.branch, p.depth FROM chat_messages p WHERE p.id = ?1 AND p.conversation_id = ?2 \
                  AND NOT EXISTS (SELECT 1 FROM chat_messages c WHERE c.conversation_id = ?2 AND c.parent_id = ?1) \
                  AND NOT EXISTS (SELECT 1 FROM chat_messages t \
                      WHERE t.branch = p.branch AND t.depth > p.depth AND t.parent_id IS NULL)",
         )?
-        .query_row(params![parent.0, m.conversation_id.0], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row(params![parent.0, m.conversation_id.0], |row| {
+            Ok(Spot { branch: row.get(0)?, depth: row.get(1)? })
+        })
         .optional()?;
-    Ok(behind.unwrap_or((m.id.0, 0)))
+    Ok(behind.map_or(first, Spot::below))
 }
 
 /// Runs something with the values of a message's columns, in the order of [`insert_message`].
@@ -124,10 +140,7 @@ pub(super) fn append_messages(
     }
     let mut written = 0;
     for message in messages {
-        written += insert_message(db, message)?;
-    }
-    if written > 0 {
-        ends.grow(last.conversation_id, last, written);
+        written += ends.insert(db, message)?;
     }
     Ok(Applied::if_any(written))
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     super::words::json,
-    history::{bind_message, insert_message},
+    history::{bind_message, insert_message, place},
     outbox::forget_head,
     session::Applied,
 };
@@ -96,7 +96,7 @@ fn store_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<boo
     )?;
     let mut grown: HashMap<ConversationId, (i64, i64)> = HashMap::new();
     for message in messages {
-        if insert_message(db, message)? > 0 {
+        if insert_message(db, message, place(db, message)?)? > 0 {
             let (count, last_at) = grown.entry(message.conversation_id).or_insert((0, i64::MIN));
             *count += 1;
             *last_at = (*last_at).max(message.created_at.0);

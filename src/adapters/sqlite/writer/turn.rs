@@ -11,10 +11,7 @@ use deia_actors::domain::{
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::{
-    super::words::json, change::save_status, ends::Ends, history::insert_message, outbox::Outbox,
-    session::Applied,
-};
+use super::{super::words::json, change::save_status, ends::Ends, outbox::Outbox, session::Applied};
 
 /// Stores a turn with its question and its empty answer. Behind a message that could not be stored it is not either.
 pub(super) fn accept(
@@ -70,10 +67,8 @@ pub(super) fn accept(
         return Ok(Applied::NO);
     }
     // A regenerated answer comes with a question that is there already.
-    let written = insert_message(db, message)? + insert_message(db, reply)?;
-    if written > 0 {
-        ends.grow(t.conversation_id, reply, written);
-    }
+    ends.insert(db, message)?;
+    ends.insert(db, reply)?;
     outbox.turn_is_new(t.id);
     Ok(Applied::YES)
 }
