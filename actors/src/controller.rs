@@ -60,6 +60,7 @@ mod servers;
 mod subscribe;
 #[cfg(test)]
 mod tests {
+    mod choice;
     mod outage;
     mod servers;
 }

@@ -19,7 +19,6 @@ use std::{
 use metrics::counter;
 use parking_lot::RwLock;
 use tokio::sync::watch;
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     domain::{
@@ -33,8 +32,11 @@ use crate::{
 };
 
 mod actor;
+mod away;
 pub mod breaker;
 pub(crate) mod gate;
+pub mod pauses;
+mod preference;
 pub mod queue;
 pub mod routing;
 mod servers;
@@ -42,9 +44,11 @@ pub mod service_times;
 pub mod slots;
 
 use actor::PROBE_TIMEOUT;
+use away::{Away, Stay};
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Gate, SlotPermit, Want};
+pub(crate) use preference::Preference;
 use routing::{ModelAt, ServerView};
 pub(crate) use servers::{GateHouse, Gates};
 
@@ -68,8 +72,8 @@ pub(crate) struct Inference {
     gates: Arc<RwLock<Gates>>,
     changed: watch::Sender<u64>,
     limits: InferenceLimits,
-    /// Has a token of each turn that waits for a server to come back.
-    away: TaskTracker,
+    /// The turns that wait for a server to come back.
+    away: Away,
     /// Set when the process ends: what has not begun stays in the line, for the next start.
     closed: Arc<AtomicBool>,
 }
@@ -81,7 +85,7 @@ impl Inference {
             .into_iter()
             .map(|s| Arc::new(Gate::new(s, limits.queue_limit, changed.clone())))
             .collect();
-        Self { gates: Arc::new(RwLock::new(gates)), changed, limits, away: TaskTracker::new(), closed: Arc::default() }
+        Self { gates: Arc::new(RwLock::new(gates)), changed, limits, away: Away::default(), closed: Arc::default() }
     }
 
     /// The server for a turn with this model ([`routing::choose`]), those in `tried` left out. Where no server lists the
@@ -100,7 +104,7 @@ impl Inference {
             return named(name).cloned();
         }
         // Nobody is let through now, but behind one who is on trial one can stand in line.
-        views.iter_mut().for_each(|view| view.admits = named(view.name).is_some_and(|g| g.takes()));
+        views.iter_mut().for_each(|view| view.admits = named(view.name).is_some_and(|g| g.takes(model)));
         named(routing::choose(&views, tried)?).cloned()
     }
 
@@ -186,34 +190,57 @@ impl Inference {
 
     /// Place of a waiting turn.
     pub fn place(&self, turn: TurnId) -> Option<QueuePlace> {
-        self.gates().iter().find_map(|g| g.place(turn))
+        self.gates().iter().find_map(|g| g.place(turn)).or_else(|| self.away.place(turn))
     }
 
     /// Place that a new turn would get.
     pub fn next_place(&self, want: &Want) -> QueuePlace {
-        let nowhere = QueuePlace { position: 1, eta_s: None };
-        self.route(&want.model, &[]).map_or(nowhere, |g| g.next_place(want))
+        self.route(&want.model, &[]).map_or_else(
+            || QueuePlace {
+                position: gate::count(self.away.len() + 1),
+                eta_s: None,
+                offline: Some(away::offline(self.limits.offline_wait)),
+            },
+            |g| g.next_place(want),
+        )
     }
 
-    /// Waits for a slot of a server that has the model and is not in `tried`. Moves on to another server where the one that
-    /// it waits for takes nobody any more.
+    /// The first of the models that a server takes turns for which it did not fail, and that server. Where there is none, what is
+    /// to be said of the preferred one ([`Self::route`]).
+    fn way(&self, preference: &Preference) -> Option<(Arc<Gate>, String)> {
+        let models = preference.models();
+        let open = models.iter().find(|m| self.has_another(m, &preference.tried(m)));
+        let model = open.or_else(|| models.first())?;
+        Some((self.route(model, &preference.tried(model))?, model.clone()))
+    }
+
+    /// Whether some model of these can be had at a server that did not fail with it.
+    pub fn has_way(&self, preference: &Preference) -> bool {
+        preference.models().iter().any(|m| self.has_another(m, &preference.tried(m)))
+    }
+
+    /// Waits for a slot of a server that has the first of the models that can be had ([`Self::way`]); the permit says which. Moves
+    /// on to another server where the one that it waits for takes nobody any more. `told` hears of a wait for any server.
     ///
     /// # Errors
     /// `ollama_offline` after `offline_wait` without any server.
     pub async fn acquire(
         &self,
         want: &Want,
-        tried: &[String],
+        preference: &Preference,
         mut claim: Claim,
+        told: impl Fn(QueuePlace),
     ) -> Result<SlotPermit, Problem> {
+        let mut want = want.clone();
         let mut changes = self.changed.subscribe();
-        let mut offline: Option<(tokio::time::Instant, TaskTrackerToken)> = None;
+        let mut offline: Option<Stay> = None;
         loop {
             changes.borrow_and_update();
-            match self.route(&want.model, tried) {
-                Some(gate) => {
+            match self.way(preference) {
+                Some((gate, model)) => {
                     offline = None;
-                    let mut ticket = gate.enqueue(want, std::mem::take(&mut claim));
+                    want.model = model;
+                    let mut ticket = gate.enqueue(&want, std::mem::take(&mut claim));
                     tokio::select! {
                         permit = ticket.permit() => if let Some(permit) = permit {
                             if self.closed.load(Ordering::Acquire) {
@@ -225,9 +252,15 @@ impl Inference {
                     }
                 }
                 None => {
-                    let here = || (tokio::time::Instant::now(), self.away.token());
-                    let (since, _) = offline.get_or_insert_with(here);
-                    let wait = tokio::time::timeout_at(*since + self.limits.offline_wait, changes.changed());
+                    let stay = offline.get_or_insert_with(|| {
+                        let stay = self.away.enter(want.turn, self.limits.offline_wait);
+                        if let Some(place) = self.away.place(want.turn) {
+                            want.told = Some(place);
+                            told(place);
+                        }
+                        stay
+                    });
+                    let wait = tokio::time::timeout_at(stay.until, changes.changed());
                     if !matches!(wait.await, Ok(Ok(()))) {
                         return Err(self.offline()).inspect_err(refused);
                     }
@@ -339,7 +372,7 @@ async fn route_changed(inference: &Inference, changes: &mut watch::Receiver<u64>
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        if !here.takes() || (!here.serves(model) && inference.has(model)) {
+        if !here.takes(model) || (!here.serves(model) && inference.has(model)) {
             return;
         }
     }

@@ -13,7 +13,7 @@ use super::{
     problem::{Code, Problem},
     task::TaskEnd,
     time::Timestamp,
-    turn::Turn,
+    turn::{Offline, Turn},
 };
 use crate::ports::chat_model::PieceKind;
 
@@ -128,6 +128,9 @@ pub struct TurnProgress {
     /// Estimated wait.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eta_s: Option<f64>,
+    /// It waits for any server to answer.
+    #[serde(flatten)]
+    pub offline: Option<Offline>,
     /// Server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub server: Option<String>,
@@ -391,7 +394,10 @@ pub struct QueueMoved {
     pub position: u32,
     /// Estimated wait.
     pub eta_s: Option<f64>,
-    /// The server waited for.
+    /// It waits for any server to answer.
+    #[serde(flatten)]
+    pub offline: Option<Offline>,
+    /// The server waited for; empty where that is none in particular.
     pub server: String,
 }
 
