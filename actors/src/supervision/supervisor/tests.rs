@@ -390,16 +390,16 @@ async fn children_come_and_go_without_a_word_to_their_siblings() {
     let names =
         || tree.view.observe().children.into_iter().map(|c| c.id.to_string()).collect::<Vec<_>>().join(" ");
     add("d").await;
-    tree.stage.notice("d", |kind| matches!(kind, NoticeKind::Started)).await;
+    tree.stage.notice("d", 1, |kind| matches!(kind, NoticeKind::Started)).await;
     add("d").await;
     remove("b").await;
-    tree.stage.notice("b", |kind| matches!(kind, NoticeKind::Stopped { .. })).await;
+    tree.stage.notice("b", 1, |kind| matches!(kind, NoticeKind::Stopped { .. })).await;
     remove("b").await;
     assert_eq!(names(), "a c d");
     assert_eq!(tree.stage.order(), ["start d", "stop b"]);
     // One that is added in its place, and crashes, is restarted as its siblings are.
     add("e").await;
-    tree.stage.notice("e", |kind| matches!(kind, NoticeKind::Started)).await;
+    tree.stage.notice("e", 1, |kind| matches!(kind, NoticeKind::Started)).await;
     tree.stage.tell("e", Do::Panic).await;
     tree.stage.restarted("e", 1).await;
     assert_eq!(names(), "a e c d");
