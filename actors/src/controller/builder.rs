@@ -14,7 +14,13 @@ pub struct Builder {
 
 impl Builder {
     pub(super) fn new(store: Arc<dyn Storage>) -> Self {
-        Self { settings: Settings::default(), store, servers: vec![], scratch: Arc::new(InMemory), factory: None }
+        Self {
+            settings: Settings::default(),
+            store,
+            servers: vec![],
+            scratch: Arc::new(InMemory),
+            factory: None,
+        }
     }
 
     /// With these settings instead of the defaults.
@@ -79,10 +85,11 @@ impl Builder {
             pulls: pulls.clone(),
             clock,
         };
-        let Root { actor, task, view, history, tree, tasks, gates } = root::start(parts).await.map_err(|error| {
-            tracing::error!(%error, "the tree did not start");
-            Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
-        })?;
+        let Root { actor, task, view, history, tree, tasks, gates } =
+            root::start(parts).await.map_err(|error| {
+                tracing::error!(%error, "the tree did not start");
+                Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
+            })?;
         let inner = Inner {
             history,
             hubs,

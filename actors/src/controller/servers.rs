@@ -134,7 +134,7 @@ impl Controller {
     async fn carry_out_removal(&self, name: String) -> Result<(), Problem> {
         let _one_by_one = self.inner.server_changes.lock().await;
         let gate = self.gate(&name)?;
-        let change = Change::RemoveServer { name: name.clone() };
+        let change = Change::RemoveServer(name.clone());
         let fact = about("server.remove", &gate, change, true, Map::new());
         self.inner.history.append(fact).await?;
         self.inner.inference.remove(&gate);
@@ -176,13 +176,7 @@ fn is_name(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-fn about(
-    action: &str,
-    gate: &Gate,
-    change: Change,
-    removed: bool,
-    detail: Map<String, Value>,
-) -> Fact {
+fn about(action: &str, gate: &Gate, change: Change, removed: bool, detail: Map<String, Value>) -> Fact {
     let server = gate.server();
     let audit = Some(bots::audit(action, format!("server:{}", server.name), None, detail));
     let event = NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server, removed });

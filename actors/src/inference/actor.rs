@@ -147,7 +147,8 @@ impl GateState {
                 server.name = %server.name, state = ?server.state, breaker = ?server.breaker.state,
                 reason = server.breaker.reason, "model server changed state"
             );
-            let event = NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server, removed: false });
+            let event =
+                NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server, removed: false });
             self.args.history.note(Fact::new(Change::None, vec![event]));
         }
     }

@@ -436,7 +436,8 @@ impl State {
     /// What an error says about the server; what it says about the model is noted ([`super::pauses`]).
     fn blame(&mut self, model: &str, error: &ModelError) -> Verdict {
         let verdict = Verdict::of(error);
-        if verdict != Verdict::Failed || matches!(error, ModelError::Unreachable(_)) || self.models.len() < 2 {
+        if verdict != Verdict::Failed || matches!(error, ModelError::Unreachable(_)) || self.models.len() < 2
+        {
             return verdict;
         }
         if self.pauses.failed(model, &error.to_string(), now(), rand::random()) {

@@ -1,5 +1,4 @@
-//! Port: the durable record. One ordered stream of changes, each committed together with its
-//! events, and the reads on it.
+//! Port: the durable record. One ordered stream of changes, each committed together with its events, and the reads on it.
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -19,15 +18,13 @@ use crate::domain::{
 /// What a store may answer instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Nothing can be written or read now (disk full, read-only, locked, connection lost); the
-    /// same call may succeed later.
+    /// Nothing can be written or read now (disk full, read-only, locked, connection lost); the same call may succeed later.
     #[error("the database is not available: {0}")]
     Unavailable(String),
     /// The stored data is not what this version wrote.
     #[error("the database holds something unexpected: {0}")]
     Corrupt(String),
-    /// The database does not take this content, whatever state it is in (too large, against a rule of a
-    /// table): the same call fails again.
+    /// The database does not take this content, whatever its state (too large, against a rule of a table): the same call fails again.
     #[error("the database refuses this: {0}")]
     Refused(String),
 }
@@ -59,8 +56,7 @@ pub enum Change {
         /// Also conversations, messages and turns.
         purge: bool,
     },
-    /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late
-    /// repetition takes nothing back.
+    /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late repetition takes nothing back.
     SaveStatus(StoredStatus),
     /// A new conversation. With a leaf it is a fork: its path begins with that message's path. Applies only if the
     /// leaf is there.
@@ -152,11 +148,8 @@ pub enum Change {
     Import(ImportPart),
     /// A model server that was added; it takes the place of one of this name.
     AddServer(ServerRecord),
-    /// A model server goes. Applies also where it is not stored, as those of the configuration are not.
-    RemoveServer {
-        /// Its name.
-        name: String,
-    },
+    /// The model server of this name goes. Applies also where it is not stored, as those of the configuration are not.
+    RemoveServer(String),
 }
 
 impl Change {
@@ -182,7 +175,7 @@ impl Change {
             | Self::ClearHistory { .. }
             | Self::Import(_)
             | Self::AddServer(_)
-            | Self::RemoveServer { .. } => false,
+            | Self::RemoveServer(_) => false,
         }
     }
 
@@ -194,7 +187,7 @@ impl Change {
             | Self::DeleteConversation(_)
             | Self::Checkpoint { .. }
             | Self::AddServer(_)
-            | Self::RemoveServer { .. } => None,
+            | Self::RemoveServer(_) => None,
             Self::CreateBot { bot, .. } | Self::UpdateBot(bot) => Some(&bot.id),
             Self::DeleteBot { bot_id, .. } | Self::ClearHistory { bot_id, .. } => Some(bot_id),
             Self::SaveStatus(status) => Some(&status.bot_id),

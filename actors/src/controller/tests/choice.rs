@@ -95,7 +95,8 @@ async fn a_fallback_answers_at_once_where_the_servers_of_the_model_are_down_and_
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_way_left_the_turn_fails_with_what_the_last_server_said_and_a_timeout_is_never_tried_again() {
+async fn without_a_way_left_the_turn_fails_with_what_the_last_server_said_and_a_timeout_is_never_tried_again()
+{
     let house = House::new(&[&[MODEL], &["b"]], limits(512)).await;
     with_fallback(&house, &["b"]).await;
     house.servers.iter().for_each(|s| s.is_now(Mood::Fails(failed())));
@@ -144,7 +145,8 @@ async fn while_no_server_answers_turns_wait_in_order_and_say_until_when() {
     let told = first.turn.queue.unwrap();
     let wait = |o: crate::domain::turn::Offline| o.gives_up_at.0 - o.offline_since.0;
     assert_eq!((told.position, told.offline.map(wait)), (1, Some(30_000_000)));
-    until(async || house.tree.turn(second.turn.id).await.unwrap().queue.is_some_and(|q| q.position == 2)).await;
+    until(async || house.tree.turn(second.turn.id).await.unwrap().queue.is_some_and(|q| q.position == 2))
+        .await;
     assert_eq!(house.try_send(2, "three").await.unwrap_err().code, Code::InferenceQueueFull);
     house.servers[1].is_now(Mood::Well);
     house.answers(1).await;
@@ -198,7 +200,8 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     assert_eq!(tree.remove_server("b").await.unwrap_err().code, Code::ServerNotFound);
     tree.add_server(add("http://b")).await.unwrap();
     assert_eq!(names(&tree), ["a", "c", "b"]);
-    until(async || gates(&tree).len() == 3 && tree.servers().iter().all(|s| s.state == ServerState::Up)).await;
+    until(async || gates(&tree).len() == 3 && tree.servers().iter().all(|s| s.state == ServerState::Up))
+        .await;
     assert!(gates(&tree).iter().all(|(_, restarts)| *restarts == 0), "nobody else was touched");
     let events = store.events();
     let removed = events.iter().filter(|e| e.data.contains("\"removed\":true")).count();
@@ -216,4 +219,20 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     assert!(names(&tree).is_empty() && store.servers().await.unwrap().is_empty());
     until(async || gates(&tree).is_empty()).await;
     tree.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bot_without_a_model_takes_what_the_server_has_that_comes_back() {
+    let house = House::new(&[&["some"]], limits(8)).await;
+    house.servers[0].is_now(Mood::Away);
+    until(async || house.tree.servers()[0].state == ServerState::Down).await;
+    let bot_id = BotId::parse("free").unwrap();
+    house.tree.launch(LaunchBot { bot_id: Some(bot_id.clone()), ..LaunchBot::default() }).await.unwrap();
+    let Sent::Turn(turn) = house.tree.send(SendMessage::text(bot_id, "hello")).await.unwrap() else {
+        unreachable!("no command")
+    };
+    house.servers[0].is_now(Mood::Well);
+    house.answers(0).await;
+    let turn = end_of(turn).await;
+    assert_eq!((turn.state, turn.model.as_str()), (TurnState::Completed, "some"));
 }

@@ -188,7 +188,11 @@ impl Gate {
         let reason = state.breaker.reason().or(state.silence.0.as_ref().filter(|_| !state.up));
         let paused = state.pauses.paused(now()).into_iter();
         let paused_models = paused
-            .map(|p| PausedModel { model: p.model, retry_at: on_clock(p.until), reason: p.reason.to_string() })
+            .map(|p| PausedModel {
+                model: p.model,
+                retry_at: on_clock(p.until),
+                reason: p.reason.to_string(),
+            })
             .collect();
         Server {
             name: self.spec.name.clone(),
@@ -219,7 +223,11 @@ impl State {
         let order = self.line.positions();
         let models = order.iter().filter_map(|turn| self.line.get(*turn)).map(|r| r.payload.model.as_str());
         let etas = self.times.etas(models.map(|model| (model, self.is_loaded(model))), self.slots.now());
-        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace { position, eta_s: eta.map(tenths), offline: None });
+        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace {
+            position,
+            eta_s: eta.map(tenths),
+            offline: None,
+        });
         order.iter().copied().zip(places).collect()
     }
 }

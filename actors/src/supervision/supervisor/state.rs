@@ -56,10 +56,7 @@ impl SupervisorState {
             return Err(BootError::DuplicateChild { supervisor, child });
         }
         let plans = children.iter().map(ChildSpec::plan).collect();
-        let slots = children
-            .into_iter()
-            .map(Slot::new)
-            .collect();
+        let slots = children.into_iter().map(Slot::new).collect();
         let (now, mut fx, epoch) = view.step(|machine, now, fx| machine.begin(now, plans, fx));
         let mut state =
             Self { view, epoch, notify, slots, by_actor: HashMap::new(), early: HashMap::new(), wake: None };

@@ -78,8 +78,9 @@ pub async fn added_servers_are_there_until_they_are_removed<S: Subject>() {
         created_at: samples::tick(),
     };
     let add = |server: &ServerRecord| Fact::new(Change::AddServer(server.clone()), vec![]);
-    let remove = |name: &str| Fact::new(Change::RemoveServer { name: name.into() }, vec![]);
-    let (zoe, adam, again, late) = (server("zoe", 1), server("adam", 1024), server("zoe", 2), server("zoe", 3));
+    let remove = |name: &str| Fact::new(Change::RemoveServer(name.into()), vec![]);
+    let (zoe, adam, again, late) =
+        (server("zoe", 1), server("adam", 1024), server("zoe", 2), server("zoe", 3));
     let commit = async |facts: Vec<Fact>| {
         let done = subject.store().commit(facts).await.unwrap();
         assert!(done.iter().all(|done| done.applied));

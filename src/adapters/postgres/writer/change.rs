@@ -61,7 +61,7 @@ pub(super) async fn apply(db: &mut PgConnection, fact: &Fact) -> sqlx::Result<Ap
         }
         Change::Import(part) => import::import(db, part).await,
         Change::AddServer(server) => add_server(db, server).await,
-        Change::RemoveServer { name } => {
+        Change::RemoveServer(name) => {
             sqlx::query("DELETE FROM model_servers WHERE name = $1").bind(name).execute(db).await?;
             Ok(Applied::YES)
         }

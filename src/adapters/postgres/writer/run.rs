@@ -66,7 +66,7 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
         | Change::ClearHistory { .. }
         | Change::Import(_)
         | Change::AddServer(_)
-        | Change::RemoveServer { .. } => {}
+        | Change::RemoveServer(_) => {}
     }
 }
 
@@ -214,7 +214,7 @@ pub(super) fn decide<'f>(
         | Change::ClearHistory { .. }
         | Change::Import(_)
         | Change::AddServer(_)
-        | Change::RemoveServer { .. } => false,
+        | Change::RemoveServer(_) => false,
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) fn apply(
         Change::ClearHistory { bot_id, conversation_id } => history::clear(db, bot_id, *conversation_id),
         Change::Import(part) => import::import(db, part),
         Change::AddServer(server) => add_server(db, server),
-        Change::RemoveServer { name } => {
+        Change::RemoveServer(name) => {
             db.prepare_cached("DELETE FROM model_servers WHERE name = ?1")?.execute([name])?;
             Ok(Applied::YES)
         }

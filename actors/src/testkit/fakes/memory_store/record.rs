@@ -225,7 +225,7 @@ impl Record {
                 self.servers.push(server);
                 Some(0)
             }
-            Change::RemoveServer { name } => {
+            Change::RemoveServer(name) => {
                 self.servers.retain(|s| s.name != name);
                 Some(0)
             }
