@@ -115,7 +115,7 @@ impl Bench {
     }
 
     async fn raw(&self) -> Sample {
-        let client = deia::adapters::ollama::client().unwrap();
+        let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build().unwrap();
         let body = json!({ "model": "sim:tokens=5000,gap_ms=5", "messages": [{ "role": "user", "content": "talk" }] });
         let mut closed = Sample::default();
         let begun = Instant::now();

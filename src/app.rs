@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::storage::Database;
 use crate::{
     adapters::{
-        ollama::{self, Limits, Ollama},
+        ollama::{self, Limits, Ollama, OllamaServers},
         scratch::ScratchFolder,
         tools::BuiltInTools,
     },
@@ -150,14 +150,14 @@ fn limits(config: &Config) -> Limits {
     Limits { first_byte: config.inference.first_byte, idle: config.inference.idle, ..Limits::default() }
 }
 
-fn spec(server: &ModelServer, client: &reqwest::Client, limits: Limits) -> ServerSpec {
-    ServerSpec {
+fn spec(server: &ModelServer, limits: Limits) -> Result<ServerSpec, AppError> {
+    Ok(ServerSpec {
         name: server.name.clone(),
         url: server.shown_url(),
         slots: u32::try_from(server.slots).unwrap_or(u32::MAX),
         simulated: false,
-        model: Arc::new(Ollama::new(client.clone(), &server.url, limits)),
-    }
+        model: Arc::new(Ollama::new(&server.url, limits).map_err(AppError::Client)?),
+    })
 }
 
 async fn answers(model: &dyn ChatModel) -> bool {
@@ -166,9 +166,9 @@ async fn answers(model: &dyn ChatModel) -> bool {
 
 /// The configured servers, and the scripted one where it is wanted: always, or when none of the others answers.
 async fn model_servers(config: &Config) -> Result<(Vec<ServerSpec>, Option<Sim>), AppError> {
-    let client = ollama::client().map_err(AppError::Client)?;
     let limits = limits(config);
-    let mut servers: Vec<_> = config.inference.servers.iter().map(|s| spec(s, &client, limits)).collect();
+    let servers: Result<Vec<_>, _> = config.inference.servers.iter().map(|s| spec(s, limits)).collect();
+    let mut servers = servers?;
     let wanted = match config.inference.simulated {
         Simulated::On => true,
         Simulated::Off => false,
@@ -188,7 +188,7 @@ async fn model_servers(config: &Config) -> Result<(Vec<ServerSpec>, Option<Sim>)
         url: sim.url(),
         slots: SIMULATED_SLOTS,
         simulated: true,
-        model: Arc::new(Ollama::new(client, &url, limits)),
+        model: Arc::new(Ollama::new(&url, limits).map_err(AppError::Client)?),
     });
     Ok((servers, Some(sim)))
 }
@@ -246,7 +246,11 @@ impl App {
         let mut builder = Controller::builder(database.storage())
             .settings(settings(config))
             .tools(tools)
-            .scratch(Arc::new(ScratchFolder(config.data_dir.clone())));
+            .scratch(Arc::new(ScratchFolder(config.data_dir.clone())))
+            .server_factory(Arc::new(OllamaServers {
+                limits: limits(config),
+                slots: u32::try_from(config.inference.slots).unwrap_or(u32::MAX),
+            }));
         for server in servers {
             builder = builder.server(server);
         }
@@ -393,10 +397,9 @@ pub async fn check(config: Config) -> Result<(), AppError> {
         Ok(words) => say(true, "database", &words),
         Err(words) => say(false, "database", &words),
     };
-    let client = ollama::client().map_err(AppError::Client)?;
     let mut answered = false;
     for server in &config.inference.servers {
-        let spec = spec(server, &client, limits(&config));
+        let spec = spec(server, limits(&config))?;
         match spec.model.models().await {
             Ok(models) => {
                 answered = true;

@@ -36,6 +36,7 @@ pub use self::{
     supervision::Supervision,
 };
 use self::{file::FileLayer, reader::Reader};
+use crate::model_address::of_ollama_host;
 
 /// Names the configuration file; the one `DEIA_` variable that is no key.
 const FILE_VARIABLE: &str = "DEIA_CONFIG";
@@ -132,7 +133,8 @@ impl Config {
             }
         }
         if let Some(value) = ollama_host {
-            reader.add_fallback("inference.servers", OLLAMA_VARIABLE, &value);
+            let here = value.to_str().map(|text| OsString::from(of_ollama_host(text)));
+            reader.add_fallback("inference.servers", OLLAMA_VARIABLE, &here.unwrap_or(value));
         }
         Self::read(reader)
     }

@@ -28,7 +28,7 @@
 //! # let path = folder.path().join("bots.db");
 //! let sim = Sim::start(SimConfig::default()).await?;
 //! let url = ollama::parse_address(&sim.url())?;
-//! let model = ollama::Ollama::new(ollama::client()?, &url, ollama::Limits::default());
+//! let model = ollama::Ollama::new(&url, ollama::Limits::default())?;
 //! let server =
 //!     ServerSpec { name: "local".into(), url: sim.url(), slots: 1, simulated: false, model: Arc::new(model) };
 //!
@@ -53,6 +53,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod model_address;
 pub mod signal;
 pub mod sim;
 pub mod telemetry;

@@ -264,7 +264,8 @@ impl BotActorState {
             let _ = go.send(path);
         }
         for (position, (turn, _)) in (1..).zip(talk.lane.waiting()) {
-            let moved = QueueMoved { turn_id: *turn, position, eta_s: None, server: String::new() };
+            let moved =
+                QueueMoved { turn_id: *turn, position, eta_s: None, offline: None, server: String::new() };
             self.args.context.hubs.publish_moved(conversation, &moved);
         }
     }

@@ -30,10 +30,11 @@ use crate::{
     history::{
         History, HistoryMessage, HistoryObservation, not_known, read_problem, silent, storage_problem,
     },
-    inference::Inference,
+    inference::{GateHouse, Inference},
     ports::{
         history_store::{Change, Fact, StoreError},
         scratch::Scratch,
+        server_factory::ServerFactory,
         storage::Storage,
         tool_runner::ToolRunner,
     },
@@ -61,6 +62,7 @@ mod servers;
 mod subscribe;
 #[cfg(test)]
 mod tests {
+    mod choice;
     mod outage;
     mod servers;
     mod tools;
@@ -141,6 +143,11 @@ struct Inner {
     store: Arc<dyn Storage>,
     scratch: Arc<dyn Scratch>,
     tools: Arc<dyn ToolRunner>,
+    /// Makes model servers from addresses.
+    factory: Option<Arc<dyn ServerFactory>>,
+    gates: GateHouse,
+    /// Servers are added and removed one after the other.
+    server_changes: tokio::sync::Mutex<()>,
     settings: Settings,
     clock: Clock,
     tree: TreeSource,

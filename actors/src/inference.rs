@@ -17,8 +17,8 @@ use std::{
 };
 
 use metrics::counter;
+use parking_lot::RwLock;
 use tokio::sync::watch;
-use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
     domain::{
@@ -32,18 +32,25 @@ use crate::{
 };
 
 mod actor;
+mod away;
 pub mod breaker;
 pub(crate) mod gate;
+pub mod pauses;
+mod preference;
 pub mod queue;
 pub mod routing;
+mod servers;
 pub mod service_times;
 pub mod slots;
 
 use actor::PROBE_TIMEOUT;
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
+use away::{Away, Stay};
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Gate, SlotPermit, Want};
+pub(crate) use preference::Preference;
 use routing::{ModelAt, ServerView};
+pub(crate) use servers::{GateHouse, Gates};
 
 /// When to come back where as many wait for a server to answer as may, in seconds.
 const AWAY_RETRY_S: u32 = 5;
@@ -62,11 +69,11 @@ pub struct InferenceLimits {
 /// All gates. Shared; outlives the actors.
 #[derive(Debug, Clone)]
 pub(crate) struct Inference {
-    gates: Arc<Vec<Arc<Gate>>>,
+    gates: Arc<RwLock<Gates>>,
     changed: watch::Sender<u64>,
     limits: InferenceLimits,
-    /// Has a token of each turn that waits for a server to come back.
-    away: TaskTracker,
+    /// The turns that wait for a server to come back.
+    away: Away,
     /// Set when the process ends: what has not begun stays in the line, for the next start.
     closed: Arc<AtomicBool>,
 }
@@ -78,38 +85,40 @@ impl Inference {
             .into_iter()
             .map(|s| Arc::new(Gate::new(s, limits.queue_limit, changed.clone())))
             .collect();
-        Self { gates: Arc::new(gates), changed, limits, away: TaskTracker::new(), closed: Arc::default() }
-    }
-
-    pub fn gates(&self) -> &[Arc<Gate>] {
-        &self.gates
+        Self {
+            gates: Arc::new(RwLock::new(gates)),
+            changed,
+            limits,
+            away: Away::default(),
+            closed: Arc::default(),
+        }
     }
 
     /// The server for a turn with this model ([`routing::choose`]), those in `tried` left out. Where no server lists the
     /// model, a real one that answers, whose refusal then names the reason. `None` while none can be asked.
-    pub fn route(&self, model: &str, tried: &[String]) -> Option<&Arc<Gate>> {
-        let now = gate::now();
-        let known = !tried.is_empty() || self.gates.iter().any(|g| g.knows(model));
+    pub fn route(&self, model: &str, tried: &[String]) -> Option<Arc<Gate>> {
+        let (now, gates) = (gate::now(), self.gates());
+        let known = !tried.is_empty() || gates.iter().any(|g| g.knows(model));
         let comes_into_question = |(gate, view): &(&Arc<Gate>, ServerView<'_>)| match view.model {
             ModelAt::Loaded | ModelAt::Present => true,
             ModelAt::Absent => !known && !gate.spec.simulated,
         };
-        let views = self.gates.iter().map(|g| (g, g.view(model, now))).filter(comes_into_question);
+        let views = gates.iter().map(|g| (g, g.view(model, now))).filter(comes_into_question);
         let mut views: Vec<_> = views.map(|(_, view)| view).collect();
-        let named = |name: &str| self.gates.iter().find(|g| g.spec.name == name);
+        let named = |name: &str| gates.iter().find(|g| g.spec.name == name);
         if let Some(name) = routing::choose(&views, tried) {
-            return named(name);
+            return named(name).cloned();
         }
         // Nobody is let through now, but behind one who is on trial one can stand in line.
-        views.iter_mut().for_each(|view| view.admits = named(view.name).is_some_and(|g| g.takes()));
-        named(routing::choose(&views, tried)?)
+        views.iter_mut().for_each(|view| view.admits = named(view.name).is_some_and(|g| g.takes(model)));
+        named(routing::choose(&views, tried)?).cloned()
     }
 
     /// Sends as many of those who wait at a server elsewhere as would begin there at once: one that answers slowly, or hangs
     /// and is not known to, must not keep turns waiting that another has a free slot for.
     pub fn relieve(&self, here: &Arc<Gate>) {
-        let mut free: Vec<(&str, u32)> =
-            self.gates.iter().map(|g| (g.spec.name.as_str(), g.free())).collect();
+        let gates = self.gates();
+        let mut free: Vec<(&str, u32)> = gates.iter().map(|g| (g.spec.name.as_str(), g.free())).collect();
         if free.iter().all(|(_, slots)| *slots == 0) {
             return;
         }
@@ -125,26 +134,26 @@ impl Inference {
 
     /// Whether a server that this turn has not tried has the model and takes turns.
     pub fn has_another(&self, model: &str, tried: &[String]) -> bool {
-        self.gates.iter().any(|g| g.offers(model) && !tried.contains(&g.spec.name))
+        self.gates().iter().any(|g| g.offers(model) && !tried.contains(&g.spec.name))
     }
 
     /// True where some server that answers lists the model.
     pub fn has(&self, model: &str) -> bool {
-        self.gates.iter().any(|g| g.serves(model))
+        self.gates().iter().any(|g| g.serves(model))
     }
 
     /// The first of these models that a server has which takes turns now; else the first.
     pub fn choose<'a>(&self, model: &'a str, fallback: &'a [String]) -> &'a str {
         std::iter::once(model)
             .chain(fallback.iter().map(String::as_str))
-            .find(|m| self.gates.iter().any(|g| g.offers(m)))
+            .find(|m| self.gates().iter().any(|g| g.offers(m)))
             .unwrap_or(model)
     }
 
     /// The first model that any server offers, a real one before a simulated one.
     pub fn any_model(&self) -> Option<String> {
         let first = |simulated| {
-            self.gates
+            self.gates()
                 .iter()
                 .filter(|g| g.is_up() && g.spec.simulated == simulated)
                 .find_map(|g| g.models().first().map(|m| m.name.clone()))
@@ -186,34 +195,60 @@ impl Inference {
 
     /// Place of a waiting turn.
     pub fn place(&self, turn: TurnId) -> Option<QueuePlace> {
-        self.gates.iter().find_map(|g| g.place(turn))
+        self.gates().iter().find_map(|g| g.place(turn)).or_else(|| self.away.place(turn))
     }
 
     /// Place that a new turn would get.
     pub fn next_place(&self, want: &Want) -> QueuePlace {
-        let nowhere = QueuePlace { position: 1, eta_s: None };
-        self.route(&want.model, &[]).map_or(nowhere, |g| g.next_place(want))
+        self.route(&want.model, &[]).map_or_else(
+            || QueuePlace {
+                position: gate::count(self.away.len() + 1),
+                eta_s: None,
+                offline: Some(away::offline(self.limits.offline_wait)),
+            },
+            |g| g.next_place(want),
+        )
     }
 
-    /// Waits for a slot of a server that has the model and is not in `tried`. Moves on to another server where the one that
-    /// it waits for takes nobody any more.
+    /// The first of the models that a server takes turns for which it did not fail, and that server. Where there is none, what is
+    /// to be said of the preferred one ([`Self::route`]); one without a name stands for the first that any server offers.
+    fn way(&self, preference: &Preference) -> Option<(Arc<Gate>, String)> {
+        let models = preference.models();
+        let open = models.iter().find(|m| self.has_another(m, &preference.tried(m)));
+        let model = match open.or_else(|| models.first())?.as_str() {
+            "" => self.any_model()?,
+            named => named.to_owned(),
+        };
+        Some((self.route(&model, &preference.tried(&model))?, model))
+    }
+
+    /// Whether some model of these can be had at a server that did not fail with it.
+    pub fn has_way(&self, preference: &Preference) -> bool {
+        preference.models().iter().any(|m| self.has_another(m, &preference.tried(m)))
+    }
+
+    /// Waits for a slot of a server that has the first of the models that can be had ([`Self::way`]); the permit says which. Moves
+    /// on to another server where the one that it waits for takes nobody any more. `told` hears of a wait for any server.
     ///
     /// # Errors
     /// `ollama_offline` after `offline_wait` without any server.
     pub async fn acquire(
         &self,
         want: &Want,
-        tried: &[String],
+        preference: &Preference,
         mut claim: Claim,
+        told: impl Fn(QueuePlace),
     ) -> Result<SlotPermit, Problem> {
+        let mut want = want.clone();
         let mut changes = self.changed.subscribe();
-        let mut offline: Option<(tokio::time::Instant, TaskTrackerToken)> = None;
+        let mut offline: Option<Stay> = None;
         loop {
             changes.borrow_and_update();
-            match self.route(&want.model, tried).cloned() {
-                Some(gate) => {
+            match self.way(preference) {
+                Some((gate, model)) => {
                     offline = None;
-                    let mut ticket = gate.enqueue(want, std::mem::take(&mut claim));
+                    want.model = model;
+                    let mut ticket = gate.enqueue(&want, std::mem::take(&mut claim));
                     tokio::select! {
                         permit = ticket.permit() => if let Some(permit) = permit {
                             if self.closed.load(Ordering::Acquire) {
@@ -225,9 +260,15 @@ impl Inference {
                     }
                 }
                 None => {
-                    let here = || (tokio::time::Instant::now(), self.away.token());
-                    let (since, _) = offline.get_or_insert_with(here);
-                    let wait = tokio::time::timeout_at(*since + self.limits.offline_wait, changes.changed());
+                    let stay = offline.get_or_insert_with(|| {
+                        let stay = self.away.enter(want.turn, self.limits.offline_wait);
+                        if let Some(place) = self.away.place(want.turn) {
+                            want.told = Some(place);
+                            told(place);
+                        }
+                        stay
+                    });
+                    let wait = tokio::time::timeout_at(stay.until, changes.changed());
                     if !matches!(wait.await, Ok(Ok(()))) {
                         return Err(self.offline()).inspect_err(refused);
                     }
@@ -249,7 +290,8 @@ impl Inference {
 
     /// Probes servers whose lists are older than a second.
     pub async fn refresh(&self) {
-        let stale = self.gates.iter().filter(|g| g.age().is_none_or(|age| age > FRESH));
+        let gates = self.gates();
+        let stale = gates.iter().filter(|g| g.age().is_none_or(|age| age > FRESH));
         futures_util::future::join_all(stale.map(probe)).await;
     }
 
@@ -285,7 +327,7 @@ impl Inference {
     /// Models over all servers, by name.
     pub fn models(&self) -> Vec<Model> {
         let mut models: Vec<Model> = vec![];
-        for gate in self.gates.iter().filter(|g| g.is_up()) {
+        for gate in self.gates().iter().filter(|g| g.is_up()) {
             let loaded = gate.loaded();
             for m in gate.models() {
                 let in_memory = loaded.iter().find(|l| l.name == m.name);
@@ -322,7 +364,7 @@ impl Inference {
     pub fn loaded(&self) -> Vec<(String, LoadedModel)> {
         let per_gate =
             |g: &Arc<Gate>| g.loaded().into_iter().map(|l| (g.spec.name.clone(), l)).collect::<Vec<_>>();
-        self.gates.iter().flat_map(per_gate).collect()
+        self.gates().iter().flat_map(per_gate).collect()
     }
 }
 
@@ -338,7 +380,7 @@ async fn route_changed(inference: &Inference, changes: &mut watch::Receiver<u64>
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        if !here.takes() || (!here.serves(model) && inference.has(model)) {
+        if !here.takes(model) || (!here.serves(model) && inference.has(model)) {
             return;
         }
     }

@@ -7,6 +7,7 @@ pub mod history_store;
 pub mod retention;
 pub mod scratch;
 pub mod search;
+pub mod server_factory;
 pub mod state_store;
 pub mod storage;
 pub mod tool_runner;

@@ -20,7 +20,7 @@ use crate::{
         time::Timestamp,
     },
     history::{Backlog, History, HistoryActor, HistoryMessage, Ledger, StorageWatch},
-    inference::{GateActor, GateArgs, Inference},
+    inference::{GateHouse, Inference},
     ports::{
         history_store::{Change, Fact},
         storage::Storage,
@@ -60,6 +60,7 @@ pub(crate) struct Root {
     pub history: History,
     pub tree: TreeSource,
     pub tasks: TaskTracker,
+    pub gates: GateHouse,
 }
 
 /// What the tree is made of.
@@ -125,20 +126,12 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         watch: history.watch().clone(),
         first: Arc::new(AtomicBool::new(true)),
     };
-    let gate_children: Vec<ChildSpec> = inference
-        .gates()
-        .iter()
-        .map(|gate| {
-            let args = GateArgs {
-                gate: gate.clone(),
-                inference: inference.clone(),
-                hubs: hubs.clone(),
-                history: history.clone(),
-                tasks: tasks.clone(),
-            };
-            ChildSpec::actor(gate.spec.name.as_str(), &gate.actor, move || (GateActor, args.clone()))
-        })
-        .collect();
+    let house = GateHouse {
+        inference: inference.clone(),
+        hubs: hubs.clone(),
+        history: history.clone(),
+        tasks: tasks.clone(),
+    };
     let retention = RetentionArgs {
         rules: settings.retention,
         store: store.clone(),
@@ -168,7 +161,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         tasks: tasks.clone(),
         first: Arc::new(AtomicBool::new(true)),
     };
-    let (gates_view, gates_history) = (gates.clone(), history.clone());
+    let (gates_view, gates_history, gate_house) = (gates.clone(), history.clone(), house.clone());
     let (jobs_view, jobs_history) = (jobs.clone(), history.clone());
     let broadcast_hubs = hubs.clone();
     let children = vec![
@@ -179,7 +172,7 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         ChildSpec::actor("inference", &slots.inference, move || {
             let args = SupervisorArgs {
                 view: gates_view.clone(),
-                children: gate_children.clone(),
+                children: gate_house.children(),
                 notify: tell_restarts(gates_history.clone(), "root/inference"),
             };
             (Supervisor, args)
@@ -213,5 +206,5 @@ pub(crate) async fn start(parts: Parts) -> Result<Root, ractor::SpawnErr> {
         clock,
         started: Timestamp::now(),
     };
-    Ok(Root { actor, task, view, history, tree, tasks })
+    Ok(Root { actor, task, view, history, tree, tasks, gates: house })
 }

@@ -138,7 +138,7 @@ impl TreeSource {
                 "inference" => {
                     supervisor(node, &self.gates);
                     for gate in &mut node.children {
-                        let server = self.inference.gates().iter().find(|g| g.spec.name == gate.name);
+                        let server = self.inference.gate(&gate.name);
                         if let Some(server) = server.map(|g| g.server()) {
                             gate.mailbox = server.queue.depth;
                             if gate.state == "up" && server.state != crate::domain::model::ServerState::Up {

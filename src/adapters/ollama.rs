@@ -1,4 +1,4 @@
-//! Ollama behind the port `ChatModel`: one [`Ollama`] for each server, one HTTP client for all of them.
+//! Ollama behind the port `ChatModel`: one [`Ollama`] with an HTTP client of its own for each server.
 //!
 //! Roles and list entries come from ollama-rs; requests and the reading of streams are our own, since ollama-rs drops a
 //! chunk that is cut inside a character, swallows error lines, and loses the HTTP status. Nothing here retries, follows
@@ -7,24 +7,32 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use deia_actors::ports::chat_model::{
-    ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, PullStream, Wait,
+use deia_actors::ports::{
+    chat_model::{
+        ChatModel, ChatRequest, ChatStream, LoadedModel, ModelDetails, ModelError, ModelSummary, PullStream,
+        Wait,
+    },
+    server_factory::AddressRefused,
 };
 use reqwest::{Client, RequestBuilder, Response, Url, header::CONTENT_TYPE};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout, timeout_at};
 
-mod address;
 mod body;
 mod calls;
 mod failure;
 mod lines;
+mod pinned;
 mod pull;
+mod servers;
 mod stream;
 
-pub use address::{AddressError, parse_address};
 pub use lines::{LineReader, MAX_LINE};
+use pinned::{Lookup, Pinned};
+pub use servers::OllamaServers;
+
+pub use crate::model_address::parse_address;
 
 /// The largest answer of a call that is not a chat: `show` carries licences and templates.
 const MAX_ANSWER: usize = 16 << 20;
@@ -50,13 +58,12 @@ impl Default for Limits {
     }
 }
 
-/// The HTTP client for all servers: no proxy, no redirects, no total time limit, connections kept for reuse.
-///
-/// # Errors
-/// The TLS set-up of the platform failed.
-pub fn client() -> Result<Client, reqwest::Error> {
+/// The HTTP client of one server: no proxy, no redirects, no total time limit, connections kept for reuse, its name looked up
+/// as [`pinned`] says.
+fn client(name: &Pinned) -> Result<Client, reqwest::Error> {
     Client::builder()
         .user_agent(concat!("deia/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(Arc::new(name.clone()))
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
@@ -72,6 +79,7 @@ pub fn client() -> Result<Client, reqwest::Error> {
 #[derive(Debug, Clone)]
 pub struct Ollama {
     client: Client,
+    name: Pinned,
     urls: Arc<Urls>,
     limits: Limits,
 }
@@ -89,9 +97,17 @@ struct Urls {
 }
 
 impl Ollama {
-    /// The server at `base`, as [`parse_address`] gives it; nothing is sent yet.
-    #[must_use]
-    pub fn new(client: Client, base: &Url, limits: Limits) -> Self {
+    /// The server at `base`, as [`parse_address`] gives it; nothing is sent yet, and its name not looked up.
+    ///
+    /// # Errors
+    /// The TLS set-up of the platform failed.
+    pub fn new(base: &Url, limits: Limits) -> Result<Self, reqwest::Error> {
+        Self::with(pinned::system(), base, limits)
+    }
+
+    fn with(lookup: Lookup, base: &Url, limits: Limits) -> Result<Self, reqwest::Error> {
+        let name = Pinned::new(lookup);
+        let client = client(&name)?;
         let at = |path: &str| {
             let mut url = base.clone();
             url.set_path(&format!("{}/api/{path}", base.path().trim_end_matches('/')));
@@ -107,7 +123,24 @@ impl Ollama {
             delete: at("delete"),
             generate: at("generate"),
         };
-        Self { client, urls: Arc::new(urls), limits }
+        Ok(Self { client, name, urls: Arc::new(urls), limits })
+    }
+
+    /// Looks its name up, if it has one.
+    async fn find(&self, base: &Url) -> Result<(), AddressRefused> {
+        match base.domain() {
+            Some(name) => self.name.addresses(name).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// A request that got no response.
+    fn unanswered(&self, error: reqwest::Error) -> ModelError {
+        let error = failure::unanswered(error);
+        if matches!(error, ModelError::Unreachable(_)) {
+            self.name.forget();
+        }
+        error
     }
 
     /// Waits for the head of an answer that streams.
@@ -120,7 +153,7 @@ impl Ollama {
         let response = timeout_at(first_byte, request.send())
             .await
             .map_err(|_| ModelError::Timeout(Wait::FirstByte))?
-            .map_err(failure::unanswered)?;
+            .map_err(|error| self.unanswered(error))?;
         failure::check(response, model).await
     }
 
@@ -137,7 +170,7 @@ impl Ollama {
     /// Asks and reads a JSON answer, all within [`Limits::call`].
     async fn call<T: DeserializeOwned>(&self, request: RequestBuilder, model: &str) -> Result<T, ModelError> {
         let answer = async {
-            let response = request.send().await.map_err(failure::unanswered)?;
+            let response = request.send().await.map_err(|error| self.unanswered(error))?;
             let mut response = failure::check(response, model).await?;
             let mut bytes = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(|e| failure::broken(&e))? {

@@ -37,6 +37,7 @@ use deia_actors::{
         idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        model::ServerRecord,
         search::Query,
         turn::Turn,
     },
@@ -240,6 +241,9 @@ impl RetentionStore for PostgresStore {
 impl StateStore for PostgresStore {
     async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
         self.read(self.reader.roster()).await
+    }
+    async fn servers(&self) -> Result<Vec<ServerRecord>, StoreError> {
+        self.read(self.reader.servers()).await
     }
 }
 

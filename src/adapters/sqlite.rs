@@ -36,6 +36,7 @@ use deia_actors::{
         idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        model::ServerRecord,
         search::Query,
         turn::Turn,
     },
@@ -266,6 +267,9 @@ impl RetentionStore for SqliteStore {
 impl StateStore for SqliteStore {
     async fn roster(&self) -> Result<Vec<(BotRecord, StoredStatus)>, StoreError> {
         self.reader.roster().await
+    }
+    async fn servers(&self) -> Result<Vec<ServerRecord>, StoreError> {
+        self.reader.servers().await
     }
 }
 

@@ -17,6 +17,8 @@ use super::{
 pub struct Inference {
     /// The servers, at least one; names and addresses are unique.
     pub servers: Vec<ModelServer>,
+    /// Answers at once of a server where nobody said how many.
+    pub slots: usize,
     /// Turns that may wait per server.
     pub queue_limit: usize,
     /// How long the first byte of an answer may take, loading the model included.
@@ -64,6 +66,7 @@ impl Inference {
             .number(1, 1..=1024)?;
         Ok(Self {
             servers: servers.into_iter().map(|server| server.complete(slots)).collect(),
+            slots,
             queue_limit: section
                 .key("queue_limit", "Turns that may wait per server.")
                 .number(512, 1..=1_000_000)?,

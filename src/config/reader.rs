@@ -126,7 +126,7 @@ impl Raw {
 }
 
 /// The text with `user:password@` of every URL in it blotted out.
-pub(super) fn hide_credentials(text: &str) -> String {
+fn hide_credentials(text: &str) -> String {
     let mut parts = text.split("://");
     let mut shown = parts.next().unwrap_or_default().to_owned();
     for part in parts {

@@ -219,15 +219,29 @@ fn overall(servers: &BTreeMap<String, Check>) -> Status {
     }
 }
 
+/// What failed last there, if that is known.
+fn known(before: &str, server: &Server, after: &str) -> String {
+    server.breaker.reason.as_ref().map_or_else(String::new, |reason| format!("{before}{reason}{after}"))
+}
+
 fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
     let check = |server: &Server| {
         let (status, detail) = match server.state {
             ServerState::Up if server.breaker.state != BreakerState::Closed => {
-                (Status::Degraded, Some("gets no turns for a while: several failed in a row".into()))
+                let why = known(" (", server, ")");
+                (Status::Degraded, Some(format!("gets no turns for a while: several failed in a row{why}")))
+            }
+            ServerState::Up if !server.breaker.paused_models.is_empty() => {
+                let models: Vec<_> = server.breaker.paused_models.iter().map(|p| p.model.as_str()).collect();
+                let words =
+                    format!("gets no turns for a while for what failed several times: {}", models.join(", "));
+                (Status::Degraded, Some(words))
             }
             ServerState::Up => (Status::Ok, server.version.as_ref().map(|v| format!("version {v}"))),
             ServerState::Draining => (Status::Degraded, Some("takes no new work".into())),
-            ServerState::Down => (Status::Down, Some(format!("{} does not answer", server.url))),
+            ServerState::Down => {
+                (Status::Down, Some(format!("{} does not answer{}", server.url, known(": ", server, ""))))
+            }
         };
         Check {
             status,

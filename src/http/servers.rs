@@ -1,15 +1,19 @@
-//! Model servers: `GET /api/servers` · `POST /api/server/:name/probe` · `POST …/drain` and `…/resume`: no new turns, and turns
-//! again.
+//! Model servers: `GET`, `POST /api/servers` · `DELETE /api/server/:name` · `POST …/probe` · `POST …/drain` and `…/resume`: no
+//! new turns, and turns again.
 
-use deia_actors::controller::Controller;
-use http::Method;
+use deia_actors::{
+    controller::{Controller, requests::AddServer},
+    domain::problem::Problem,
+};
+use http::{HeaderValue, Method, StatusCode, header::LOCATION};
+use serde::Deserialize;
 use serde_json::json;
 use warp::Filter;
 
 use super::{
     Api,
-    extract::with,
-    problem::{json as answer, respond},
+    extract::{body, with},
+    problem::{Answer, json as answer, json_with, respond},
     route::{Endpoint, PathValues},
 };
 
@@ -18,6 +22,25 @@ pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
         Endpoint::new(Method::GET, "/api/servers", |at| {
             at.and(with(&api.controller))
                 .map(|_, servers: Controller| respond(answer(&json!({ "items": servers.servers() }))))
+                .boxed()
+        }),
+        Endpoint::new(Method::POST, "/api/servers", |at| {
+            at.and(with(&api.controller))
+                .and(body::<AddBody>(api.max_body_bytes))
+                .then(async |_, servers, body| respond(add(servers, body).await))
+                .boxed()
+        }),
+        Endpoint::new(Method::DELETE, "/api/server/:server", |at| {
+            at.and(with(&api.controller))
+                .then(async |path: PathValues, servers: Controller| {
+                    respond(
+                        async {
+                            servers.remove_server(&path.server()).await?;
+                            answer(&json!({ "deleted": path.server() }))
+                        }
+                        .await,
+                    )
+                })
                 .boxed()
         }),
         Endpoint::new(Method::POST, "/api/server/:server/probe", |at| {
@@ -42,4 +65,22 @@ pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
                 .boxed()
         }),
     ]
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddBody {
+    name: Option<String>,
+    url: String,
+    slots: Option<u32>,
+}
+
+async fn add(servers: Controller, body: Result<AddBody, Problem>) -> Answer {
+    let AddBody { name, url, slots } = body?;
+    let server = servers.add_server(AddServer { name, url, slots }).await?;
+    let mut response = json_with(StatusCode::CREATED, &server)?;
+    if let Ok(place) = HeaderValue::from_str(&format!("/api/server/{}", server.name)) {
+        response.headers_mut().insert(LOCATION, place);
+    }
+    Ok(response)
 }

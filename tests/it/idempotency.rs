@@ -264,7 +264,7 @@ async fn api_send(api: &Api, key: &str, body: &Value) -> Answer {
 async fn on_memory(sim: &Sim) -> (Controller, MemoryStore, BotId) {
     let store = MemoryStore::new();
     let url = ollama::parse_address(&sim.url()).unwrap();
-    let model = ollama::Ollama::new(ollama::client().unwrap(), &url, ollama::Limits::default());
+    let model = ollama::Ollama::new(&url, ollama::Limits::default()).unwrap();
     let server =
         ServerSpec { name: "sim".into(), url: sim.url(), slots: 4, simulated: false, model: Arc::new(model) };
     let tree = Controller::builder(Arc::new(store.clone())).server(server).start().await.unwrap();

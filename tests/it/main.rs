@@ -30,6 +30,7 @@ mod process_death;
 mod retention;
 mod search;
 mod servers;
+mod servers_at_run_time;
 mod shutdown;
 mod stop;
 mod tools;

@@ -6,7 +6,7 @@
 use std::{env, sync::Arc};
 
 use deia::{
-    adapters::ollama::{Limits, Ollama, client, parse_address},
+    adapters::ollama::{Limits, Ollama, parse_address},
     sim::{Sim, SimConfig},
 };
 use deia_actors::{
@@ -31,7 +31,7 @@ impl RealOllama {
     }
 
     fn adapter(&self) -> Ollama {
-        Ollama::new(client().unwrap(), &parse_address(&self.url).unwrap(), Limits::default())
+        Ollama::new(&parse_address(&self.url).unwrap(), Limits::default()).unwrap()
     }
 }
 
@@ -109,7 +109,7 @@ async fn a_bot_chats_on_a_real_ollama() {
 
 /// The same wrong requests end in the same conditions.
 async fn conditions_agree(real: &RealOllama, sim: &Sim) {
-    let simulated = Ollama::new(client().unwrap(), &parse_address(&sim.url()).unwrap(), Limits::default());
+    let simulated = Ollama::new(&parse_address(&sim.url()).unwrap(), Limits::default()).unwrap();
     let mut thinks = request("tiny", "hi", &json!({}));
     thinks.think = Some(json!(true));
     let refused = collect(&real.adapter(), thinks.clone()).await.end.unwrap_err();

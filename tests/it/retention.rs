@@ -176,7 +176,7 @@ async fn a_bot_goes_on_behind_what_was_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let sim = Sim::start(SimConfig::default()).await.unwrap();
     let url = ollama::parse_address(&sim.url()).unwrap();
-    let model = Arc::new(ollama::Ollama::new(ollama::client().unwrap(), &url, ollama::Limits::default()));
+    let model = Arc::new(ollama::Ollama::new(&url, ollama::Limits::default()).unwrap());
     let server = ServerSpec { name: "sim".into(), url: sim.url(), slots: 1, simulated: false, model };
     let store = Arc::new(SqliteStore::open(&folder.path().join("deia.db")).await.unwrap());
     // Whatever is there when it looks is old.

@@ -10,9 +10,7 @@ use crate::support::{Api, Stage, eventually};
 /// What `/metrics` says of a series.
 async fn metric(api: &Api, series: &str) -> Option<f64> {
     let page = api.get("/metrics").await.expect(200);
-    let line =
-        page.as_str()?.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
-    line
+    page.as_str()?.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
 async fn stopped_in(api: &Api, phase: &str) -> f64 {
@@ -26,7 +24,8 @@ async fn the_server(api: &Api) -> Value {
 
 /// Has a model loaded there, and deia know of it.
 async fn load(sim: &Sim, api: &Api, model: &str) {
-    let asked = Client::new().post(format!("{}/api/generate", sim.url())).json(&json!({ "model": model }));
+    let client = Client::builder().no_proxy().build().expect("a client");
+    let asked = client.post(format!("{}/api/generate", sim.url())).json(&json!({ "model": model }));
     assert_eq!(asked.send().await.expect("an answer").status(), 200);
     let name = sim.url().replace("http://", "");
     api.post(format!("/api/server/{name}/probe"), json!({})).await.expect(200);

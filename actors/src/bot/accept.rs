@@ -255,7 +255,7 @@ impl BotActorState {
         };
         let queue = match (&prepared.begun, prepared.place) {
             (Some(_), _) => None,
-            (None, Place::Behind(position)) => Some(QueuePlace { position, eta_s: None }),
+            (None, Place::Behind(position)) => Some(QueuePlace { position, eta_s: None, offline: None }),
             (None, _) => Some(context.inference.next_place(&Want {
                 turn: incoming.turn,
                 conversation: prepared.conversation,
@@ -331,20 +331,21 @@ impl BotActorState {
 /// The events of an acceptance, in the order in which they happened.
 fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> Vec<NewEvent> {
     let topics = || turn_events::topics(turn);
-    let progress = |position, eta_s| TurnProgress {
+    let progress = |place: Option<QueuePlace>| TurnProgress {
         turn_id: turn.id,
-        position,
-        eta_s,
+        position: place.map(|place| place.position),
+        eta_s: place.and_then(|place| place.eta_s),
+        offline: place.and_then(|place| place.offline),
         server: None,
         model: Some(turn.model.clone()),
     };
     let mut events = vec![
         NewEvent::new(topics(), &EventBody::MessageReceived { message: message.clone() }),
-        NewEvent::new(topics(), &EventBody::TurnAccepted(progress(None, None))),
+        NewEvent::new(topics(), &EventBody::TurnAccepted(progress(None))),
     ];
     match turn.queue {
         Some(place) => {
-            let queued = EventBody::TurnQueued(progress(Some(place.position), place.eta_s));
+            let queued = EventBody::TurnQueued(progress(Some(place)));
             events.push(NewEvent::new(topics(), &queued));
         }
         None => {

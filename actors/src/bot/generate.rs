@@ -5,6 +5,9 @@
 //! busy (503), could not be reached, failed at once (5xx), has no such model although it lists it, or went away (a connection
 //! that is gone before the answer's head is that of a server which just died). After a timeout the server may still be at
 //! work, so that is no reason for a second run.
+//!
+//! Where no server is left for the bot's model, its fallback models come in their order. The turn says which model answers,
+//! and a `turn_started` says so again where that changed after the first one.
 
 use std::time::Instant;
 
@@ -18,11 +21,12 @@ use super::{
 };
 use crate::{
     domain::{
+        event::QueueMoved,
         problem::{Code, Problem},
-        turn::TurnStep,
+        turn::{QueuePlace, Turn, TurnStep},
     },
     history::storage_problem,
-    inference::{Claim, SlotPermit, Want},
+    inference::{Claim, Preference, SlotPermit, Want},
     ports::{
         chat_model::{ChatStream, ModelError},
         history_store::{Change, Fact},
@@ -40,8 +44,8 @@ const MAX_TIGHTEN: u32 = 3;
 struct Attempts {
     sent: usize,
     tightened: u32,
-    /// Servers that failed this turn.
-    tried: Vec<String>,
+    /// The models that it may use, and the servers that failed it with them.
+    preference: Preference,
 }
 
 /// What to do about a request that was not taken.
@@ -50,7 +54,7 @@ enum Next {
     Shorten,
     /// Stand in line again: before everybody else at the same server, or at a better one.
     Again,
-    /// Stand in line at a server that was not tried.
+    /// Stand in line at a server that was not tried, or for another model.
     Elsewhere,
     GiveUp,
 }
@@ -64,7 +68,7 @@ impl TurnJob {
                 Err(end) => return end,
             },
         };
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts { preference: self.preference(), ..Attempts::default() };
         loop {
             let Some(gate) = permit.gate().cloned() else { return End::Abandoned };
             let server = &gate.spec.name;
@@ -73,6 +77,8 @@ impl TurnJob {
             let error = match answer {
                 Ok(stream) => match self.stream(stream, &plan, asked, &mut permit).await {
                     Ok(End::Completed(done)) => {
+                        // What has begun is gone on with by the same model.
+                        attempts.preference.settle_on(permit.model());
                         // Tools may take their time: others have the slot meanwhile.
                         drop(permit);
                         match self.round(done).await {
@@ -82,7 +88,7 @@ impl TurnJob {
                             }
                             Then::Ask => {}
                         }
-                        permit = match self.stand(Claim::Nothing, &plan, &attempts.tried).await {
+                        permit = match self.stand(Claim::Nothing, &plan, &attempts.preference).await {
                             Ok(permit) => permit,
                             Err(problem) => return End::Failed(problem),
                         };
@@ -97,14 +103,14 @@ impl TurnJob {
                 Err(error) => error,
             };
             permit.failed(&error);
-            let next = self.next(&mut attempts, &error, server);
+            let next = self.next(&mut attempts, &error, permit.model(), server);
             match next {
                 Next::Shorten => match self.shorten(&plan).await {
                     Some(shorter) => plan = shorter,
                     None => return End::Failed(self.problem(&error, server)),
                 },
                 Next::Again | Next::Elsewhere => {
-                    permit = match self.stand(permit.give_back(), &plan, &attempts.tried).await {
+                    permit = match self.stand(permit.give_back(), &plan, &attempts.preference).await {
                         Ok(permit) => permit,
                         Err(problem) => return End::Failed(problem),
                     }
@@ -127,7 +133,7 @@ impl TurnJob {
         }
     }
 
-    fn next(&self, attempts: &mut Attempts, error: &ModelError, server: &str) -> Next {
+    fn next(&self, attempts: &mut Attempts, error: &ModelError, model: &str, server: &str) -> Next {
         if attempts.sent >= MAX_ATTEMPTS {
             return Next::GiveUp;
         }
@@ -139,9 +145,8 @@ impl TurnJob {
             // The gate sends nobody there before a pause is over, or before a probe was answered.
             ModelError::Busy(_) | ModelError::Unreachable(_) => Next::Again,
             ModelError::Failed(_) | ModelError::ModelNotFound(_) | ModelError::Cut => {
-                attempts.tried.push(server.to_owned());
-                let model = &self.shared.turn.lock().model;
-                match self.context.inference.has_another(model, &attempts.tried) {
+                attempts.preference.failed(model, server);
+                match self.context.inference.has_way(&attempts.preference) {
                     true => Next::Elsewhere,
                     false => Next::GiveUp,
                 }
@@ -150,13 +155,48 @@ impl TurnJob {
         }
     }
 
-    /// Waits for another slot.
-    async fn stand(&mut self, claim: Claim, plan: &Plan, tried: &[String]) -> Result<SlotPermit, Problem> {
+    /// What the bot would be answered by: its model, then its fallbacks.
+    fn preference(&self) -> Preference {
+        let turn = self.shared.turn.lock();
+        let own = if self.config.model.is_empty() { &turn.model } else { &self.config.model };
+        Preference::new(own, &self.config.fallback)
+    }
+
+    /// Waits for another slot. Where that is of another server or for another model, the turn starts anew for those who
+    /// watch it.
+    async fn stand(
+        &mut self,
+        claim: Claim,
+        plan: &Plan,
+        preference: &Preference,
+    ) -> Result<SlotPermit, Problem> {
         self.phase = Phase::Queued;
-        let want = self.want(plan);
-        let permit = self.context.inference.acquire(&want, tried, claim).await?;
-        self.shared.turn.lock().server = permit.gate().map(|g| g.spec.name.clone());
+        let permit = self.wait_for_slot(plan, preference, claim).await?;
+        let moved = {
+            let mut turn = self.shared.turn.lock();
+            let before = (turn.model.clone(), turn.server.clone());
+            take_from(&permit, &mut turn);
+            ((&turn.model, &turn.server) != (&before.0, &before.1)).then(|| turn.clone())
+        };
+        if let Some(turn) = moved {
+            self.context.history.note(Fact::new(Change::None, vec![turn_events::started(&turn)]));
+        }
         Ok(permit)
+    }
+
+    async fn wait_for_slot(
+        &mut self,
+        plan: &Plan,
+        preference: &Preference,
+        claim: Claim,
+    ) -> Result<SlotPermit, Problem> {
+        let (want, context) = (self.want(plan), &self.context);
+        let (turn_id, conversation, hubs) = (want.turn, want.conversation, context.hubs.clone());
+        let told = |QueuePlace { position, eta_s, offline }| {
+            let moved = QueueMoved { turn_id, position, eta_s, offline, server: String::new() };
+            hubs.publish_moved(conversation, &moved);
+        };
+        context.inference.acquire(&want, preference, claim, told).await
     }
 
     /// Waits for the conversation and for a slot, then stores the start.
@@ -174,14 +214,14 @@ impl TurnJob {
                 named => inference.choose(named, &self.config.fallback).to_owned(),
             };
         }
-        let want = self.want(&plan);
         let claim = std::mem::take(&mut self.claim);
-        let permit = inference.acquire(&want, &[], claim).await.map_err(End::Failed)?;
+        let preference = self.preference();
+        let permit = self.wait_for_slot(&plan, &preference, claim).await.map_err(End::Failed)?;
         let turn = {
             let mut turn = self.shared.turn.lock();
             turn.state = turn.state.after(TurnStep::Start).ok_or(End::Abandoned)?;
             turn.queue = None;
-            turn.server = permit.gate().map(|g| g.spec.name.clone());
+            take_from(&permit, &mut turn);
             turn.timings.queued_ms = Some(millis(self.shared.accepted.elapsed()));
             turn.context = plan.usage;
             turn.clone()
@@ -221,4 +261,10 @@ fn too_many_requests() -> Problem {
         Code::UpstreamError,
         format!("The turn has sent {MAX_ATTEMPTS} requests and is not at its end. What came before is kept."),
     )
+}
+
+/// The turn says what answers it.
+fn take_from(permit: &SlotPermit, turn: &mut Turn) {
+    permit.model().clone_into(&mut turn.model);
+    turn.server = permit.gate().map(|g| g.spec.name.clone());
 }

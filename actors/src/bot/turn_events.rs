@@ -17,6 +17,7 @@ pub(crate) fn started(turn: &Turn) -> NewEvent {
         turn_id: turn.id,
         position: None,
         eta_s: None,
+        offline: None,
         server: turn.server.clone(),
         model: Some(turn.model.clone()),
     };

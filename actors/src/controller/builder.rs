@@ -1,7 +1,10 @@
 //! Puts a tree together: its settings, its record, its model servers.
 
 use super::*;
-use crate::ports::{scratch::InMemory, tool_runner::NoTools};
+use crate::{
+    domain::model::ServerRecord,
+    ports::{scratch::InMemory, tool_runner::NoTools},
+};
 
 /// Puts a tree together.
 pub struct Builder {
@@ -10,6 +13,7 @@ pub struct Builder {
     servers: Vec<ServerSpec>,
     scratch: Arc<dyn Scratch>,
     tools: Arc<dyn ToolRunner>,
+    factory: Option<Arc<dyn ServerFactory>>,
 }
 
 impl Builder {
@@ -20,6 +24,7 @@ impl Builder {
             servers: vec![],
             scratch: Arc::new(InMemory),
             tools: Arc::new(NoTools),
+            factory: None,
         }
     }
 
@@ -51,12 +56,19 @@ impl Builder {
         self
     }
 
+    /// With a way to add model servers at run time, and to have those again that were added before.
+    #[must_use]
+    pub fn server_factory(mut self, factory: Arc<dyn ServerFactory>) -> Self {
+        self.factory = Some(factory);
+        self
+    }
+
     /// Starts the tree: bots run and interrupted turns are settled when this returns.
     ///
     /// # Errors
     /// Where the record can't be read or an actor does not start.
     pub async fn start(self) -> Result<Controller, ControllerError> {
-        let Self { settings, store, servers, scratch, tools } = self;
+        let Self { settings, store, mut servers, scratch, tools, factory } = self;
         crate::metrics::describe(crate::metrics::ALL);
         let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
         let epoch =
@@ -65,7 +77,13 @@ impl Builder {
         let slots = Slots::default();
         let roster = Arc::new(Roster::default());
         let clock = Clock::new();
-        let inference = Inference::new(servers.clone(), settings.inference);
+        if let Some(factory) = &factory {
+            let stored = tokio::time::timeout(settings.storage_timeout, store.servers()).await;
+            let stored =
+                stored.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
+            stored.into_iter().for_each(|record| take_in(&mut servers, record, &**factory));
+        }
+        let inference = Inference::new(servers, settings.inference);
         let board = TaskBoard::default();
         let pulls = Pulls::default();
         let parts = Parts {
@@ -80,7 +98,7 @@ impl Builder {
             tools: tools.clone(),
             clock,
         };
-        let Root { actor, task, view, history, tree, tasks: tracker } =
+        let Root { actor, task, view, history, tree, tasks: tracker, gates } =
             root::start(parts).await.map_err(|error| {
                 tracing::error!(%error, "the tree did not start");
                 Problem::new(Code::Unavailable, format!("The actors did not start: {error}"))
@@ -95,6 +113,9 @@ impl Builder {
             store,
             scratch,
             tools,
+            factory,
+            gates,
+            server_changes: tokio::sync::Mutex::new(()),
             settings,
             clock,
             tree,
@@ -108,5 +129,24 @@ impl Builder {
             root_task: tokio::sync::Mutex::new(Some(task)),
         };
         Ok(Controller { inner: Arc::new(inner) })
+    }
+}
+
+/// A server that was added before. Those of the configuration win, where it names the same: what an administrator wrote down is
+/// newer than what somebody added by hand.
+fn take_in(servers: &mut Vec<ServerSpec>, record: ServerRecord, factory: &dyn ServerFactory) {
+    let ServerRecord { name, url, slots, .. } = record;
+    let found = match factory.reconnect(&url) {
+        Ok(found) => found,
+        Err(error) => {
+            return tracing::warn!(server.name = %name, %error, "a model server that was added is not used: its address is refused");
+        }
+    };
+    let spec = servers::spec(found, Some(name), Some(slots));
+    match servers.iter().find(|there| servers::is_same(there, &spec)) {
+        Some(there) => {
+            tracing::warn!(server.name = %spec.name, instead = %there.name, "a model server that was added is not used: the configuration names the same");
+        }
+        None => servers.push(spec),
     }
 }

@@ -51,7 +51,8 @@ impl Controller {
     pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<TurnSnapshot, Problem> {
         let found = self.read(self.inner.store.turn_snapshot(id)).await?;
         let mut found = found.ok_or_else(|| no_such_turn(id))?;
-        if found.turn.queue.is_some()
+        // Also one that began and waits for another server.
+        if !found.turn.state.is_terminal()
             && let Some(place) = self.inner.inference.place(id)
         {
             found.turn.queue = Some(place);

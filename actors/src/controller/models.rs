@@ -204,7 +204,8 @@ impl Controller {
     }
 
     fn place_to_pull(&self, server: Option<&str>) -> Result<Arc<Gate>, Problem> {
-        let up = || self.inner.inference.gates().iter().filter(|g| g.is_up());
+        let gates = self.inner.inference.gates();
+        let up = || gates.iter().filter(|g| g.is_up());
         let first = || up().find(|g| !g.spec.simulated).or_else(|| up().next());
         server.map_or_else(|| first().cloned().ok_or_else(none_answers), |server| self.server_up(server))
     }

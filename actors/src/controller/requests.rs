@@ -377,6 +377,17 @@ pub struct PatchConversation {
     pub legal_hold: Option<bool>,
 }
 
+/// A new model server.
+#[derive(Debug, Clone, Default)]
+pub struct AddServer {
+    /// Its name; none = host and port.
+    pub name: Option<String>,
+    /// Where it is.
+    pub url: String,
+    /// Turns at once; none = as configured for all.
+    pub slots: Option<u32>,
+}
+
 /// A slash command as listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CommandInfo {

@@ -14,7 +14,7 @@ use super::{
     task::TaskEnd,
     time::Timestamp,
     tool::{ToolCalled, ToolReturned},
-    turn::Turn,
+    turn::{Offline, Turn},
 };
 use crate::ports::chat_model::PieceKind;
 
@@ -129,6 +129,9 @@ pub struct TurnProgress {
     /// Estimated wait.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eta_s: Option<f64>,
+    /// It waits for any server to answer.
+    #[serde(flatten)]
+    pub offline: Option<Offline>,
     /// Server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub server: Option<String>,
@@ -224,8 +227,11 @@ pub enum EventBody {
     },
     /// A model server changed its state.
     ServerStateChanged {
-        /// The server as it is now.
+        /// The server as it is now, or as it was when it was removed.
         server: Server,
+        /// It was removed: it is in no list any more.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        removed: bool,
     },
     /// A model was pulled.
     ModelPulled {
@@ -395,7 +401,10 @@ pub struct QueueMoved {
     pub position: u32,
     /// Estimated wait.
     pub eta_s: Option<f64>,
-    /// The server waited for.
+    /// It waits for any server to answer.
+    #[serde(flatten)]
+    pub offline: Option<Offline>,
+    /// The server waited for; empty where that is none in particular.
     pub server: String,
 }
 

@@ -87,15 +87,42 @@ pub enum BreakerState {
     HalfOpen,
 }
 
+/// A model that gets no turns at a server for a while, because it failed several times in a row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PausedModel {
+    /// Its name.
+    pub model: String,
+    /// When it gets turns again.
+    pub retry_at: Timestamp,
+    /// What failed last.
+    pub reason: String,
+}
+
 /// The circuit breaker of a server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BreakerView {
     /// How it stands.
     pub state: BreakerState,
-    /// When the next turn is let through, while it is open.
+    /// When the next turn is let through, while it is open; when the server is asked again, while it does not answer.
     pub retry_at: Option<Timestamp>,
-    /// What failed last, while it is not closed.
+    /// What failed last, while it is not closed or the server does not answer.
     pub reason: Option<String>,
+    /// Models that get no turns there for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused_models: Vec<PausedModel>,
+}
+
+/// A model server that was added at run time, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerRecord {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub url: String,
+    /// Turns that it runs at once.
+    pub slots: u32,
+    /// When it was added.
+    pub created_at: Timestamp,
 }
 
 /// A model server as shown outside.

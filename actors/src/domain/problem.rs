@@ -91,6 +91,8 @@ codes! {
     ImportConflict = "import_conflict", 409, "The file contradicts what is stored";
     /// Bots use the model that is to be deleted.
     ModelInUse = "model_in_use", 409, "Bots use this model";
+    /// There is a model server of this name, or at this address.
+    ServerExists = "server_exists", 409, "The model server is there already";
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413, "The body is too large";
     /// Not `application/json`.

@@ -92,6 +92,18 @@ pub struct QueuePlace {
     pub position: u32,
     /// Estimated wait in seconds; none while nothing is known.
     pub eta_s: Option<f64>,
+    /// It waits for any server that can run it to answer.
+    #[serde(flatten)]
+    pub offline: Option<Offline>,
+}
+
+/// A wait for a server to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offline {
+    /// Since when no server could be asked.
+    pub offline_since: Timestamp,
+    /// When the turn fails if none comes back.
+    pub gives_up_at: Timestamp,
 }
 
 /// Token counts as the model server reported them; estimates where it did not come to that.

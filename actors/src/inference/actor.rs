@@ -24,10 +24,13 @@ use crate::{
     broadcast::Hubs,
     domain::{
         event::{EventBody, NewEvent, Topic},
-        model::{BreakerState, ServerState},
+        model::{BreakerState, Server, ServerState},
     },
     history::History,
-    ports::history_store::{Change, Fact},
+    ports::{
+        chat_model::{ModelError, Wait},
+        history_store::{Change, Fact},
+    },
 };
 
 /// Between two probes of a server that answers.
@@ -39,20 +42,21 @@ pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks at the line: `queue_moved` comes at most twice a second.
 const MOVED_EVERY: Duration = Duration::from_millis(500);
 
-async fn ask(gate: &Gate) -> Option<ProbeResult> {
+async fn ask(gate: &Gate) -> Result<ProbeResult, ModelError> {
     let server = &gate.spec.model;
     let begun = Instant::now();
-    let version = server.version().await.ok()?;
+    let version = server.version().await?;
     let latency = begun.elapsed();
     let (models, loaded) = tokio::join!(server.models(), server.loaded());
-    Some(ProbeResult { version, latency, models: models.ok()?, loaded: loaded.unwrap_or_default() })
+    Ok(ProbeResult { version, latency, models: models?, loaded: loaded.unwrap_or_default() })
 }
 
 /// Asks a server how it is. True where it answered.
 pub(crate) async fn probe(gate: &Arc<Gate>) -> bool {
     let asked = now();
-    let found = tokio::time::timeout(PROBE_TIMEOUT, ask(gate)).await.ok().flatten();
-    let answered = found.is_some();
+    let found = tokio::time::timeout(PROBE_TIMEOUT, ask(gate)).await;
+    let found = found.unwrap_or(Err(ModelError::Timeout(Wait::FirstByte)));
+    let answered = found.is_ok();
     gate.probed(found, asked);
     answered
 }
@@ -101,7 +105,7 @@ pub(crate) struct GateState {
     args: GateArgs,
     probing: Arc<AtomicBool>,
     /// How the server stood when it was told last.
-    told: (ServerState, BreakerState),
+    told: (ServerState, BreakerState, Vec<String>),
 }
 
 impl GateState {
@@ -118,26 +122,44 @@ impl GateState {
     }
 
     fn probed(&mut self, me: &ActorRef<GateMessage>) {
+        let pause = if self.args.gate.is_up() { PROBE_UP } else { PROBE_DOWN };
+        self.args.gate.probes_in(pause);
         // The first probe may end before anybody knows where this actor is.
         self.turned(me);
-        let pause = if self.args.gate.is_up() { PROBE_UP } else { PROBE_DOWN };
         me.send_after(pause, || GateMessage::ProbeDue);
     }
 
     /// Tells how the server stands, where that is news, and sees to the end of its pause.
     fn turned(&mut self, me: &ActorRef<GateMessage>) {
+        self.tell();
+        if let Some(at) = self.args.gate.next_look() {
+            me.send_after(at.saturating_duration_since(now()), || GateMessage::PauseOver);
+        }
+    }
+
+    fn tell(&mut self) {
         let server = self.args.gate.server();
-        let stands = (server.state, server.breaker.state);
-        if std::mem::replace(&mut self.told, stands) != stands {
+        let stands = standing(&server);
+        // The removal is the last that is told of a server.
+        if self.told != stands && !self.args.gate.is_retired() {
+            self.told = stands;
             tracing::info!(
                 server.name = %server.name, state = ?server.state, breaker = ?server.breaker.state,
                 reason = server.breaker.reason, "model server changed state"
             );
-            let event = NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server });
+            let event =
+                NewEvent::new(vec![Topic::Models], &EventBody::ServerStateChanged { server, removed: false });
             self.args.history.note(Fact::new(Change::None, vec![event]));
         }
-        if let Some(at) = self.args.gate.next_look() {
-            me.send_after(at.saturating_duration_since(now()), || GateMessage::PauseOver);
+    }
+
+    fn pause_over(&mut self, me: &ActorRef<GateMessage>) {
+        self.args.gate.look();
+        self.tell();
+        // Another one may go on; the one that is over is over.
+        let left = self.args.gate.next_look().map(|at| at.saturating_duration_since(now()));
+        if let Some(left) = left.filter(|left| !left.is_zero()) {
+            me.send_after(left, || GateMessage::PauseOver);
         }
     }
 
@@ -148,6 +170,12 @@ impl GateState {
         }
         me.send_after(MOVED_EVERY, || GateMessage::MovedDue);
     }
+}
+
+/// What is told when it changes: state, breaker, models that are paused.
+fn standing(server: &Server) -> (ServerState, BreakerState, Vec<String>) {
+    let paused = server.breaker.paused_models.iter().map(|p| p.model.clone()).collect();
+    (server.state, server.breaker.state, paused)
 }
 
 /// Probes one model server.
@@ -164,8 +192,7 @@ impl Actor for GateActor {
         args: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let server = args.gate.server();
-        let mut state =
-            GateState { args, probing: Arc::default(), told: (server.state, server.breaker.state) };
+        let mut state = GateState { args, probing: Arc::default(), told: standing(&server) };
         state.probe(&me);
         state.turned(&me);
         me.send_after(MOVED_EVERY, || GateMessage::MovedDue);
@@ -182,7 +209,7 @@ impl Actor for GateActor {
             GateMessage::ProbeDue => state.probe(&me),
             GateMessage::Probed => state.probed(&me),
             GateMessage::Turned => state.turned(&me),
-            GateMessage::PauseOver => state.args.gate.look(),
+            GateMessage::PauseOver => state.pause_over(&me),
             GateMessage::MovedDue => state.moved(&me),
         }
         Ok(())

@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     breaker::{Breaker, BreakerRules, BreakerState, Verdict},
+    pauses::ModelPauses,
     queue::{FairQueue, Request},
     service_times::ServiceTimes,
     slots::AdaptiveSlots,
@@ -34,7 +35,7 @@ use crate::{
     inference::queue::Class,
     metrics::{QUEUE_DEPTH, SLOTS_BUSY},
     ports::chat_model::{ChatModel, LoadedModel, ModelDetails, ModelError, ModelSummary},
-    supervision::ActorSlot,
+    supervision::{ActorSlot, tidy_reason},
 };
 
 mod permit;
@@ -44,7 +45,7 @@ mod views;
 
 pub(crate) use permit::{Claim, SlotPermit, Ticket};
 use permit::{PutBack, Reserved};
-use views::count;
+pub(in crate::inference) use views::count;
 
 /// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -116,6 +117,8 @@ struct State {
     up: bool,
     /// Takes no new turns; what runs goes on.
     draining: bool,
+    /// Its server was removed: it takes no new turns ever again.
+    retired: bool,
     since: Timestamp,
     version: Option<String>,
     latency: Option<Duration>,
@@ -133,6 +136,9 @@ struct State {
     moved: bool,
     slots: AdaptiveSlots,
     breaker: Breaker,
+    pauses: ModelPauses,
+    /// Why the last probe failed, and when the next one is due, while the server is down.
+    silence: (Option<Arc<str>>, Option<Instant>),
     times: ServiceTimes,
     /// Since a 503 nobody is sent before this.
     held_until: Option<Instant>,
@@ -195,6 +201,7 @@ impl Gate {
         let state = State {
             up: false,
             draining: false,
+            retired: false,
             since: Timestamp::now(),
             version: None,
             latency: None,
@@ -210,6 +217,8 @@ impl Gate {
             moved: false,
             slots: AdaptiveSlots::new(spec.slots),
             breaker: Breaker::new(BreakerRules::DEFAULT),
+            pauses: ModelPauses::default(),
+            silence: (None, None),
             times: ServiceTimes::default(),
             held_until: None,
             holds: 0,
@@ -312,14 +321,21 @@ impl Gate {
     }
 
     /// A probe's result; `asked` says when it began.
-    pub fn probed(self: &Arc<Self>, found: Option<ProbeResult>, asked: Instant) {
+    pub fn probed(self: &Arc<Self>, found: Result<ProbeResult, ModelError>, asked: Instant) {
         self.with(|state| {
-            if found.is_none() && state.answered.is_some_and(|at| at > asked) {
+            if found.is_err() && state.answered.is_some_and(|at| at > asked) {
                 // Too busy with answers to answer a probe.
                 return;
             }
-            state.turn(found.is_some());
-            let Some(found) = found else { return state.loaded.clear() };
+            state.turn(found.is_ok());
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    state.silence.0 = Some(tidy_reason(&error.to_string()));
+                    return state.loaded.clear();
+                }
+            };
+            state.silence = (None, None);
             state.version = Some(found.version);
             state.latency = Some(found.latency);
             state.details.retain(|name, _| found.models.iter().any(|m| m.name == *name));
@@ -333,6 +349,7 @@ impl Gate {
     pub fn forgive(self: &Arc<Self>) {
         self.with(|state| {
             state.breaker.reset();
+            state.pauses.forgive();
             (state.held_until, state.holds) = (None, 0);
         });
     }
@@ -346,17 +363,29 @@ impl Gate {
         });
     }
 
+    /// Its server was removed: as if drained, for ever.
+    pub fn retire(self: &Arc<Self>) {
+        self.with(|state| state.retired = true);
+        // One that was drained before stands as it stood; whoever waits for it to come back looks again all the same.
+        self.changed.send_modify(|n| *n += 1);
+    }
+
     /// A pause may be over: whoever waits here or elsewhere looks again.
     pub fn look(self: &Arc<Self>) {
         self.with(|_| ());
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// The next probe is due in so long.
+    pub fn probes_in(&self, pause: Duration) {
+        self.state.lock().silence.1 = Some(now() + pause);
+    }
+
     /// When to [`look`](Self::look) again.
     pub fn next_look(&self) -> Option<Instant> {
         let state = self.state.lock();
         let held = state.held_until.filter(|at| *at > now());
-        held.into_iter().chain(state.breaker.retry_at()).min()
+        held.into_iter().chain(state.breaker.retry_at()).chain(state.pauses.next_end(now())).min()
     }
 
     /// What came of a request, as far as it did not go well.
@@ -369,11 +398,12 @@ impl Gate {
                 }
                 ModelError::Unreachable(_) => {
                     state.turn(false);
+                    state.silence.0 = Some(tidy_reason(&error.to_string()));
                     state.loaded.clear();
                 }
                 _ => {}
             }
-            let verdict = Verdict::of(error);
+            let verdict = state.blame(permit.model(), error);
             state.breaker.verdict(permit.pass(), verdict, &error.to_string(), now(), rand::random());
         });
     }
@@ -385,17 +415,41 @@ impl State {
     }
 
     fn is_open(&self) -> bool {
-        self.up && !self.draining
+        self.up && !self.draining && !self.retired
     }
 
     /// What others have to hear of.
     fn standing(&self) -> (ServerState, u64, Option<Instant>) {
-        (self.server_state(), self.breaker.turns(), self.held_until)
+        (self.server_state(), self.breaker.turns() + self.pauses.turns(), self.held_until)
     }
 
     /// Whether a turn that waits here may hope: somebody is let through, or will be after the one who is on trial.
     fn takes(&self) -> bool {
         self.is_open() && (self.breaker.admits(now()) || self.breaker.state() == BreakerState::HalfOpen)
+    }
+
+    /// Whether a turn for this model may hope here.
+    fn takes_for(&self, model: &str) -> bool {
+        self.takes() && !self.pauses.is_paused(model, now())
+    }
+
+    /// What an error says about the server; what it says about the model is noted ([`super::pauses`]).
+    fn blame(&mut self, model: &str, error: &ModelError) -> Verdict {
+        let verdict = Verdict::of(error);
+        if verdict != Verdict::Failed || matches!(error, ModelError::Unreachable(_)) || self.models.len() < 2
+        {
+            return verdict;
+        }
+        if self.pauses.failed(model, &error.to_string(), now(), rand::random()) {
+            // Whoever waits here for this model looks for another way.
+            for turn in self.line.positions() {
+                if self.line.get(turn).is_some_and(|r| r.payload.model == model) {
+                    self.moved |= self.line.cancel(turn).is_some();
+                }
+            }
+        }
+        // While a second model fails as well, it is the server.
+        if self.pauses.failing() > 1 { Verdict::Failed } else { Verdict::Unclear }
     }
 
     fn turn(&mut self, up: bool) {
@@ -415,7 +469,7 @@ impl State {
     }
 
     fn server_state(&self) -> ServerState {
-        match (self.up, self.draining) {
+        match (self.up, self.draining || self.retired) {
             (false, _) => ServerState::Down,
             (true, true) => ServerState::Draining,
             (true, false) => ServerState::Up,

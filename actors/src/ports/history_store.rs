@@ -1,5 +1,4 @@
-//! Port: the durable record. One ordered stream of changes, each committed together with its
-//! events, and the reads on it.
+//! Port: the durable record. One ordered stream of changes, each committed together with its events, and the reads on it.
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -11,6 +10,7 @@ use crate::domain::{
     idempotency::{Idempotency, IdempotencyKey, SentBefore},
     ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
     message::{Conversation, Message},
+    model::ServerRecord,
     time::Timestamp,
     turn::Turn,
 };
@@ -18,15 +18,13 @@ use crate::domain::{
 /// What a store may answer instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Nothing can be written or read now (disk full, read-only, locked, connection lost); the
-    /// same call may succeed later.
+    /// Nothing can be written or read now (disk full, read-only, locked, connection lost); the same call may succeed later.
     #[error("the database is not available: {0}")]
     Unavailable(String),
     /// The stored data is not what this version wrote.
     #[error("the database holds something unexpected: {0}")]
     Corrupt(String),
-    /// The database does not take this content, whatever state it is in (too large, against a rule of a
-    /// table): the same call fails again.
+    /// The database does not take this content, whatever its state (too large, against a rule of a table): the same call fails again.
     #[error("the database refuses this: {0}")]
     Refused(String),
 }
@@ -58,8 +56,7 @@ pub enum Change {
         /// Also conversations, messages and turns.
         purge: bool,
     },
-    /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late
-    /// repetition takes nothing back.
+    /// A bot's status. Applies only if it is not older (`updated_at`) than the stored one: a late repetition takes nothing back.
     SaveStatus(StoredStatus),
     /// A new conversation. With a leaf it is a fork: its path begins with that message's. Applies only if the leaf is there.
     CreateConversation(Conversation),
@@ -154,6 +151,10 @@ pub enum Change {
     /// one given. Its count and `last_at` follow the messages that are added. The one that is given as `main` becomes the bot's main
     /// one if the one that is has no messages and no leaf, which is deleted then; else it becomes a side conversation.
     Import(ImportPart),
+    /// A model server that was added; it takes the place of one of this name.
+    AddServer(ServerRecord),
+    /// The model server of this name goes. Applies also where it is not stored, as those of the configuration are not.
+    RemoveServer(String),
 }
 
 impl Change {
@@ -178,7 +179,9 @@ impl Change {
             | Self::HoldConversation { .. }
             | Self::ToolRound { .. }
             | Self::ClearHistory { .. }
-            | Self::Import(_) => false,
+            | Self::Import(_)
+            | Self::AddServer(_)
+            | Self::RemoveServer(_) => false,
         }
     }
 
@@ -186,7 +189,11 @@ impl Change {
     #[must_use]
     pub fn bot_id(&self) -> Option<&BotId> {
         match self {
-            Self::None | Self::DeleteConversation(_) | Self::Checkpoint { .. } => None,
+            Self::None
+            | Self::DeleteConversation(_)
+            | Self::Checkpoint { .. }
+            | Self::AddServer(_)
+            | Self::RemoveServer(_) => None,
             Self::CreateBot { bot, .. } | Self::UpdateBot(bot) => Some(&bot.id),
             Self::DeleteBot { bot_id, .. } | Self::ClearHistory { bot_id, .. } => Some(bot_id),
             Self::SaveStatus(status) => Some(&status.bot_id),

@@ -11,6 +11,7 @@ use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::task::JoinHandle;
 
 use super::exit::Exit;
+use super::machine::ChildPlan;
 use super::policy::{ChildKind, RestartPolicy};
 use super::ractor_exit::{panic_message, reason_of};
 use super::slot::ActorSlot;
@@ -111,6 +112,10 @@ impl ChildSpec {
     /// Its name.
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    pub(super) fn plan(&self) -> ChildPlan {
+        ChildPlan { id: self.id.clone(), kind: self.kind, restart: self.restart }
     }
 
     /// One start. Whatever goes wrong, also a panic of the closure, is an [`Exit::StartFailed`].

@@ -9,6 +9,7 @@
 //! stopped; stops go in reverse start order, starts in start order. A child that ends while it is marked to be
 //! stopped is not counted as a crash.
 
+mod dynamic;
 mod observe;
 
 use std::sync::Arc;
@@ -94,6 +95,8 @@ struct Child {
     doomed: Option<Arc<str>>,
     since_us: i64,
     record: RestartRecord,
+    /// It was removed: once it is down it is gone.
+    leaves: bool,
 }
 
 /// The machine. See the head of this file.
@@ -151,6 +154,7 @@ impl Machine {
                     doomed: None,
                     since_us: now.at_us,
                     record,
+                    leaves: false,
                 }
             })
             .collect();

@@ -1,4 +1,5 @@
-//! A supervisor over a fixed list of children, as a ractor actor.
+//! A supervisor over a list of children, as a ractor actor. The list is that of its start; under a one-for-one supervisor
+//! children may also come and go later.
 //!
 //! Owns: the children of its [`ChildSpec`]s, their timers and the tasks that start them. Parent: whoever spawns it.
 //! It performs the effects of the pure machine (`machine.rs`) and reports facts back. Invariants:
@@ -56,6 +57,20 @@ pub enum SupervisorMessage {
     GetObservation {
         /// The observation.
         reply: RpcReplyPort<SupervisorObservation>,
+    },
+    /// One more child; one-for-one only. Nothing where there is one of its name.
+    AddChild {
+        /// How to start it.
+        spec: ChildSpec,
+        /// Answered when it is taken in, which is before it is up.
+        reply: RpcReplyPort<()>,
+    },
+    /// A child goes for good; its siblings are not touched. Nothing where there is none of this name.
+    RemoveChild {
+        /// Its name, free again when this is answered.
+        id: Arc<str>,
+        /// Answered when it was asked to stop.
+        reply: RpcReplyPort<()>,
     },
     /// Sent by the task that started a child.
     #[doc(hidden)]
@@ -133,6 +148,8 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMessage::GetObservation { reply } => state.answer_observation(reply),
+            SupervisorMessage::AddChild { spec, reply } => state.add_child(&me, spec, reply),
+            SupervisorMessage::RemoveChild { id, reply } => state.remove_child(&me, &id, reply),
             SupervisorMessage::ChildStarted(outcome) => state.child_started(&me, outcome).await,
             SupervisorMessage::RestartDue => state.restart_due(&me),
             SupervisorMessage::StopDue(actor) => state.stop_due(&me, actor),

@@ -24,7 +24,7 @@ const SHORT: Limits = Limits {
 };
 
 fn ollama(address: SocketAddr, limits: Limits) -> Ollama {
-    Ollama::new(client().unwrap(), &parse_address(&address.to_string()).unwrap(), limits)
+    Ollama::new(&parse_address(&address.to_string()).unwrap(), limits).unwrap()
 }
 
 async fn sim() -> (Sim, Ollama) {

@@ -9,6 +9,7 @@ use deia_actors::{
         idempotency::{Fingerprint, SentBefore},
         ids::{BotId, ConversationId, EventId, MessageId, TurnId},
         message::{Conversation, Message, Siblings},
+        model::ServerRecord,
         time::Timestamp,
         turn::{ContextUse, Timings, Turn, Usage},
     },
@@ -292,6 +293,17 @@ pub(super) fn bot(row: &PgRow) -> Result<BotRecord, StoreError> {
         metadata: cells.json()?,
         created_at: cells.time()?,
         updated_at: cells.time()?,
+    })
+}
+
+/// Reads a model server: name, url, slots, created_at.
+pub(super) fn server(row: &PgRow) -> Result<ServerRecord, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    Ok(ServerRecord {
+        name: cells.text()?.into_owned(),
+        url: cells.text()?.into_owned(),
+        slots: cells.number()?,
+        created_at: cells.time()?,
     })
 }
 

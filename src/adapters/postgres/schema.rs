@@ -17,6 +17,7 @@ const MIGRATIONS: &[Numbered] = &[
     (4, "search", include_str!("../../../migrations/postgres/0004_search.sql")),
     (5, "branches", include_str!("../../../migrations/postgres/0005_branches.sql")),
     (6, "holds", include_str!("../../../migrations/postgres/0006_holds.sql")),
+    (8, "servers", include_str!("../../../migrations/postgres/0008_servers.sql")),
 ];
 
 /// Brings the database to this version. Of two processes that do so at once, one waits for the other; a database that is

@@ -10,6 +10,7 @@ use deia_actors::{
         idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        model::ServerRecord,
         search::Query,
         turn::Turn,
     },
@@ -363,6 +364,15 @@ impl Reader {
         .iter()
         .filter_map(|row| self.quarantine.bot(row, rows::bot(row), rows::status(row)).transpose())
         .collect()
+    }
+
+    pub(super) async fn servers(&self) -> Result<Vec<ServerRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT name, url, slots, created_at FROM model_servers ORDER BY created_at, name")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(error::of_reader)?;
+        rows.iter().map(rows::server).collect()
     }
 
     /// An open turn with its messages.

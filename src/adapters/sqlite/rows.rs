@@ -7,6 +7,7 @@ use deia_actors::{
         idempotency::{Fingerprint, SentBefore},
         ids::{BotId, ConversationId, EventId, MessageId, TurnId},
         message::{Conversation, Message, Siblings},
+        model::ServerRecord,
         time::Timestamp,
         turn::{ContextUse, Timings, Turn, Usage},
     },
@@ -265,6 +266,17 @@ pub(super) fn bot(row: &SqliteRow) -> Result<BotRecord, StoreError> {
         metadata: cells.json()?,
         created_at: cells.time()?,
         updated_at: cells.time()?,
+    })
+}
+
+/// Reads a model server: name, url, slots, created_at.
+pub(super) fn server(row: &SqliteRow) -> Result<ServerRecord, StoreError> {
+    let mut cells = Cells { row, next: 0 };
+    Ok(ServerRecord {
+        name: cells.take()?,
+        url: cells.take()?,
+        slots: cells.number()?,
+        created_at: cells.time()?,
     })
 }
 

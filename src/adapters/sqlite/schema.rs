@@ -21,6 +21,7 @@ const MIGRATIONS: &[Numbered] = &[
     (4, "search", include_str!("../../../migrations/sqlite/0004_search.sql")),
     (5, "branches", include_str!("../../../migrations/sqlite/0005_branches.sql")),
     (6, "holds", include_str!("../../../migrations/sqlite/0006_holds.sql")),
+    (8, "servers", include_str!("../../../migrations/sqlite/0008_servers.sql")),
 ];
 
 /// Creates the database if there is none and brings it to this version.

@@ -1,42 +1,34 @@
 //! `inference.servers`: addresses of model servers in the forms that people write.
 
-use std::{collections::HashSet, fmt, net::IpAddr};
+use std::collections::HashSet;
 
+use deia_actors::ports::server_factory::AddressRefused;
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 
-use crate::config::reader::{Raw, hide_credentials};
+use crate::{
+    config::reader::Raw,
+    model_address::{host_and_port, parse_address},
+};
 
-const OLLAMA_PORT: u16 = 11434;
 const FIELDS: [&str; 3] = ["name", "url", "slots"];
 
 /// One model server.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelServer {
     /// Its name in the tree, the API and the metrics: given, or `host:port`.
     pub name: String,
-    /// Where its API lives; may hold a user and a password, so show [`ModelServer::shown_url`] instead.
+    /// Where its API lives.
     pub url: Url,
     /// Answers that it makes at once.
     pub slots: usize,
 }
 
 impl ModelServer {
-    /// The address with user and password blotted out.
+    /// The address as people write it.
     #[must_use]
     pub fn shown_url(&self) -> String {
-        hide_credentials(self.url.as_str().trim_end_matches('/'))
-    }
-}
-
-impl fmt::Debug for ModelServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, slots, .. } = self;
-        f.debug_struct("ModelServer")
-            .field("name", name)
-            .field("url", &self.shown_url())
-            .field("slots", slots)
-            .finish()
+        self.url.as_str().trim_end_matches('/').to_owned()
     }
 }
 
@@ -56,7 +48,7 @@ impl Draft {
 
 /// Ollama on this machine.
 pub(super) fn default() -> Vec<Draft> {
-    draft(&Value::from(format!("http://127.0.0.1:{OLLAMA_PORT}"))).into_iter().collect()
+    draft(&Value::from("http://127.0.0.1:11434")).into_iter().collect()
 }
 
 /// The list as it is shown.
@@ -136,43 +128,10 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte))
 }
 
-fn host_and_port(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// An address as Ollama itself understands `OLLAMA_HOST`: `host`, `host:port`, `:port`, with or without `http://`. Where
-/// a server listens on every address (`0.0.0.0`), this machine is meant.
+/// The error says what was expected.
 fn address(text: &str) -> Result<Url, String> {
-    let expected = || "URLs like http://127.0.0.1:11434".to_owned();
-    let text = text.trim().trim_matches(['"', '\'']);
-    let bare = !text.contains("://");
-    let full = match text {
-        "" => return Err(expected()),
-        _ if !bare => text.to_owned(),
-        // A bare IPv6 address is not valid in a URL without its brackets.
-        _ if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => format!("http://[{text}]"),
-        _ if text.starts_with(':') => format!("http://127.0.0.1{text}"),
-        _ => format!("http://{text}"),
-    };
-    let mut url = Url::parse(&full).map_err(|_| expected())?;
-    if !matches!(url.scheme(), "http" | "https") || url.query().is_some() || url.fragment().is_some() {
-        return Err(expected());
-    }
-    let local = match url.host_str() {
-        Some("0.0.0.0") => Some("127.0.0.1"),
-        Some("[::]") => Some("[::1]"),
-        _ => None,
-    };
-    if local.is_some() {
-        url.set_host(local).map_err(|_| expected())?;
-    }
-    // `Url` drops a port that is the scheme's own, so look for one in the text.
-    let authority = full.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
-    let has_port =
-        authority.rsplit(']').next().is_some_and(|end| end.rsplit('@').next().unwrap_or(end).contains(':'));
-    if bare && !has_port {
-        url.set_port(Some(OLLAMA_PORT)).map_err(|()| expected())?;
-    }
-    Ok(url)
+    parse_address(text).map_err(|refused| match refused {
+        AddressRefused::Malformed => "URLs like http://127.0.0.1:11434".to_owned(),
+        refused => format!("URLs like http://127.0.0.1:11434 (one {refused})"),
+    })
 }

@@ -22,17 +22,17 @@ use crate::{
     },
 };
 
-const MODEL: &str = "m";
+pub(super) const MODEL: &str = "m";
 
-struct House {
-    store: MemoryStore,
-    servers: Vec<Arc<MoodyModel>>,
-    tree: Controller,
+pub(super) struct House {
+    pub(super) store: MemoryStore,
+    pub(super) servers: Vec<Arc<MoodyModel>>,
+    pub(super) tree: Controller,
 }
 
 impl House {
     /// One server of one slot for each list of models, and bots `b0` to `b3`.
-    async fn new(models: &[&[&str]], limits: InferenceLimits) -> Self {
+    pub(super) async fn new(models: &[&[&str]], limits: InferenceLimits) -> Self {
         let store = MemoryStore::new();
         let servers: Vec<_> = models.iter().map(|models| Arc::new(MoodyModel::new(models))).collect();
         let settings = Settings { inference: limits, seed: 7, ..Settings::default() };
@@ -60,42 +60,42 @@ impl House {
         house
     }
 
-    async fn try_send(&self, n: usize, text: &str) -> Result<AcceptedTurn, Problem> {
+    pub(super) async fn try_send(&self, n: usize, text: &str) -> Result<AcceptedTurn, Problem> {
         match self.tree.send(SendMessage::text(bot(n), text)).await? {
             Sent::Turn(accepted) => Ok(accepted),
             Sent::Command { .. } => unreachable!("no command"),
         }
     }
 
-    async fn send(&self, n: usize) -> AcceptedTurn {
+    pub(super) async fn send(&self, n: usize) -> AcceptedTurn {
         self.try_send(n, "hello").await.unwrap()
     }
 
     /// Somebody answers at this server.
-    async fn answers(&self, server: usize) {
+    pub(super) async fn answers(&self, server: usize) {
         let answer = self.servers[server].called().await;
         assert!(answer.say("well ").await && answer.end().await);
     }
 
-    fn asked(&self) -> Vec<usize> {
+    pub(super) fn asked(&self) -> Vec<usize> {
         self.servers.iter().map(|s| s.asked()).collect()
     }
 }
 
-fn bot(n: usize) -> BotId {
+pub(super) fn bot(n: usize) -> BotId {
     BotId::parse(&format!("b{n}")).unwrap()
 }
 
-fn limits(queue_limit: usize) -> InferenceLimits {
+pub(super) fn limits(queue_limit: usize) -> InferenceLimits {
     InferenceLimits { queue_limit, offline_wait: Duration::from_secs(30) }
 }
 
-async fn end_of(turn: AcceptedTurn) -> Turn {
+pub(super) async fn end_of(turn: AcceptedTurn) -> Turn {
     turn.ended().await.unwrap().turn.clone()
 }
 
 /// Time is paused: waiting costs nothing.
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < Duration::from_secs(120), "not within two minutes");
@@ -103,7 +103,7 @@ async fn until(mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-fn failed() -> ModelError {
+pub(super) fn failed() -> ModelError {
     ModelError::Failed("500".into())
 }
 

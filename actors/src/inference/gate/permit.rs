@@ -49,6 +49,11 @@ impl SlotPermit {
         self.gate.as_ref()
     }
 
+    /// The model that it was asked for.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
     pub(super) fn pass(&self) -> Pass {
         self.pass
     }
@@ -80,6 +85,7 @@ impl SlotPermit {
             gate.with(|state| {
                 state.answered = Some(now());
                 state.breaker.verdict(self.pass, Verdict::Answered, "", now(), 0.0);
+                state.pauses.answered(&self.model);
                 state.slots.succeeded();
                 (state.held_until, state.holds) = (None, 0);
             });

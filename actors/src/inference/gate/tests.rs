@@ -12,9 +12,14 @@ use crate::{
 const S: Duration = Duration::from_secs(1);
 const MODEL: &str = "m";
 
-fn found() -> Option<ProbeResult> {
-    let models = vec![ModelSummary { name: MODEL.into(), ..ModelSummary::default() }];
-    Some(ProbeResult { version: "1".into(), latency: Duration::ZERO, models, loaded: vec![] })
+fn found() -> Result<ProbeResult, ModelError> {
+    with_models(&[MODEL])
+}
+
+fn with_models(names: &[&str]) -> Result<ProbeResult, ModelError> {
+    let models =
+        names.iter().map(|name| ModelSummary { name: (*name).into(), ..ModelSummary::default() }).collect();
+    Ok(ProbeResult { version: "1".into(), latency: Duration::ZERO, models, loaded: vec![] })
 }
 
 fn gate(slots: u32, limit: usize) -> Arc<Gate> {
@@ -116,13 +121,13 @@ async fn a_breaker_opens_lets_one_through_after_its_pause_and_closes_when_he_is_
     let breaker = gate.server().breaker;
     assert_eq!((breaker.state, breaker.retry_at.is_some()), (BreakerState::Open, true));
     assert!(breaker.reason.unwrap().contains("500"));
-    assert!(gate.try_acquire(MODEL).is_none() && !gate.takes());
+    assert!(gate.try_acquire(MODEL).is_none() && !gate.takes(MODEL));
     let mut line = [1, 2, 3].map(|bot| join(&gate, bot));
     advance(gate.next_look().unwrap() - now()).await;
     gate.look();
     let mut trial = slot(&mut line[0]).unwrap();
     assert_eq!(gate.server().breaker.state, BreakerState::HalfOpen);
-    assert!(slot(&mut line[1]).is_none() && gate.takes(), "one is on trial");
+    assert!(slot(&mut line[1]).is_none() && gate.takes(MODEL), "one is on trial");
     trial.answered();
     assert_eq!(gate.server().breaker.state, BreakerState::Closed);
     assert!(slot(&mut line[1]).is_some() && slot(&mut line[2]).is_some());
@@ -188,7 +193,7 @@ async fn places_and_waits_are_told_when_they_changed_and_follow_what_was_measure
     running.done(None);
     drop(running);
     let mut running = gate.try_acquire(MODEL).unwrap();
-    let place = |position, eta_s: f64| QueuePlace { position, eta_s: Some(eta_s) };
+    let place = |position, eta_s: f64| QueuePlace { position, eta_s: Some(eta_s), offline: None };
     let mut second = want(2);
     assert_eq!(gate.next_place(&second), place(1, 4.0));
     let _first = join(&gate, 1);
@@ -216,7 +221,7 @@ async fn a_model_that_had_to_be_loaded_is_expected_to_take_that_long_again_only_
     }
     assert_eq!(gate.view(MODEL, now()).wait, Some(3 * S));
     let loaded = LoadedModel { name: format!("{MODEL}:latest"), size_vram: 0, expires_at: None };
-    gate.probed(Some(ProbeResult { loaded: vec![loaded], ..found().unwrap() }), now());
+    gate.probed(Ok(ProbeResult { loaded: vec![loaded], ..found().unwrap() }), now());
     assert_eq!(gate.view(MODEL, now()).wait, Some(Duration::ZERO));
 }
 
@@ -227,15 +232,49 @@ async fn a_server_that_answers_turns_is_not_down_because_a_probe_came_to_nothing
     let mut running = gate.try_acquire(MODEL).unwrap();
     advance(S).await;
     running.answered();
-    gate.probed(None, asked);
+    gate.probed(Err(ModelError::Cut), asked);
     assert!(gate.is_up());
-    gate.probed(None, now());
+    gate.probed(Err(ModelError::Cut), now());
     assert!(!gate.is_up());
     drop(running);
     let mut waiting = join(&gate, 1);
-    assert!(slot(&mut waiting).is_none() && !gate.takes());
+    assert!(slot(&mut waiting).is_none() && !gate.takes(MODEL));
     gate.probed(found(), now());
     assert!(slot(&mut waiting).is_some(), "who waited is let in when it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_fails_is_paused_alone_and_the_server_only_when_a_second_one_fails_too() {
+    let gate = gate(8, 512);
+    gate.probed(with_models(&["bad", "good", "worse"]), now());
+    let fails = |model: &str| gate.try_acquire(model).expect("a slot").failed(&failed());
+    fails("bad");
+    fails("bad");
+    assert!(gate.offers("bad"));
+    // One stands in the line when the pause begins: it looks for another way.
+    let mut running: Vec<_> = (0..8).map(|_| gate.try_acquire("bad").expect("a slot")).collect();
+    let mut waiting = gate.enqueue(&Want { model: "bad".into(), ..want(1) }, Claim::Nothing);
+    running.pop().unwrap().failed(&failed());
+    assert!(matches!(waiting.permit().now_or_never(), Some(None)), "its place is lost");
+    running.iter_mut().for_each(|permit| permit.failed(&failed()));
+    drop(running);
+    assert!(!gate.offers("bad") && !gate.view("bad", now()).admits && gate.offers("good"));
+    let paused = gate.server().breaker;
+    assert_eq!((paused.state, paused.paused_models[0].model.as_str()), (BreakerState::Closed, "bad"));
+    for _ in 0..4 {
+        gate.try_acquire("good").unwrap().done(None);
+    }
+    advance(gate.next_look().unwrap() - now()).await;
+    assert!(gate.offers("bad"), "after the pause it is tried again");
+    for _ in 0..3 {
+        gate.try_acquire("worse").unwrap().failed(&failed());
+    }
+    assert!(gate.offers("good"));
+    for _ in 0..2 {
+        gate.try_acquire("good").unwrap().failed(&failed());
+    }
+    assert!(!gate.offers("good"), "nothing goes well there any more");
+    assert_eq!(gate.server().breaker.state, BreakerState::Open);
 }
 
 #[tokio::test(start_paused = true)]

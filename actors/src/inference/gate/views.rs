@@ -10,7 +10,7 @@ use crate::{
     domain::{
         event::QueueMoved,
         ids::{ConversationId, TurnId},
-        model::{BreakerState, BreakerView, QueueDepth, Server, Slots},
+        model::{BreakerState, BreakerView, PausedModel, QueueDepth, Server, Slots},
         problem::{Code, Problem},
         time::Timestamp,
         turn::QueuePlace,
@@ -31,6 +31,11 @@ impl Gate {
         self.state.lock().up
     }
 
+    /// Whether its server was removed.
+    pub fn is_retired(&self) -> bool {
+        self.state.lock().retired
+    }
+
     /// Whether the server answers and lists the model.
     pub fn serves(&self, model: &str) -> bool {
         let state = self.state.lock();
@@ -45,12 +50,12 @@ impl Gate {
     /// Whether a turn for this model would be let through, now or when its time comes.
     pub fn offers(&self, model: &str) -> bool {
         let state = self.state.lock();
-        state.takes() && self.lists(&state, model)
+        state.takes_for(model) && self.lists(&state, model)
     }
 
-    /// Whether whoever waits here may hope.
-    pub fn takes(&self) -> bool {
-        self.state.lock().takes()
+    /// Whether whoever waits here for this model may hope.
+    pub fn takes(&self, model: &str) -> bool {
+        self.state.lock().takes_for(model)
     }
 
     /// Whether the server had the model in memory when it was probed last.
@@ -76,7 +81,7 @@ impl Gate {
         ServerView {
             name: &self.spec.name,
             state: state.server_state(),
-            admits: state.breaker.admits(now),
+            admits: state.breaker.admits(now) && !state.pauses.is_paused(model, now),
             model: at,
             full: waiting >= self.limit,
             wait: state.times.eta(model, at == ModelAt::Loaded, position, state.slots.now()),
@@ -129,7 +134,7 @@ impl Gate {
         let ahead = if state.line.is_empty() { 0 } else { state.line.position_for(&want.request(())) - 1 };
         let position = ahead + state.coming.max(1);
         let eta = state.times.eta(&want.model, state.is_loaded(&want.model), position, state.slots.now());
-        QueuePlace { position: count(position), eta_s: eta.map(tenths) }
+        QueuePlace { position: count(position), eta_s: eta.map(tenths), offline: None }
     }
 
     /// Places that changed since they were told.
@@ -145,9 +150,9 @@ impl Gate {
                 continue;
             }
             waiter.told = Some(place);
-            let QueuePlace { position, eta_s } = place;
+            let QueuePlace { position, eta_s, offline } = place;
             let server = self.spec.name.clone();
-            moved.push((waiter.conversation, QueueMoved { turn_id, position, eta_s, server }));
+            moved.push((waiter.conversation, QueueMoved { turn_id, position, eta_s, offline, server }));
         }
         moved
     }
@@ -179,10 +184,16 @@ impl Gate {
         let waiting = state.line.len();
         let slots = state.slots.now();
         let position = if waiting == 0 && state.has_room(now()) { 0 } else { waiting + 1 };
-        let retry_at = state.breaker.retry_at().map(|at| {
-            let left = at.saturating_duration_since(now());
-            Timestamp(Timestamp::now().0.saturating_add(i64::try_from(left.as_micros()).unwrap_or(i64::MAX)))
-        });
+        let next_probe = state.silence.1.filter(|_| !state.up);
+        let reason = state.breaker.reason().or(state.silence.0.as_ref().filter(|_| !state.up));
+        let paused = state.pauses.paused(now()).into_iter();
+        let paused_models = paused
+            .map(|p| PausedModel {
+                model: p.model,
+                retry_at: on_clock(p.until),
+                reason: p.reason.to_string(),
+            })
+            .collect();
         Server {
             name: self.spec.name.clone(),
             url: self.spec.url.clone(),
@@ -191,8 +202,9 @@ impl Gate {
             latency_ms: state.latency.map(|l| l.as_secs_f64() * 1000.0),
             breaker: BreakerView {
                 state: state.breaker.state(),
-                retry_at,
-                reason: state.breaker.reason().map(|reason| reason.to_string()),
+                retry_at: state.breaker.retry_at().or(next_probe).map(on_clock),
+                reason: reason.map(|reason| reason.to_string()),
+                paused_models,
             },
             slots: Slots { total: slots, busy: state.busy },
             queue: QueueDepth {
@@ -211,7 +223,11 @@ impl State {
         let order = self.line.positions();
         let models = order.iter().filter_map(|turn| self.line.get(*turn)).map(|r| r.payload.model.as_str());
         let etas = self.times.etas(models.map(|model| (model, self.is_loaded(model))), self.slots.now());
-        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace { position, eta_s: eta.map(tenths) });
+        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace {
+            position,
+            eta_s: eta.map(tenths),
+            offline: None,
+        });
         order.iter().copied().zip(places).collect()
     }
 }
@@ -221,11 +237,17 @@ fn is_near(told: QueuePlace, place: QueuePlace) -> bool {
         (Some(told), Some(eta)) => (told - eta).abs() <= (told * ETA_MOVED).max(1.0),
         (told, eta) => told.is_none() && eta.is_none(),
     };
-    told.position == place.position && near
+    told.position == place.position && told.offline == place.offline && near
 }
 
-pub(super) fn count(n: usize) -> u32 {
+pub(in crate::inference) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// A moment that is to come, as a time of day.
+fn on_clock(at: Instant) -> Timestamp {
+    let left = at.saturating_duration_since(now());
+    Timestamp(Timestamp::now().0.saturating_add(i64::try_from(left.as_micros()).unwrap_or(i64::MAX)))
 }
 
 /// Seconds with one decimal.

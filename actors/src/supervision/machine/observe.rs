@@ -44,7 +44,12 @@ impl Machine {
                 within_s: self.intensity.within().as_secs(),
                 left,
             },
-            children: self.children.iter().map(|child| child.observe(now, left)).collect(),
+            children: self
+                .children
+                .iter()
+                .filter(|child| !child.leaves)
+                .map(|child| child.observe(now, left))
+                .collect(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{BootError, StartOutcome, SupervisorArgs, SupervisorMessage};
 use crate::supervision::child_spec::{ChildHandle, ChildSpec};
 use crate::supervision::clock::Now;
 use crate::supervision::exit::Exit;
-use crate::supervision::machine::{ChildPlan, Effect, GaveUp, Machine};
+use crate::supervision::machine::{Effect, GaveUp, Machine};
 use crate::supervision::notice::{NoticeHook, NoticeKind, SupervisionNotice};
 use crate::supervision::observation::SupervisorObservation;
 use crate::supervision::view::SupervisorView;
@@ -41,6 +41,12 @@ pub(super) struct Slot {
     killed: bool,
 }
 
+impl Slot {
+    fn new(spec: ChildSpec) -> Self {
+        Self { spec, starting: None, running: None, stop_timer: None, killed: false }
+    }
+}
+
 impl SupervisorState {
     pub(super) async fn boot(me: &ActorCell, args: SupervisorArgs) -> Result<Self, BootError> {
         let SupervisorArgs { view, children, notify } = args;
@@ -49,14 +55,8 @@ impl SupervisorState {
             let (supervisor, child) = (view.name().clone(), twice.id.clone());
             return Err(BootError::DuplicateChild { supervisor, child });
         }
-        let plans = children
-            .iter()
-            .map(|spec| ChildPlan { id: spec.id.clone(), kind: spec.kind, restart: spec.restart })
-            .collect();
-        let slots = children
-            .into_iter()
-            .map(|spec| Slot { spec, starting: None, running: None, stop_timer: None, killed: false })
-            .collect();
+        let plans = children.iter().map(ChildSpec::plan).collect();
+        let slots = children.into_iter().map(Slot::new).collect();
         let (now, mut fx, epoch) = view.step(|machine, now, fx| machine.begin(now, plans, fx));
         let mut state =
             Self { view, epoch, notify, slots, by_actor: HashMap::new(), early: HashMap::new(), wake: None };
@@ -103,6 +103,34 @@ impl SupervisorState {
     ) -> Result<(), GaveUp> {
         let _ = reply.send(self.view.observe());
         Ok(())
+    }
+
+    pub(super) fn add_child(
+        &mut self,
+        me: &ActorRef<SupervisorMessage>,
+        spec: ChildSpec,
+        reply: RpcReplyPort<()>,
+    ) -> Result<(), GaveUp> {
+        let plan = spec.plan();
+        let (now, fx, index) = self.view.step(|machine, now, fx| machine.add(plan, now, fx));
+        if let Some(index) = index {
+            match self.slots.get_mut(index) {
+                Some(left) => *left = Slot::new(spec),
+                None => self.slots.push(Slot::new(spec)),
+            }
+        }
+        let _ = reply.send(());
+        self.perform(me, now, fx)
+    }
+
+    pub(super) fn remove_child(
+        &mut self,
+        me: &ActorRef<SupervisorMessage>,
+        id: &str,
+        reply: RpcReplyPort<()>,
+    ) -> Result<(), GaveUp> {
+        let _ = reply.send(());
+        self.step(me, |machine, now, fx| machine.remove(id, now, fx))
     }
 
     pub(super) async fn child_started(

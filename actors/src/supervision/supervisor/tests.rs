@@ -373,3 +373,36 @@ async fn calls_through_a_slot_fail_typed_while_nobody_is_there() {
     tree.end().await;
     assert_eq!(ActorSlot::<Do>::new().call(Do::Ping, SOON).await, Err(SlotError::Down));
 }
+
+#[tokio::test(start_paused = true)]
+async fn children_come_and_go_without_a_word_to_their_siblings() {
+    let tree = abc(Strategy::OneForOne).await;
+    let add = async |id: &str| {
+        let spec = tree.stage.probe(id);
+        let added = tree.actor.call(|reply| SupervisorMessage::AddChild { spec, reply }, Some(SOON)).await;
+        added.unwrap().unwrap();
+    };
+    let remove = async |id: &str| {
+        let id = Arc::from(id);
+        let gone = tree.actor.call(|reply| SupervisorMessage::RemoveChild { id, reply }, Some(SOON)).await;
+        gone.unwrap().unwrap();
+    };
+    let names =
+        || tree.view.observe().children.into_iter().map(|c| c.id.to_string()).collect::<Vec<_>>().join(" ");
+    add("d").await;
+    tree.stage.notice("d", 1, |kind| matches!(kind, NoticeKind::Started)).await;
+    add("d").await;
+    remove("b").await;
+    tree.stage.notice("b", 1, |kind| matches!(kind, NoticeKind::Stopped { .. })).await;
+    remove("b").await;
+    assert_eq!(names(), "a c d");
+    assert_eq!(tree.stage.order(), ["start d", "stop b"]);
+    // One that is added in its place, and crashes, is restarted as its siblings are.
+    add("e").await;
+    tree.stage.notice("e", 1, |kind| matches!(kind, NoticeKind::Started)).await;
+    tree.stage.tell("e", Do::Panic).await;
+    tree.stage.restarted("e", 1).await;
+    assert_eq!(names(), "a e c d");
+    assert_eq!(tree.stage.order(), ["start e", "start e"]);
+    tree.end().await;
+}

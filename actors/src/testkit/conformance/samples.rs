@@ -129,7 +129,7 @@ pub fn turn(home: &Conversation, parent: Option<MessageId>, text: &str) -> (Turn
         model: "llama3.2".into(),
         server: None,
         attempt_of: None,
-        queue: Some(QueuePlace { position: 2, eta_s: Some(1.5) }),
+        queue: Some(QueuePlace { position: 2, eta_s: Some(1.5), offline: None }),
         usage: Usage::default(),
         timings: Timings::default(),
         context: ContextUse { num_ctx: 4096, ..ContextUse::default() },
@@ -170,6 +170,7 @@ pub fn progress(turn: &Turn) -> NewEvent {
         turn_id: turn.id,
         position: None,
         eta_s: None,
+        offline: None,
         server: None,
         model: Some(turn.model.clone()),
     };

@@ -5,6 +5,7 @@ use crate::{
     domain::{
         bot::{BotRecord, BotState},
         ids::BotId,
+        model::ServerRecord,
     },
     ports::{
         history_store::{Change, Fact, HistoryStore},
@@ -21,6 +22,7 @@ macro_rules! state_store_suite {
             $crate::conformance_tests!($subject, state_store:
                 the_roster_is_in_order_of_creation_without_the_deleted
                 the_roster_has_what_was_committed_last
+                added_servers_are_there_until_they_are_removed
             );
         }
     };
@@ -62,4 +64,32 @@ pub async fn the_roster_has_what_was_committed_last<S: Subject>() {
     assert_eq!(subject.store().roster().await.unwrap(), [(patched.clone(), stopped.clone())]);
     let subject = subject.reopen().await;
     assert_eq!(subject.store().roster().await.unwrap(), [(patched, stopped)]);
+}
+
+/// Servers come in the order in which they were added, the last one of each name; a removal also applies where there is
+/// nothing to remove.
+pub async fn added_servers_are_there_until_they_are_removed<S: Subject>() {
+    let subject = S::create().await;
+    assert!(subject.store().servers().await.unwrap().is_empty());
+    let server = |name: &str, slots| ServerRecord {
+        name: name.into(),
+        url: format!("http://{name}:11434"),
+        slots,
+        created_at: samples::tick(),
+    };
+    let add = |server: &ServerRecord| Fact::new(Change::AddServer(server.clone()), vec![]);
+    let remove = |name: &str| Fact::new(Change::RemoveServer(name.into()), vec![]);
+    let (zoe, adam, again, late) =
+        (server("zoe", 1), server("adam", 1024), server("zoe", 2), server("zoe", 3));
+    let commit = async |facts: Vec<Fact>| {
+        let done = subject.store().commit(facts).await.unwrap();
+        assert!(done.iter().all(|done| done.applied));
+    };
+    commit(vec![add(&zoe), add(&adam), add(&again), remove("nobody")]).await;
+    assert_eq!(subject.store().servers().await.unwrap(), [adam.clone(), again]);
+    commit(vec![remove("zoe")]).await;
+    assert_eq!(subject.store().servers().await.unwrap(), std::slice::from_ref(&adam));
+    commit(vec![add(&late)]).await;
+    let subject = subject.reopen().await;
+    assert_eq!(subject.store().servers().await.unwrap(), [adam, late]);
 }

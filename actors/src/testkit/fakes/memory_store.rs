@@ -19,6 +19,7 @@ use crate::{
         idempotency::{IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
         message::{Conversation, Message},
+        model::ServerRecord,
         turn::Turn,
     },
     ports::{
@@ -352,6 +353,10 @@ impl StateStore for MemoryStore {
         let mut bots: Vec<_> = record.bots.values().cloned().collect();
         bots.sort_by_key(|(bot, _)| bot.created_at);
         Ok(bots)
+    }
+    async fn servers(&self) -> Result<Vec<ServerRecord>, StoreError> {
+        self.reach().await?;
+        Ok(self.shared.record.lock().servers.clone())
     }
 }
 

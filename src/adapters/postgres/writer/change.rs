@@ -7,6 +7,7 @@ use deia_actors::{
         event::NewEvent,
         ids::BotId,
         message::Conversation,
+        model::ServerRecord,
         time::Timestamp,
     },
     ports::history_store::{Change, Fact},
@@ -60,6 +61,11 @@ pub(super) async fn apply(db: &mut PgConnection, fact: &Fact) -> sqlx::Result<Ap
         }
         Change::ToolRound { reply_id, messages } => rounds::store(db, *reply_id, messages).await,
         Change::Import(part) => import::import(db, part).await,
+        Change::AddServer(server) => add_server(db, server).await,
+        Change::RemoveServer(name) => {
+            sqlx::query("DELETE FROM model_servers WHERE name = $1").bind(name).execute(db).await?;
+            Ok(Applied::YES)
+        }
         // What a run holds.
         Change::None
         | Change::SaveStatus(_)
@@ -196,4 +202,18 @@ async fn interrupt_turns(db: &mut PgConnection, bot: &BotId, at: Timestamp) -> s
     .execute(db)
     .await
     .map(drop)
+}
+
+async fn add_server(db: &mut PgConnection, server: &ServerRecord) -> sqlx::Result<Applied> {
+    let done = sqlx::query(
+        "INSERT INTO model_servers (name, url, slots, created_at) VALUES ($1, $2, $3, $4) \
+         ON CONFLICT (name) DO UPDATE SET url = excluded.url, slots = excluded.slots, created_at = excluded.created_at",
+    )
+    .bind(&server.name)
+    .bind(&server.url)
+    .bind(i64::from(server.slots))
+    .bind(server.created_at.0)
+    .execute(db)
+    .await?;
+    Ok(Applied::if_any(done.rows_affected()))
 }

@@ -65,7 +65,9 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
         | Change::HoldConversation { .. }
         | Change::ToolRound { .. }
         | Change::ClearHistory { .. }
-        | Change::Import(_) => {}
+        | Change::Import(_)
+        | Change::AddServer(_)
+        | Change::RemoveServer(_) => {}
     }
 }
 
@@ -212,7 +214,9 @@ pub(super) fn decide<'f>(
         | Change::HoldConversation { .. }
         | Change::ToolRound { .. }
         | Change::ClearHistory { .. }
-        | Change::Import(_) => false,
+        | Change::Import(_)
+        | Change::AddServer(_)
+        | Change::RemoveServer(_) => false,
     }
 }
 

@@ -6,6 +6,7 @@ use deia_actors::{
         bot::{BotRecord, StoredStatus},
         ids::BotId,
         message::Conversation,
+        model::ServerRecord,
         time::Timestamp,
     },
     ports::history_store::{Change, Fact},
@@ -69,6 +70,11 @@ pub(super) fn apply(
         }
         Change::ClearHistory { bot_id, conversation_id } => history::clear(db, bot_id, *conversation_id),
         Change::Import(part) => import::import(db, part),
+        Change::AddServer(server) => add_server(db, server),
+        Change::RemoveServer(name) => {
+            db.prepare_cached("DELETE FROM model_servers WHERE name = ?1")?.execute([name])?;
+            Ok(Applied::YES)
+        }
     }
 }
 
@@ -172,6 +178,15 @@ fn delete_bot(db: &Connection, bot: &BotId, purge: bool, at: Timestamp) -> rusql
     db.prepare_cached("UPDATE bots SET name = '', config = '{}', metadata = '{}' WHERE id = ?1")?
         .execute([bot.as_str()])?;
     history::purge(db, bot).map(Applied::deleted)
+}
+
+fn add_server(db: &Connection, server: &ServerRecord) -> rusqlite::Result<Applied> {
+    db.prepare_cached(
+        "INSERT INTO model_servers (name, url, slots, created_at) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (name) DO UPDATE SET url = excluded.url, slots = excluded.slots, created_at = excluded.created_at",
+    )?
+    .execute(params![server.name, server.url, server.slots, server.created_at.0])
+    .map(Applied::if_any)
 }
 
 /// Overwrites the status of a bot that is in the roster, unless it has a newer one.

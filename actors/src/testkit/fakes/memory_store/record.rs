@@ -15,6 +15,7 @@ use crate::{
         idempotency::{Idempotency, IdempotencyKey, SentBefore},
         ids::{BotId, ConversationId, EventId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Siblings},
+        model::ServerRecord,
         time::Timestamp,
         turn::{Turn, TurnState},
     },
@@ -42,6 +43,8 @@ pub(super) struct Record {
     /// Bots that were deleted with their history kept, and when: their last status is still there.
     departed: HashMap<BotId, Timestamp>,
     keys: HashMap<(Arc<str>, BotId, IdempotencyKey), SentBefore>,
+    /// Model servers that were added, the first one first.
+    pub(super) servers: Vec<ServerRecord>,
     /// The outbox.
     pub(super) events: Vec<CommittedEvent>,
     position: u64,
@@ -229,6 +232,15 @@ impl Record {
             }
             Change::ClearHistory { bot_id, conversation_id } => self.clear(&bot_id, conversation_id, told),
             Change::Import(part) => self.import(part).then_some(0),
+            Change::AddServer(server) => {
+                self.servers.retain(|s| s.name != server.name);
+                self.servers.push(server);
+                Some(0)
+            }
+            Change::RemoveServer(name) => {
+                self.servers.retain(|s| s.name != name);
+                Some(0)
+            }
         }
     }
 

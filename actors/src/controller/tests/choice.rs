@@ -1,0 +1,238 @@
+//! What answers a turn where its model, its server or every server is not there: fallback models, a paused model, the wait for
+//! a server, and servers that come and go.
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::servers::{House, MODEL, bot, end_of, failed, limits, until};
+use crate::{
+    controller::{requests::*, *},
+    domain::{
+        event::{CommittedEvent, Topic},
+        ids::TurnId,
+        model::{BreakerState, ServerState},
+        turn::TurnState,
+    },
+    ports::{
+        chat_model::ModelError,
+        server_factory::{AddressRefused, Connection, ServerFactory},
+        state_store::StateStore,
+    },
+    testkit::fakes::{
+        memory_store::MemoryStore,
+        moody_model::{Mood, MoodyModel},
+    },
+};
+
+async fn with_fallback(house: &House, fallback: &[&str]) {
+    let config = Some(json!({ "fallback": fallback }));
+    for n in 0..4 {
+        house.tree.patch(&bot(n), PatchBot { config: config.clone(), ..PatchBot::default() }).await.unwrap();
+    }
+}
+
+/// Model and server of each `turn_started`, in order.
+fn starts(house: &House, turn: TurnId) -> Vec<(String, String)> {
+    let events = house.store.events();
+    let of_it = |e: &&CommittedEvent| e.seqs.iter().any(|(topic, _)| *topic == Topic::Turn(turn));
+    let word = |data: &serde_json::Value, field: &str| data[field].as_str().unwrap_or_default().to_owned();
+    events
+        .iter()
+        .filter(|e| &*e.name == "turn_started")
+        .filter(of_it)
+        .map(|e| {
+            let data = serde_json::from_str(&e.data).unwrap();
+            (word(&data, "model"), word(&data, "server"))
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_answers_where_every_server_failed_with_the_model_and_the_turn_says_so() {
+    for error in [failed(), ModelError::ModelNotFound(MODEL.into()), ModelError::Cut] {
+        let house = House::new(&[&[MODEL], &[MODEL], &["b"], &["c"]], limits(512)).await;
+        with_fallback(&house, &["nowhere", "b", "c"]).await;
+        for n in [0, 1, 2] {
+            house.servers[n].is_now(Mood::Fails(error.clone()));
+        }
+        let turn = house.send(0).await;
+        house.answers(3).await;
+        let turn = end_of(turn).await;
+        assert_eq!(
+            (turn.state, turn.model.as_str(), turn.server.as_deref()),
+            (TurnState::Completed, "c", Some("s3"))
+        );
+        assert_eq!(house.asked(), [1, 1, 1, 1], "each once");
+        let started = starts(&house, turn.id);
+        assert_eq!(started.first().map(|s| s.0.as_str()), Some(MODEL));
+        assert_eq!(started.last(), Some(&("c".to_owned(), "s3".to_owned())));
+        let stored = house.tree.turn(turn.id).await.unwrap();
+        assert_eq!((stored.model.as_str(), stored.server.as_deref()), ("c", Some("s3")));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_answers_at_once_where_the_servers_of_the_model_are_down_and_the_model_again_when_they_are_back()
+ {
+    let house = House::new(&[&[MODEL], &["b"]], limits(512)).await;
+    with_fallback(&house, &["b"]).await;
+    house.servers[0].is_now(Mood::Away);
+    // Not known to be down yet: the first one finds out.
+    for _ in 0..2 {
+        let turn = house.send(0).await;
+        house.answers(1).await;
+        let turn = end_of(turn).await;
+        assert_eq!((turn.state, turn.model.as_str()), (TurnState::Completed, "b"));
+    }
+    house.servers[0].is_now(Mood::Well);
+    until(async || house.tree.servers()[0].state == ServerState::Up).await;
+    let turn = house.send(0).await;
+    house.answers(0).await;
+    assert_eq!(end_of(turn).await.model, MODEL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_way_left_the_turn_fails_with_what_the_last_server_said_and_a_timeout_is_never_tried_again()
+{
+    let house = House::new(&[&[MODEL], &["b"]], limits(512)).await;
+    with_fallback(&house, &["b"]).await;
+    house.servers.iter().for_each(|s| s.is_now(Mood::Fails(failed())));
+    let turn = end_of(house.send(0).await).await;
+    assert_eq!((turn.state, turn.model.as_str()), (TurnState::Failed, "b"));
+    assert_eq!(turn.error.unwrap().code, Code::UpstreamError);
+    let timeout = ModelError::Timeout(crate::ports::chat_model::Wait::FirstByte);
+    house.servers.iter().for_each(|s| s.is_now(Mood::Fails(timeout.clone())));
+    let turn = end_of(house.send(1).await).await;
+    assert_eq!((turn.error.unwrap().code, house.asked()), (Code::UpstreamTimeout, vec![2, 1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_fails_is_paused_and_the_other_models_of_its_server_go_on() {
+    let house = House::new(&[&[MODEL, "b"]], limits(512)).await;
+    house.servers[0].is_now(Mood::Fails(failed()));
+    for _ in 0..3 {
+        assert_eq!(end_of(house.send(0).await).await.state, TurnState::Failed);
+    }
+    let server = &house.tree.servers()[0];
+    assert_eq!((server.state, server.breaker.state), (ServerState::Up, BreakerState::Closed));
+    assert_eq!(server.breaker.paused_models[0].model, MODEL);
+    house.servers[0].is_now(Mood::Well);
+    with_fallback(&house, &["b"]).await;
+    let turn = house.send(0).await;
+    house.answers(0).await;
+    assert_eq!(end_of(turn).await.model, "b", "its fallback, at the same server");
+    // One without a fallback waits for the end of the pause.
+    with_fallback(&house, &[]).await;
+    let turn = house.send(1).await;
+    let answer = house.servers[0].called().await;
+    assert_eq!(answer.request.model, MODEL);
+    assert!(answer.end().await);
+    assert_eq!(end_of(turn).await.state, TurnState::Completed);
+    assert!(house.tree.servers()[0].breaker.paused_models.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_no_server_answers_turns_wait_in_order_and_say_until_when() {
+    let house = House::new(&[&[MODEL], &[MODEL]], limits(2)).await;
+    house.servers.iter().for_each(|s| s.is_now(Mood::Away));
+    until(async || house.tree.servers().iter().all(|s| s.state == ServerState::Down)).await;
+    let server = &house.tree.servers()[0];
+    assert!(server.breaker.retry_at.is_some() && server.breaker.reason.is_some(), "{server:?}");
+    let (first, second) = (house.send(0).await, house.send(1).await);
+    let told = first.turn.queue.unwrap();
+    let wait = |o: crate::domain::turn::Offline| o.gives_up_at.0 - o.offline_since.0;
+    assert_eq!((told.position, told.offline.map(wait)), (1, Some(30_000_000)));
+    until(async || house.tree.turn(second.turn.id).await.unwrap().queue.is_some_and(|q| q.position == 2))
+        .await;
+    assert_eq!(house.try_send(2, "three").await.unwrap_err().code, Code::InferenceQueueFull);
+    house.servers[1].is_now(Mood::Well);
+    house.answers(1).await;
+    assert_eq!(end_of(first).await.server.as_deref(), Some("s1"));
+    house.answers(1).await;
+    assert_eq!(end_of(second).await.state, TurnState::Completed);
+    // And with nobody back in time.
+    house.servers[1].is_now(Mood::Away);
+    until(async || house.tree.servers().iter().all(|s| s.state == ServerState::Down)).await;
+    let turn = end_of(house.send(3).await).await;
+    assert_eq!((turn.state, turn.error.unwrap().code), (TurnState::Failed, Code::OllamaOffline));
+}
+
+/// Makes servers whose model is in their address.
+struct Moody;
+
+#[async_trait]
+impl ServerFactory for Moody {
+    async fn connect(&self, url: &str) -> Result<Connection, AddressRefused> {
+        self.reconnect(url)
+    }
+    fn reconnect(&self, url: &str) -> Result<Connection, AddressRefused> {
+        let name = url.strip_prefix("http://").ok_or(AddressRefused::Malformed)?;
+        let model = Arc::new(MoodyModel::new(&[name]));
+        Ok(Connection { url: url.into(), name: name.into(), slots: 1, model })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
+    let store = MemoryStore::new();
+    let start = async || {
+        let builder = Controller::builder(Arc::new(store.clone())).server_factory(Arc::new(Moody));
+        builder.start().await.unwrap()
+    };
+    let names = |tree: &Controller| tree.servers().into_iter().map(|s| s.name).collect::<Vec<_>>();
+    let gates = |tree: &Controller| {
+        let inference = tree.tree().children.into_iter().find(|c| c.name == "inference").unwrap();
+        inference.children.into_iter().map(|c| (c.name, c.restarts)).collect::<Vec<_>>()
+    };
+    let tree = start().await;
+    let add = |url: &str| AddServer { url: url.into(), ..AddServer::default() };
+    for name in ["a", "b", "c"] {
+        tree.add_server(add(&format!("http://{name}"))).await.unwrap();
+    }
+    until(async || tree.servers().iter().all(|s| s.state == ServerState::Up)).await;
+    let twice = AddServer { name: Some("z".into()), ..add("http://a/") };
+    assert_eq!(tree.add_server(twice).await.unwrap_err().code, Code::ServerExists);
+    assert_eq!(tree.add_server(add("ftp://a")).await.unwrap_err().errors[0].field, "url");
+    tree.remove_server("b").await.unwrap();
+    assert_eq!(tree.remove_server("b").await.unwrap_err().code, Code::ServerNotFound);
+    tree.add_server(add("http://b")).await.unwrap();
+    assert_eq!(names(&tree), ["a", "c", "b"]);
+    until(async || gates(&tree).len() == 3 && tree.servers().iter().all(|s| s.state == ServerState::Up))
+        .await;
+    assert!(gates(&tree).iter().all(|(_, restarts)| *restarts == 0), "nobody else was touched");
+    let events = store.events();
+    let removed = events.iter().filter(|e| e.data.contains("\"removed\":true")).count();
+    assert_eq!(removed, 1);
+    let audit = store.audit();
+    let actions: Vec<_> = audit.iter().map(|a| (a.action.as_str(), a.target.as_str())).collect();
+    assert_eq!(actions.iter().filter(|a| a.0 == "server.add").count(), 4);
+    assert_eq!(actions.iter().filter(|a| **a == ("server.remove", "server:b")).count(), 1);
+    tree.shutdown(Duration::ZERO).await;
+    let tree = start().await;
+    assert_eq!(names(&tree), ["a", "c", "b"]);
+    for name in ["a", "b", "c"] {
+        tree.remove_server(name).await.unwrap();
+    }
+    assert!(names(&tree).is_empty() && store.servers().await.unwrap().is_empty());
+    until(async || gates(&tree).is_empty()).await;
+    tree.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bot_without_a_model_takes_what_the_server_has_that_comes_back() {
+    let house = House::new(&[&["some"]], limits(8)).await;
+    house.servers[0].is_now(Mood::Away);
+    until(async || house.tree.servers()[0].state == ServerState::Down).await;
+    let bot_id = BotId::parse("free").unwrap();
+    house.tree.launch(LaunchBot { bot_id: Some(bot_id.clone()), ..LaunchBot::default() }).await.unwrap();
+    let Sent::Turn(turn) = house.tree.send(SendMessage::text(bot_id, "hello")).await.unwrap() else {
+        unreachable!("no command")
+    };
+    house.servers[0].is_now(Mood::Well);
+    house.answers(0).await;
+    let turn = end_of(turn).await;
+    assert_eq!((turn.state, turn.model.as_str()), (TurnState::Completed, "some"));
+}

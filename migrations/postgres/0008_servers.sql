@@ -1,0 +1,8 @@
+-- Model servers that were added at run time, beside those of the configuration, which is not stored.
+CREATE TABLE model_servers (
+    name       TEXT PRIMARY KEY,
+    url        TEXT NOT NULL,
+    slots      BIGINT NOT NULL CHECK (slots > 0),
+    -- Microseconds since the epoch.
+    created_at BIGINT NOT NULL
+);
