@@ -63,6 +63,7 @@ mod subscribe;
 mod tests {
     mod outage;
     mod servers;
+    mod summaries;
     mod tools;
 }
 

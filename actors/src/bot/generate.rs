@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use super::{
-    context::{self, Plan},
+    context::{self, window::Plan},
     rounds::Then,
     stop::Phase,
     turn::{Asked, TurnJob},
@@ -165,7 +165,6 @@ impl TurnJob {
             // An error means that the bot is gone, and this task with it in a moment.
             self.path = Some(go.await.map_err(|_| End::Abandoned)?);
         }
-        let plan = self.plan().await.map_err(End::Failed)?;
         let inference = self.context.inference.clone();
         {
             let mut turn = self.shared.turn.lock();
@@ -174,6 +173,7 @@ impl TurnJob {
                 named => inference.choose(named, &self.config.fallback).to_owned(),
             };
         }
+        let plan = self.plan().await.map_err(End::Failed)?;
         let want = self.want(&plan);
         let claim = std::mem::take(&mut self.claim);
         let permit = inference.acquire(&want, &[], claim).await.map_err(End::Failed)?;
