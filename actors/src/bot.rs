@@ -35,6 +35,7 @@ pub(crate) mod recovery;
 mod resume;
 mod rounds;
 mod stop;
+pub(crate) mod summary;
 mod talk;
 pub(crate) mod turn;
 pub(crate) mod turn_context;
@@ -43,13 +44,14 @@ mod turn_events;
 pub(crate) mod work;
 
 pub(crate) use accept::{Again, Incoming, Overrides, Refusal, StoredTalk, takes_messages};
-use context::{ContextEntry, Estimator, Path};
+use context::{ContextEntry, Path};
 pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
 #[cfg(test)]
 pub(crate) use generate::MAX_ATTEMPTS;
 use lane::{Lane, Place};
 use recovery::{Cause, FoundTurn};
 use resume::Readiness;
+use summary::Summaries;
 use talk::{Kept, Talk};
 use turn::TurnJob;
 pub(crate) use turn::behind_a_lost_one;
@@ -74,7 +76,6 @@ pub(crate) enum BotMessage {
         parent: Option<MessageId>,
         leaf: MessageId,
         entries: Vec<ContextEntry>,
-        estimator: Estimator,
         path: Option<Arc<Path>>,
     },
     /// A turn was not stored, or had been before.
@@ -124,7 +125,7 @@ pub(crate) struct BotArgs {
 pub(crate) struct BotActorState {
     args: BotArgs,
     talks: HashMap<ConversationId, Talk>,
-    estimator: Estimator,
+    summaries: Summaries,
     readiness: Readiness,
     /// Set while strays are looked for; true if there is a reason to look again.
     looking: Option<bool>,
@@ -218,10 +219,8 @@ impl BotActorState {
         parent: Option<MessageId>,
         leaf: MessageId,
         entries: Vec<ContextEntry>,
-        estimator: Estimator,
         path: Option<Arc<Path>>,
     ) {
-        self.estimator = estimator;
         self.last_turn = Timestamp::now();
         let keep = context::worth_keeping(
             self.entry().record().config.options.num_ctx.unwrap_or(crate::domain::bot::DEFAULT_NUM_CTX),
@@ -340,6 +339,7 @@ impl BotActorState {
     fn forget_texts(&mut self) {
         self.talks.retain(|_, talk| !talk.lane.is_empty());
         self.talks.values_mut().for_each(Talk::forget);
+        self.summaries.forget();
     }
 
     /// A turn's task died by itself: a defect of deia. The turn is found again as after a crash of the bot.
@@ -395,7 +395,7 @@ impl Actor for BotActor {
         Ok(BotActorState {
             args,
             talks: HashMap::new(),
-            estimator: Estimator::default(),
+            summaries: Summaries::default(),
             readiness: Readiness::Ready,
             looking: None,
             halted: false,
@@ -426,8 +426,9 @@ impl Actor for BotActor {
             BotMessage::Send { incoming, refused, reply } => {
                 state.send(&me, incoming, refused, reply).await?
             }
-            BotMessage::TurnEnded { turn, conversation, parent, leaf, entries, estimator, path } => {
-                state.turn_ended(&me, turn, conversation, parent, leaf, entries, estimator, path);
+            BotMessage::TurnEnded { turn, conversation, parent, leaf, entries, path } => {
+                state.turn_ended(&me, turn, conversation, parent, leaf, entries, path);
+                state.summarise(&me, conversation).await;
             }
             BotMessage::TurnGone { turn } => state.turn_gone(turn),
             BotMessage::LookForStrays => state.look_for_strays(&me).await?,

@@ -65,6 +65,7 @@ mod tests {
     mod choice;
     mod outage;
     mod servers;
+    mod summaries;
     mod tools;
 }
 

@@ -16,18 +16,19 @@ use std::{
     time::Duration,
 };
 
-use metrics::counter;
+use metrics::{counter, histogram};
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     domain::{
+        bot::BotConfig,
         ids::TurnId,
         model::{Model, ModelPlace},
         problem::{Code, Problem},
         turn::QueuePlace,
     },
-    metrics::REFUSALS,
+    metrics::{CONTEXT_ESTIMATE_ERROR, REFUSALS},
     ports::chat_model::{LoadedModel, ModelDetails, ModelError},
 };
 
@@ -42,6 +43,7 @@ pub mod routing;
 mod servers;
 pub mod service_times;
 pub mod slots;
+pub(crate) mod tokens;
 
 use actor::PROBE_TIMEOUT;
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
@@ -51,9 +53,12 @@ pub(crate) use gate::{Claim, Gate, SlotPermit, Want};
 pub(crate) use preference::Preference;
 use routing::{ModelAt, ServerView};
 pub(crate) use servers::{GateHouse, Gates};
+use tokens::{Counted, Estimates, Estimator};
 
 /// When to come back where as many wait for a server to answer as may, in seconds.
 const AWAY_RETRY_S: u32 = 5;
+/// Generations for nobody in particular that may run or wait at a time: the lines are for turns.
+const BACKGROUND: usize = 8;
 /// A list of models younger than this is not asked for again.
 const FRESH: Duration = Duration::from_millis(1000);
 
@@ -74,6 +79,10 @@ pub(crate) struct Inference {
     limits: InferenceLimits,
     /// The turns that wait for a server to come back.
     away: Away,
+    /// What is known of the tokens of each model.
+    estimates: Estimates,
+    /// One permit for each generation that may run beside the turns.
+    background: Arc<Semaphore>,
     /// Set when the process ends: what has not begun stays in the line, for the next start.
     closed: Arc<AtomicBool>,
 }
@@ -90,6 +99,8 @@ impl Inference {
             changed,
             limits,
             away: Away::default(),
+            estimates: Estimates::default(),
+            background: Arc::new(Semaphore::new(BACKGROUND)),
             closed: Arc::default(),
         }
     }
@@ -150,6 +161,14 @@ impl Inference {
             .unwrap_or(model)
     }
 
+    /// The model that a turn of a bot with this configuration is for now.
+    pub fn model_for(&self, config: &BotConfig) -> String {
+        match config.model.as_str() {
+            "" => self.any_model().unwrap_or_default(),
+            named => self.choose(named, &config.fallback).to_owned(),
+        }
+    }
+
     /// The first model that any server offers, a real one before a simulated one.
     pub fn any_model(&self) -> Option<String> {
         let first = |simulated| {
@@ -186,6 +205,11 @@ impl Inference {
                 .inspect_err(refused);
         }
         Ok(Claim::Nothing)
+    }
+
+    /// Leave for a generation that is no turn; none while there are enough.
+    pub fn background(&self) -> Option<OwnedSemaphorePermit> {
+        self.background.clone().try_acquire_owned().ok()
     }
 
     /// Lets nobody in any more; those who wait go on waiting.
@@ -319,9 +343,33 @@ impl Inference {
 
     /// The largest context of a model, if it has been learnt.
     pub fn known_context(&self, model: &str) -> Option<u32> {
-        let gate = self.route(model, &[])?;
-        let listed = || gate.models().iter().find(|m| m.name == model).and_then(|m| m.context_length);
-        gate.details(model).and_then(|d| d.context_length).or_else(listed)
+        self.route(model, &[])?.context_length(model)
+    }
+
+    /// How to estimate tokens for a model.
+    pub fn estimator(&self, model: &str) -> Estimator {
+        self.estimates.of(model, || self.family(model))
+    }
+
+    fn family(&self, model: &str) -> String {
+        self.gates().iter().find_map(|g| g.family(model)).unwrap_or_default()
+    }
+
+    /// A server counted the tokens of a prompt that was estimated before; `plain` where it was nothing but text. Learns
+    /// from that, and answers whether it can be the count of the whole prompt.
+    pub fn counted(&self, model: &str, counted: Counted, estimated: u32, plain: bool) -> bool {
+        let believed = self.estimator(model).believes(counted);
+        if believed && plain && counted.tokens > 0 {
+            let off = f64::from(estimated.abs_diff(counted.tokens)) / f64::from(counted.tokens);
+            histogram!(CONTEXT_ESTIMATE_ERROR.name).record(off);
+            self.estimates.learn(model, counted);
+        }
+        believed
+    }
+
+    /// A server found a prompt too long that was estimated to fit.
+    pub fn underestimated(&self, model: &str) {
+        self.estimates.tighten(model);
     }
 
     /// Models over all servers, by name.

@@ -87,8 +87,17 @@ pub const REFUSALS: Metric = Metric {
     help: "Messages refused because the line was full, and turns given up because no model server answered, by error code",
 };
 
+/// How far the estimated tokens of prompts are from those that servers count.
+pub const CONTEXT_ESTIMATE_ERROR: Metric = Metric {
+    name: "deia_context_estimate_error_ratio",
+    kind: Kind::Histogram(&[0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0]),
+    labels: &[],
+    help: "How far the estimated tokens of a prompt were from the model server's count, as a share of the count; prompts of text only, \
+           counts of whole prompts only",
+};
+
 /// Everything that the tree counts.
-pub const ALL: &[Metric] = &[STOP_LATENCY, TURNS, QUEUE_DEPTH, SLOTS_BUSY, REFUSALS];
+pub const ALL: &[Metric] = &[STOP_LATENCY, TURNS, QUEUE_DEPTH, SLOTS_BUSY, REFUSALS, CONTEXT_ESTIMATE_ERROR];
 
 /// Tells the recorder, if there is one, what the metrics mean, and lets those with a closed list of labels begin at zero.
 pub fn describe(metrics: &[Metric]) {
@@ -121,7 +130,8 @@ mod tests {
             let counts = metric.kind == Kind::Counter;
             assert_eq!(counts, metric.name.ends_with("_total"), "{}", metric.name);
             if let Kind::Histogram(buckets) = metric.kind {
-                assert!(buckets.is_sorted() && metric.name.ends_with("_seconds"), "{}", metric.name);
+                let unit = metric.name.ends_with("_seconds") || metric.name.ends_with("_ratio");
+                assert!(buckets.is_sorted() && unit, "{}", metric.name);
             }
         }
     }

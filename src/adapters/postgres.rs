@@ -159,8 +159,8 @@ impl HistoryStore for PostgresStore {
     async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
         self.read(self.reader.path(leaf, max_bytes)).await
     }
-    async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
-        self.read(self.reader.path_rest(above)).await
+    async fn messages_above(&self, above: MessageId) -> Result<u32, StoreError> {
+        self.read(self.reader.messages_above(above)).await
     }
     async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
         self.read(self.reader.message(bot, id)).await

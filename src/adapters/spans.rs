@@ -30,6 +30,13 @@ macro_rules! spans {
     };
 }
 
+/// How many messages of the path that ends with `$1` are above it; 0 where there is no such message.
+macro_rules! above {
+    () => {
+        concat!($crate::adapters::spans::spans!(), " SELECT coalesce(max(below + depth - top), 0) FROM spans")
+    };
+}
+
 /// How many messages of the path that ends with `$1` are below `$2`; nothing where that is not on the path.
 macro_rules! place {
     () => {
@@ -63,4 +70,4 @@ macro_rules! walk {
         )
     };
 }
-pub(super) use {place, spans, top, walk};
+pub(super) use {above, place, spans, top, walk};

@@ -188,8 +188,8 @@ impl HistoryStore for SqliteStore {
     async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
         self.reader.path(leaf, max_bytes).await
     }
-    async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
-        self.reader.path_rest(above).await
+    async fn messages_above(&self, above: MessageId) -> Result<u32, StoreError> {
+        self.reader.messages_above(above).await
     }
     async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
         self.reader.message(bot, id).await

@@ -83,6 +83,10 @@ pub(crate) fn compose(script: &Script, run: &Run<'_>) -> Answer {
             }
             Source::Person => split(&speech::reply(&run.messages, seed(run, said)), &mut answer),
             Source::Echo => split(said, &mut answer),
+            Source::System => {
+                let system = run.messages.iter().find(|m| m.role == "system");
+                split(system.map_or("", |m| m.content.as_ref()), &mut answer);
+            }
             Source::Tokens(n) => numbered(n, &mut answer),
             Source::Utf8(n) => multibyte(n, &mut answer),
         }

@@ -21,6 +21,8 @@ pub(crate) enum Source {
     Person,
     /// The last user message, as it is.
     Echo,
+    /// The system prompt, as it is.
+    System,
     /// So many tokens of 5 bytes each (`0000 0001 …`).
     Tokens(u32),
     /// So many tokens of multi-byte text.
@@ -101,7 +103,7 @@ pub(crate) enum ScriptError {
     #[error("the script is empty; try sim:echo or sim:tokens=200,gap_ms=5,first_ms=20")]
     Empty,
     #[error(
-        "unknown script key '{key}'; known are echo, tokens, gap_ms, first_ms, error_at, cut_at, reset_at, stall_at, \
+        "unknown script key '{key}'; known are echo, system, tokens, gap_ms, first_ms, error_at, cut_at, reset_at, stall_at, \
          long_at, busy, load_ms, drip_ms, utf8, think, tools, calls, vision, misform, garbage, html, gzip, redirect"
     )]
     UnknownKey { key: String },
@@ -111,7 +113,7 @@ pub(crate) enum ScriptError {
     Number { key: String, max: u64 },
     #[error("script key '{key}' takes no value")]
     NoValue { key: String },
-    #[error("echo and tokens exclude each other")]
+    #[error("echo, system and tokens exclude each other")]
     TwoSources,
 }
 
@@ -147,7 +149,7 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
         return Err(ScriptError::Empty);
     }
     let mut script = Script { pace: Pace::Fixed(0), first_ms: 0, vision: false, ..Script::person() };
-    let (mut echo, mut utf8, mut tokens) = (false, false, None);
+    let (mut echo, mut system, mut utf8, mut tokens) = (false, false, false, None);
     let mut seen: Vec<&str> = Vec::new();
     for part in text.split(',') {
         let (key, value) = match part.split_once('=') {
@@ -160,6 +162,7 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
         seen.push(key);
         match key {
             "echo" => echo = flag(key, value)?,
+            "system" => system = flag(key, value)?,
             "utf8" => utf8 = flag(key, value)?,
             "think" => script.think = flag(key, value)?,
             "tools" if value.is_none() => script.tools = 1,
@@ -192,11 +195,14 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
     script.chopped = utf8 || script.drip_ms > 0;
     // A fault needs tokens around it: without `tokens` the text is long enough to reach past it.
     let default = script.fault.map_or(20, |(at, _)| at.saturating_add(10).max(20));
-    script.source = match (echo, utf8, tokens) {
-        (true, _, Some(_)) => return Err(ScriptError::TwoSources),
-        (true, _, None) => Source::Echo,
-        (false, true, tokens) => Source::Utf8(tokens.unwrap_or(default)),
-        (false, false, tokens) => Source::Tokens(tokens.unwrap_or(default)),
+    script.source = match (echo, system, utf8, tokens) {
+        (true, true, ..) | (true, _, _, Some(_)) | (_, true, _, Some(_)) => {
+            return Err(ScriptError::TwoSources);
+        }
+        (true, ..) => Source::Echo,
+        (_, true, ..) => Source::System,
+        (_, _, true, tokens) => Source::Utf8(tokens.unwrap_or(default)),
+        (_, _, false, tokens) => Source::Tokens(tokens.unwrap_or(default)),
     };
     Ok(script)
 }
@@ -258,6 +264,7 @@ mod tests {
         assert_eq!((script.tools, script.calls), (3, 2));
         assert!(script.vision && script.misform);
         assert_eq!(parse("sim:echo").unwrap().source, Source::Echo);
+        assert_eq!(parse("sim:system").unwrap().source, Source::System);
         assert_eq!(parse("sim:error_at=10").unwrap().fault, Some((10, Fault::Error)));
         assert_eq!(parse("sim:garbage").unwrap().fault, Some((3, Fault::Garbage)));
     }
@@ -280,7 +287,9 @@ mod tests {
             Err(ScriptError::Number { key: "tokens".into(), max: MAX_TOKENS })
         );
         assert_eq!(parse("sim:tokens"), Err(ScriptError::Number { key: "tokens".into(), max: MAX_TOKENS }));
-        assert_eq!(parse("sim:echo,tokens=3"), Err(ScriptError::TwoSources));
+        for both in ["sim:echo,tokens=3", "sim:system,tokens=3", "sim:echo,system"] {
+            assert_eq!(parse(both), Err(ScriptError::TwoSources));
+        }
         assert_eq!(parse("sim:echo,"), Err(ScriptError::UnknownKey { key: String::new() }));
     }
 

@@ -10,6 +10,7 @@ mod bot_crash;
 mod bot_life;
 mod branches;
 mod command_line;
+mod context;
 mod events;
 mod export;
 mod faults;

@@ -11,7 +11,10 @@ use tokio::sync::oneshot;
 
 use super::{
     BotActorState, BotMessage, SendReply, Talk,
-    context::{self, ContextEntry, Path, Plan},
+    context::{
+        self, ContextEntry, Path,
+        window::{self, Plan},
+    },
     lane::Place,
     rounds::Rounds,
     stop::{Phase, Stop},
@@ -31,10 +34,7 @@ use crate::{
         turn::{ContextUse, QueuePlace, Timings, Turn, TurnState, Usage},
     },
     inference::{Claim, SlotPermit, Want},
-    ports::{
-        chat_model::Role,
-        history_store::{Change, Fact},
-    },
+    ports::history_store::{Change, Fact},
 };
 
 /// A message on its way in, with ids that stay the same if it has to be handed to the bot's next actor.
@@ -117,6 +117,8 @@ pub(super) struct Prepared {
     claim: Claim,
     /// Tokens that it is expected to cost there.
     cost: u32,
+    /// Estimated tokens of the message alone.
+    tokens: u32,
     config: Arc<BotConfig>,
 }
 
@@ -165,27 +167,20 @@ impl BotActorState {
         if incoming.again.is_none() && send.parent_id.is_none() {
             incoming.siblings = talk.beyond + 1;
         }
-        let probe = ContextEntry {
-            role: Role::User,
-            content: send.content.clone(),
-            images: send.images.clone(),
-            tool_calls: None,
-            answers: None,
-        };
-        let probe_tokens =
-            context::check_fits(&record.config, &options, &probe, self.estimator).map_err(problem)?;
         let inference = &self.args.context.inference;
-        let model = match record.config.model.as_str() {
-            "" => inference.any_model().unwrap_or_default(),
-            named => inference.choose(named, &record.config.fallback).to_owned(),
-        };
+        let model = inference.model_for(&record.config);
+        let estimator = inference.estimator(&model);
+        let probe = ContextEntry::asked(send.content.clone(), send.images.clone());
+        let probe_tokens =
+            window::check_fits(&record.config, &options, &probe, estimator).map_err(problem)?;
         let path = talk.path.clone().filter(|p| p.leaf == parent);
         let (mut begun, mut used) = (None, probe_tokens);
         if place == Place::Now
             && let Some(path) = &path
         {
-            let plan =
-                context::plan(&record.config, &options, path, &probe, self.estimator).map_err(problem)?;
+            let summary = self.summaries.for_use(&record.config, path);
+            let plan = window::plan(&record.config, &options, path, &probe, estimator, summary.as_deref())
+                .map_err(problem)?;
             used = plan.usage.used;
             begun = inference.try_acquire(&model).map(|permit| (permit, plan));
         }
@@ -204,6 +199,7 @@ impl BotActorState {
             begun,
             claim,
             cost: context::cost(used, &options),
+            tokens: estimator.text(&send.content),
             options,
             config: Arc::new(record.config.clone()),
         })
@@ -233,7 +229,7 @@ impl BotActorState {
             thinking: None,
             tool_calls: None,
             images: (!send.images.is_empty()).then(|| send.images.clone()),
-            tokens: self.estimator.tokens(&send.content),
+            tokens: prepared.tokens,
             state: MessageState::Complete,
             siblings,
             created_at: now,
@@ -267,6 +263,8 @@ impl BotActorState {
             })),
         };
         let begins = prepared.begun.is_some();
+        let (num_ctx, _) = context::budget(&prepared.options);
+        let nothing_sent = ContextUse { num_ctx, ..ContextUse::default() };
         let turn = Turn {
             id: incoming.turn,
             bot_id,
@@ -280,7 +278,7 @@ impl BotActorState {
             queue,
             usage: Usage::default(),
             timings: Timings { queued_ms: begins.then_some(0.0), ..Timings::default() },
-            context: prepared.begun.as_ref().map_or_else(ContextUse::default, |(_, plan)| plan.usage),
+            context: prepared.begun.as_ref().map_or(nothing_sent, |(_, plan)| plan.usage),
             error: None,
             created_at: now,
             ended_at: None,
@@ -311,7 +309,7 @@ impl BotActorState {
             options: prepared.options,
             think: incoming.send.think.clone(),
             format: incoming.send.format.clone(),
-            estimator: self.estimator,
+            summaries: self.summaries.clone(),
             stop: Stop::default(),
             phase: Phase::Queued,
             accept: Some((submitted, reply_port)),

@@ -1,6 +1,4 @@
-//! What of a conversation is sent to the model: the system prompt, then as much of the newest history
-//! as fits. Pure. Tokens are estimated from bytes; the estimate is corrected by the counts that the
-//! model server reports.
+//! What of a conversation is in memory, and the budget of a prompt. Pure. What is sent follows in [`window`].
 
 use std::sync::Arc;
 
@@ -8,79 +6,43 @@ use serde_json::Value;
 
 use crate::{
     domain::{
-        bot::{BotConfig, DEFAULT_NUM_CTX, Options, Overflow},
+        bot::{DEFAULT_NUM_CTX, Options},
         ids::MessageId,
         message::{Message, MessageState, Sender},
-        problem::{Code, Problem},
         tool::Answered,
-        turn::ContextUse,
     },
+    inference::tokens::{Estimator, PER_MESSAGE, TextSize},
     ports::chat_model::{PromptMessage, Role},
 };
 
-/// Tokens that a chat template adds to a message, roughly.
-const PER_MESSAGE: u32 = 4;
+pub(crate) mod window;
+
 /// Tokens of an image, roughly (vision encoders give some hundreds to a thousand).
 const PER_IMAGE: u32 = 800;
 /// Reply budget where the configuration names none: a quarter of the context, at most this.
 const MAX_REPLY_BUDGET: u32 = 1024;
-/// Bytes per token before anything was measured; English text has about four.
-const FIRST_GUESS: f64 = 4.0;
-
-/// Estimates tokens from bytes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Estimator {
-    bytes_per_token: f64,
-}
-
-impl Default for Estimator {
-    fn default() -> Self {
-        Self { bytes_per_token: FIRST_GUESS }
-    }
-}
-
-impl Estimator {
-    /// Tokens of a text, alone.
-    pub fn tokens(self, text: &str) -> u32 {
-        (text.len() as f64 / self.bytes_per_token).ceil() as u32
-    }
-
-    fn entry(self, entry: &ContextEntry) -> u32 {
-        self.tokens(&entry.content) + PER_MESSAGE + PER_IMAGE * u32::try_from(entry.images.len()).unwrap_or(0)
-    }
-
-    /// Learns from a whole prompt: `bytes` of text in `messages` messages were `tokens` tokens. Moves half
-    /// of the way, between one and eight bytes per token; prompts under 64 tokens say too little.
-    pub fn learn(&mut self, bytes: usize, messages: usize, tokens: u32) {
-        let template = PER_MESSAGE.saturating_mul(u32::try_from(messages).unwrap_or(0));
-        let text_tokens = tokens.saturating_sub(template);
-        if text_tokens >= 64 {
-            let measured = (bytes as f64 / f64::from(text_tokens)).clamp(1.0, 8.0);
-            self.bytes_per_token += 0.5 * (measured - self.bytes_per_token);
-        }
-    }
-
-    /// The server says that the prompt was too long: be more careful.
-    pub fn tighten(&mut self) {
-        self.bytes_per_token = (self.bytes_per_token * 0.75).max(1.0);
-    }
-}
+/// History that is kept in memory, however large the context: more than fits two million tokens.
+const MAX_KEPT: usize = 8 << 20;
 
 /// A message as far as a prompt needs it.
 #[derive(Debug, Clone)]
 pub(crate) struct ContextEntry {
+    /// Its id; none for one that is not stored yet.
+    pub id: Option<MessageId>,
     pub role: Role,
     pub content: Arc<str>,
     pub images: Vec<Arc<str>>,
     pub tool_calls: Option<Value>,
     /// The call that a tool's result answers.
     pub answers: Option<Answered>,
+    size: TextSize,
 }
 
 impl ContextEntry {
-    /// Memory that it holds, images included.
-    fn bytes(&self) -> usize {
-        self.content.len() + self.images.iter().map(|image| image.len()).sum::<usize>()
+    /// A user's message that is not stored yet.
+    pub fn asked(content: Arc<str>, images: Vec<Arc<str>>) -> Self {
+        let size = TextSize::of(&content);
+        Self { id: None, role: Role::User, content, images, tool_calls: None, answers: None, size }
     }
 
     /// `None` for what a model is not shown: slash commands and their answers, empty replies.
@@ -96,13 +58,50 @@ impl ContextEntry {
         if role == Role::Assistant && (empty || message.state == MessageState::Pending) {
             return None;
         }
+        let calls = message.tool_calls.as_ref().map(|calls| TextSize::of(&calls.to_string()));
         Some(Self {
+            id: Some(message.id),
             role,
             content: message.content.clone(),
             images: message.images.clone().unwrap_or_default(),
             tool_calls: message.tool_calls.clone(),
             answers: Answered::of(&message.metadata).filter(|_| message.sender == Sender::Tool),
+            size: TextSize::of(&message.content).plus(calls.unwrap_or_default()),
         })
+    }
+
+    /// Memory that it holds, images included.
+    fn bytes(&self) -> usize {
+        self.content.len() + self.images.iter().map(|image| image.len()).sum::<usize>()
+    }
+
+    /// Calls of tools that it makes.
+    fn calls(&self) -> usize {
+        self.tool_calls.as_ref().and_then(Value::as_array).map_or(0, Vec::len)
+    }
+
+    /// What stays of a call of tools without its results: the text, if there is any.
+    fn without_calls(&self) -> Option<Self> {
+        (!self.content.is_empty()).then(|| Self {
+            tool_calls: None,
+            size: TextSize::of(&self.content),
+            ..self.clone()
+        })
+    }
+
+    fn tokens(&self, estimator: Estimator) -> u32 {
+        let images = PER_IMAGE.saturating_mul(u32::try_from(self.images.len()).unwrap_or(u32::MAX));
+        estimator.tokens(self.size).saturating_add(PER_MESSAGE).saturating_add(images)
+    }
+
+    fn prompt(&self) -> PromptMessage {
+        PromptMessage {
+            role: self.role,
+            content: self.content.clone(),
+            images: self.images.clone(),
+            tool_calls: self.tool_calls.clone(),
+            answers: self.answers.clone(),
+        }
     }
 }
 
@@ -136,7 +135,7 @@ impl Path {
             {
                 over = over.saturating_sub(entry.bytes().max(1));
                 self.rest.0 += 1;
-                self.rest.1 += Estimator::default().entry(entry);
+                self.rest.1 = self.rest.1.saturating_add(entry.tokens(Estimator::default()));
                 cut += 1;
             }
             self.entries.drain(..cut);
@@ -146,18 +145,7 @@ impl Path {
 
 /// Bytes of history that are worth keeping in memory for a context of this size.
 pub(crate) fn worth_keeping(num_ctx: u32) -> usize {
-    usize::try_from(num_ctx).unwrap_or(usize::MAX).saturating_mul(8)
-}
-
-/// A prompt that fits.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    /// System prompt first, then history, then the message.
-    pub messages: Vec<PromptMessage>,
-    /// How full it is.
-    pub usage: ContextUse,
-    /// Bytes of text in it.
-    pub bytes: usize,
+    usize::try_from(num_ctx).unwrap_or(usize::MAX).saturating_mul(8).min(MAX_KEPT)
 }
 
 /// The size of the context and what of it is kept for the reply.
@@ -175,167 +163,27 @@ pub(crate) fn cost(prompt: u32, options: &Options) -> u32 {
     prompt.saturating_add(budget(options).1)
 }
 
-fn too_long(num_ctx: u32, needed: u32) -> Problem {
-    Problem::new(
-        Code::PromptTooLong,
-        format!(
-            "The message and the system prompt need about {needed} tokens; the context has {num_ctx}, part of it kept for the reply. Shorten the message or raise num_ctx."
-        ),
-    )
-}
-
-/// Tokens that a message needs together with the system prompt.
-///
-/// # Errors
-/// `prompt_too_long` where they alone do not fit.
-pub(crate) fn check_fits(
-    config: &BotConfig,
-    options: &Options,
-    message: &ContextEntry,
-    estimator: Estimator,
-) -> Result<u32, Problem> {
-    let (num_ctx, reply) = budget(options);
-    let fixed = fixed_tokens(config, message, estimator);
-    if fixed > num_ctx.saturating_sub(reply) { Err(too_long(num_ctx, fixed)) } else { Ok(fixed) }
-}
-
-fn fixed_tokens(config: &BotConfig, message: &ContextEntry, estimator: Estimator) -> u32 {
-    let system = if config.system_prompt.is_empty() {
-        0
-    } else {
-        estimator.tokens(&config.system_prompt) + PER_MESSAGE
-    };
-    let tools: u32 = config.tools.iter().map(|t| estimator.tokens(&t.to_string())).sum();
-    system + tools + estimator.entry(message)
-}
-
-/// Fills the context: the system prompt and the message always, then the newest history that fits.
-///
-/// # Errors
-/// `prompt_too_long` where message and system prompt alone do not fit, or where something would be
-/// left out and the configuration says `refuse`.
-pub(crate) fn plan(
-    config: &BotConfig,
-    options: &Options,
-    path: &Path,
-    message: &ContextEntry,
-    estimator: Estimator,
-) -> Result<Plan, Problem> {
-    let (num_ctx, reply) = budget(options);
-    let room = num_ctx.saturating_sub(reply);
-    let mut used = fixed_tokens(config, message, estimator);
-    if used > room {
-        return Err(too_long(num_ctx, used));
-    }
-    let mut first = path.entries.len();
-    for (i, entry) in path.entries.iter().enumerate().rev() {
-        let tokens = estimator.entry(entry);
-        if used + tokens > room {
-            break;
-        }
-        used += tokens;
-        first = i;
-    }
-    let cut = path.entries.get(..first).unwrap_or_default();
-    let trimmed_messages = path.rest.0 + u32::try_from(cut.len()).unwrap_or(u32::MAX);
-    let trimmed_tokens = path.rest.1 + cut.iter().map(|e| estimator.entry(e)).sum::<u32>();
-    if trimmed_messages > 0 && config.context.overflow == Overflow::Refuse {
-        return Err(Problem::new(
-            Code::PromptTooLong,
-            format!(
-                "{trimmed_messages} earlier messages do not fit the context of {num_ctx} tokens, and this bot refuses to leave any out. Start a new conversation or raise num_ctx."
-            ),
-        ));
-    }
-    let shown = path.entries.get(first..).unwrap_or_default().iter().chain([message]);
-    let mut messages = Vec::with_capacity(path.entries.len() - first + 2);
-    if !config.system_prompt.is_empty() {
-        messages.push(PromptMessage {
-            role: Role::System,
-            content: config.system_prompt.as_str().into(),
-            images: vec![],
-            tool_calls: None,
-            answers: None,
-        });
-    }
-    messages.extend(shown.map(|e| PromptMessage {
-        role: e.role,
-        content: e.content.clone(),
-        images: e.images.clone(),
-        tool_calls: e.tool_calls.clone(),
-        answers: e.answers.clone(),
-    }));
-    let bytes = messages.iter().map(|m| m.content.len()).sum();
-    let usage = ContextUse { num_ctx, used, trimmed_messages, trimmed_tokens };
-    Ok(Plan { messages, usage, bytes })
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn entry(role: Role, text: &str) -> ContextEntry {
-        ContextEntry { role, content: text.into(), images: vec![], tool_calls: None, answers: None }
-    }
-
-    fn path(texts: &[String]) -> Path {
-        let entries: Vec<_> = texts.iter().map(|t| entry(Role::User, t)).collect();
-        Path { leaf: Some(MessageId::new()), entries, rest: (0, 0) }
-    }
-
-    proptest! {
-        #[test]
-        fn a_plan_never_exceeds_its_room_and_keeps_the_newest(
-            lengths in prop::collection::vec(0usize..4000, 0..30),
-            num_ctx in 256u32..8192,
-        ) {
-            let texts: Vec<String> = lengths.iter().map(|n| "x".repeat(*n)).collect();
-            let path = path(&texts);
-            let options = Options { num_ctx: Some(num_ctx), ..Options::default() };
-            let config = BotConfig { system_prompt: "be brief".into(), ..BotConfig::default() };
-            let message = entry(Role::User, "hello");
-            let made = plan(&config, &options, &path, &message, Estimator::default()).unwrap();
-            let (_, reply) = budget(&options);
-            prop_assert!(made.usage.used <= num_ctx - reply);
-            let shown = made.messages.len() - 2;
-            prop_assert_eq!(shown + made.usage.trimmed_messages as usize, texts.len());
-            for (sent, kept) in made.messages[1..].iter().zip(&texts[texts.len() - shown..]) {
-                prop_assert_eq!(&*sent.content, kept.as_str());
-            }
-            prop_assert_eq!(&*made.messages.last().unwrap().content, "hello");
-        }
-    }
-
-    #[test]
-    fn a_message_that_does_not_fit_alone_is_refused() {
-        let options = Options { num_ctx: Some(256), ..Options::default() };
-        let message = entry(Role::User, &"x".repeat(2000));
-        let error = plan(&BotConfig::default(), &options, &Path::default(), &message, Estimator::default());
-        assert_eq!(error.unwrap_err().code, Code::PromptTooLong);
-    }
-
-    #[test]
-    fn the_estimate_moves_towards_what_the_server_counted() {
-        let mut estimator = Estimator::default();
-        for _ in 0..20 {
-            estimator.learn(2000, 0, 1000);
-        }
-        assert_eq!(estimator.tokens(&"x".repeat(200)), 100);
-        estimator.learn(10, 1, 5);
-        assert_eq!(estimator.tokens(&"x".repeat(200)), 100);
-    }
 
     #[test]
     fn a_path_lets_go_of_its_oldest_entries_and_counts_them() {
         let mut path = Path::default();
         for _ in 0..10 {
-            let e = entry(Role::User, &"x".repeat(100));
-            path.push(MessageId::new(), [e], 200);
+            path.push(MessageId::new(), [ContextEntry::asked("x".repeat(100).into(), vec![])], 200);
         }
         assert!(path.entries.len() < 10);
         assert_eq!(path.entries.len() as u32 + path.rest.0, 10);
+        assert_eq!(path.rest.1, path.rest.0 * 29);
+    }
+
+    #[test]
+    fn no_context_is_so_large_that_its_history_fills_the_memory() {
+        assert_eq!(worth_keeping(4096), 32_768);
+        assert_eq!(worth_keeping(1_000_000_000), MAX_KEPT);
+        let options = |num_predict| Options { num_ctx: Some(u32::MAX), num_predict, ..Options::default() };
+        assert_eq!(budget(&options(None)), (u32::MAX, MAX_REPLY_BUDGET));
+        assert_eq!(cost(u32::MAX, &options(Some(i32::MAX))), u32::MAX);
     }
 }

@@ -12,7 +12,7 @@
 use std::time::Instant;
 
 use super::{
-    context::{self, Plan},
+    context::{self, window::Plan},
     rounds::Then,
     stop::Phase,
     turn::{Asked, TurnJob},
@@ -205,7 +205,6 @@ impl TurnJob {
             // An error means that the bot is gone, and this task with it in a moment.
             self.path = Some(go.await.map_err(|_| End::Abandoned)?);
         }
-        let plan = self.plan().await.map_err(End::Failed)?;
         let inference = self.context.inference.clone();
         {
             let mut turn = self.shared.turn.lock();
@@ -214,6 +213,7 @@ impl TurnJob {
                 named => inference.choose(named, &self.config.fallback).to_owned(),
             };
         }
+        let plan = self.plan().await.map_err(End::Failed)?;
         let claim = std::mem::take(&mut self.claim);
         let preference = self.preference();
         let permit = self.wait_for_slot(&plan, &preference, claim).await.map_err(End::Failed)?;

@@ -198,7 +198,7 @@ impl BotActorState {
             config: Arc::new(record.config.clone()),
             think: overrides.think,
             format: overrides.format,
-            estimator: self.estimator,
+            summaries: self.summaries.clone(),
             stop: Stop::default(),
             phase: Phase::Queued,
             accept: None,

@@ -214,7 +214,7 @@ impl TurnJob {
         Message {
             id: self.reply.id.before(IDS.saturating_sub(nth).max(1)),
             sender,
-            tokens: self.estimator.tokens(&content),
+            tokens: self.estimator().text(&content),
             content,
             state: MessageState::Complete,
             created_at: Timestamp::now(),

@@ -21,9 +21,13 @@ use tokio::sync::oneshot;
 
 use super::{
     BotMessage,
-    context::{self, ContextEntry, Estimator, Path, Plan},
+    context::{
+        self, ContextEntry, Path,
+        window::{self, Plan},
+    },
     rounds::{MAX_CALLS, MAX_CALLS_BYTES, MAX_TOOL_ROUNDS, Rounds},
     stop::{Phase, Stop},
+    summary::Summaries,
     turn_context::TurnContext,
     turn_end::{End, millis},
     turn_events,
@@ -39,7 +43,11 @@ use crate::{
         turn::Turn,
     },
     history::{CommitResult, Submitted, Unsaved, read_problem, storage_problem},
-    inference::{Claim, SlotPermit, model_problem, queue::Class},
+    inference::{
+        Claim, SlotPermit, model_problem,
+        queue::Class,
+        tokens::{Counted, Estimator},
+    },
     ports::{
         chat_model::{ChatRequest, ChatStream, ModelError, Piece},
         history_store::{Change, Fact},
@@ -77,7 +85,7 @@ pub(crate) struct TurnJob {
     pub options: Options,
     pub think: Option<serde_json::Value>,
     pub format: Option<serde_json::Value>,
-    pub estimator: Estimator,
+    pub summaries: Summaries,
     pub stop: Stop,
     /// What it does now.
     pub phase: Phase,
@@ -189,6 +197,10 @@ impl TurnJob {
         let _ = reply.send(Err(problem));
     }
 
+    pub(super) fn estimator(&self) -> Estimator {
+        self.context.inference.estimator(&self.shared.turn.lock().model)
+    }
+
     async fn drive(&mut self) -> End {
         let stop = self.stop.clone();
         let ended = tokio::select! {
@@ -220,14 +232,16 @@ impl TurnJob {
                 Arc::new(self.context.load_path(parent, keep).await?)
             }
         };
-        let plan = context::plan(&self.config, &self.options, &path, &message, self.estimator)?;
+        let summary = self.summaries.for_use(&self.config, &path);
+        let estimator = self.estimator();
+        let plan = window::plan(&self.config, &self.options, &path, &message, estimator, summary.as_deref())?;
         self.path = Some(path);
         Ok(plan)
     }
 
     /// A shorter prompt after the server refused one; `None` where there is nothing left to leave out.
     pub(super) async fn shorten(&mut self, before: &Plan) -> Option<Plan> {
-        self.estimator.tighten();
+        self.context.inference.underestimated(&self.shared.turn.lock().model);
         let shorter = self.plan().await.ok()?;
         if shorter.messages.len() >= before.messages.len() {
             return None;
@@ -245,14 +259,10 @@ impl TurnJob {
     pub(super) fn request(&self, plan: &Plan) -> ChatRequest {
         let (num_ctx, _) = context::budget(&self.options);
         let options = Options { num_ctx: Some(num_ctx), ..self.options.clone() };
-        let mut options = serde_json::to_value(options).unwrap_or_default();
-        if let Some(options) = options.as_object_mut() {
-            options.retain(|_, value| !value.is_null());
-        }
         ChatRequest {
             model: self.shared.turn.lock().model.clone(),
             messages: plan.messages.iter().chain(&self.rounds.prompt).cloned().collect(),
-            options,
+            options: options_as_sent(&options),
             think: self.think.clone(),
             format: self.format.clone(),
             tools: if self.rounds.count < MAX_TOOL_ROUNDS { self.config.tools.clone() } else { vec![] },
@@ -321,16 +331,21 @@ impl TurnJob {
                     }
                 }
             }
-            if let Some(done) = burst.done {
+            if let Some(mut done) = burst.done {
                 permit.done(done.load);
-                // Only plain text says how long a token is.
-                let plain = self.config.tools.is_empty() && plan.messages.iter().all(|m| m.images.is_empty());
-                if let Some(tokens) = done.prompt_tokens.filter(|_| plain) {
-                    self.estimator.learn(plan.bytes, plan.messages.len(), tokens);
-                }
+                // What is not the count of the whole prompt says less than the estimate.
+                done.prompt_tokens = done.prompt_tokens.filter(|tokens| self.counted(plan, *tokens));
                 return Ok(End::Completed(done));
             }
         }
+    }
+
+    fn counted(&self, plan: &Plan, tokens: u32) -> bool {
+        // Only plain text says how long a token is.
+        let plain = self.config.tools.is_empty() && plan.messages.iter().all(|m| m.images.is_empty());
+        let counted = Counted { size: plan.size, messages: plan.messages.len(), tokens };
+        let model = &self.shared.turn.lock().model;
+        self.context.inference.counted(model, counted, plan.usage.used, plain)
     }
 
     /// Sends the text so far on its way to storage; answers with the bytes of it once they are stored.
@@ -350,6 +365,15 @@ impl TurnJob {
         }
         problem
     }
+}
+
+/// Options in the form of the port: those that are set.
+pub(super) fn options_as_sent(options: &Options) -> serde_json::Value {
+    let mut options = serde_json::to_value(options).unwrap_or_default();
+    if let Some(options) = options.as_object_mut() {
+        options.retain(|_, value| !value.is_null());
+    }
+    options
 }
 
 /// The problem of a message that hangs on one which the database did not take.

@@ -7,11 +7,12 @@ use crate::{
     broadcast::Hubs,
     domain::{
         ids::{MessageId, TurnId},
+        message::Message,
         problem::Problem,
         turn::TurnState,
     },
     history::{History, storage_problem},
-    inference::Inference,
+    inference::{Inference, tokens::PER_MESSAGE},
     ports::{
         history_store::{HistoryStore, StoreError},
         tool_runner::ToolRunner,
@@ -71,11 +72,19 @@ impl TurnContext {
     async fn read_path(&self, leaf: MessageId, keep_bytes: usize) -> Result<Path, StoreError> {
         let store = &self.store;
         let mut messages = self.read(store.path(leaf, keep_bytes)).await?;
-        let rest = match messages.last().filter(|oldest| oldest.parent_id.is_some()) {
-            Some(oldest) => self.read(store.path_rest(oldest.id)).await?,
-            None => (0, 0),
+        let above = match messages.last().filter(|oldest| oldest.parent_id.is_some()) {
+            Some(oldest) => self.read(store.messages_above(oldest.id)).await?,
+            None => 0,
         };
+        let rest = (above, tokens_like(&messages, above));
         messages.reverse();
         Ok(Path { entries: messages.iter().filter_map(ContextEntry::of).collect(), rest, leaf: Some(leaf) })
     }
+}
+
+/// Estimated tokens of so many messages as long as these are: to add up those that are not read would mean to read them.
+fn tokens_like(messages: &[Message], count: u32) -> u32 {
+    let tokens: u64 = messages.iter().map(|m| u64::from(m.tokens) + u64::from(PER_MESSAGE)).sum();
+    let mean = tokens as f64 / messages.len().max(1) as f64;
+    (mean * f64::from(count)) as u32
 }

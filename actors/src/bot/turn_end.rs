@@ -88,7 +88,7 @@ impl TurnJob {
         let spent = self.rounds.spent;
         reply.tokens = match done.completion_tokens {
             Some(tokens) => tokens.saturating_add(spent.completion_tokens),
-            None => self.estimator.tokens(&text.content).max(spent.completion_tokens),
+            None => self.estimator().text(&text.content).max(spent.completion_tokens),
         };
         reply.content = text.content.into();
         reply.thinking = (!text.thinking.is_empty()).then(|| text.thinking.into());
@@ -137,7 +137,6 @@ impl TurnJob {
             leaf: reply.id,
             parent: self.shared.message.parent_id,
             entries,
-            estimator: self.estimator,
             path: self.path,
         });
         // Nothing is lost while this task lives: it tries until the database is back.

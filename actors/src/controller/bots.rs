@@ -5,10 +5,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::{abilities::Needs, merge::patched_object, *};
+use crate::bot::context::window;
 use crate::domain::{
     bot::{AuditEntry, BotConfig, BotRecord, BotState, DEFAULT_NUM_CTX, StoredStatus, TokenTotals},
     event::{BotChange, EventBody, NewEvent, Topic},
-    problem::FieldError,
+    problem::{ContextLimits, FieldError},
     time::Timestamp,
 };
 
@@ -135,6 +136,8 @@ impl Controller {
             }
             check_context(&config, maximum, "config.options.num_ctx")?;
         }
+        // A bot that could not take one message is a mistake, best told to whoever makes it.
+        window::check_bot(&config, inference.estimator(&config.model))?;
         Ok((config, warnings))
     }
 
@@ -477,6 +480,11 @@ pub(super) fn check_context(config: &BotConfig, maximum: Option<u32>, field: &st
             field: field.into(),
             reason: format!("must be at most {maximum} for {}", config.model),
         }],
+        context: Some(Box::new(ContextLimits {
+            num_ctx: asked,
+            maximum: Some(maximum),
+            ..ContextLimits::default()
+        })),
         ..Problem::new(
             Code::ContextTooLarge,
             format!("num_ctx {asked} is above the maximum of {}: {maximum}.", config.model),

@@ -232,7 +232,7 @@ impl Controller {
         let needs = Needs::of_message(&record.config, send.think.as_ref(), send.images.len());
         let large = options.num_ctx.is_some_and(|asked| asked != DEFAULT_NUM_CTX);
         let inference = &self.inner.inference;
-        let model = inference.choose(&record.config.model, &record.config.fallback).to_owned();
+        let model = inference.model_for(&record.config);
         // Learnt once per model; a server that does not know it says so when it is asked to answer.
         let details = async || match model.as_str() {
             "" => None,
@@ -243,10 +243,9 @@ impl Controller {
         {
             needs.check(&model, &details.capabilities)?;
         }
-        if !large {
-            return Ok(());
-        }
         let maximum = match inference.known_context(&model) {
+            // Hardly any model has less, and the first message is not to wait for the question.
+            None if !large => return Ok(()),
             None => details().await.and_then(|d| d.context_length),
             known => known,
         };

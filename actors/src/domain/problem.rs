@@ -15,6 +15,22 @@ pub struct FieldError {
     pub reason: String,
 }
 
+/// The numbers of a context that is too small or too large, in tokens; those that are not known are left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContextLimits {
+    /// The context asked for.
+    pub num_ctx: u32,
+    /// What the prompt needs, estimated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub needed: Option<u32>,
+    /// What of the context is kept for the reply.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reply_budget: Option<u32>,
+    /// The largest context of the model.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub maximum: Option<u32>,
+}
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $status:literal, $title:literal;)+) => {
         /// The stable code of a problem: its meaning, class and title. Listed in docs/ERRORS.md.
@@ -171,6 +187,9 @@ pub struct Problem {
     /// The wrong fields.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub errors: Vec<FieldError>,
+    /// The numbers behind `prompt_too_long` and `context_too_large`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub context: Option<Box<ContextLimits>>,
     /// The turn that ended with this problem, in the answer to a waiting send.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub turn: Option<Box<Turn>>,
@@ -193,6 +212,7 @@ impl Problem {
             code,
             retry_after_s,
             errors: vec![],
+            context: None,
             turn: None,
         }
     }

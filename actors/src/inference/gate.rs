@@ -15,7 +15,7 @@ use std::{
 
 use metrics::gauge;
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::{
     breaker::{Breaker, BreakerRules, BreakerState, Verdict},
@@ -107,7 +107,8 @@ impl Want {
 }
 
 struct Waiter {
-    conversation: ConversationId,
+    /// Whose readers are told its places; none for what is no turn.
+    conversation: Option<ConversationId>,
     model: String,
     permit: oneshot::Sender<SlotPermit>,
     told: Option<QueuePlace>,
@@ -154,6 +155,8 @@ pub(crate) struct Gate {
     pub actor: ActorSlot<super::GateMessage>,
     limit: usize,
     state: Mutex<State>,
+    /// Told when somebody had to stand in line.
+    stood: Notify,
     /// Raised whenever the gate takes turns that it did not take before, or no longer takes any; turns that wait look again.
     changed: watch::Sender<u64>,
 }
@@ -224,7 +227,8 @@ impl Gate {
             holds: 0,
         };
         let gauges = Gauges::of(&spec.name);
-        Self { spec, gauges, actor: ActorSlot::new(), limit, state: Mutex::new(state), changed }
+        let (actor, state) = (ActorSlot::new(), Mutex::new(state));
+        Self { spec, gauges, actor, limit, state, stood: Notify::new(), changed }
     }
 
     /// Changes the state, lets in whom the change made room for, and tells who waits elsewhere, and the actor.
@@ -294,8 +298,8 @@ impl Gate {
     /// over at once.
     pub fn enqueue(self: &Arc<Self>, want: &Want, claim: Claim) -> Ticket {
         let (permit, receiver) = oneshot::channel();
-        let waiter =
-            Waiter { conversation: want.conversation, model: want.model.clone(), permit, told: want.told };
+        let conversation = (want.class != Class::Background).then_some(want.conversation);
+        let waiter = Waiter { conversation, model: want.model.clone(), permit, told: want.told };
         let request = want.request(waiter);
         let stands = self.with(|state| {
             state.moved = true;
@@ -310,7 +314,21 @@ impl Gate {
         if !stands {
             tracing::error!(turn.id = %want.turn, server.name = %self.spec.name, "a turn stands in a line twice; this is a defect");
         }
+        self.stood.notify_waiters();
         Ticket::new(self.clone(), want.turn, receiver)
+    }
+
+    /// Resolves once a turn waits here: who works in the background gives way to it.
+    pub async fn wanted(&self) {
+        loop {
+            // Listened for before the look, so that nobody comes in between unnoticed.
+            let mut stood = std::pin::pin!(self.stood.notified());
+            stood.as_mut().enable();
+            if self.state.lock().line.iter().any(|request| request.class != Class::Background) {
+                return;
+            }
+            stood.await;
+        }
     }
 
     /// Sends one who waits elsewhere: the place is lost, and whoever holds the ticket looks for another one.

@@ -414,11 +414,12 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError>;
 
-    /// Number and size of the messages on the path above `above` (excluded): `(messages, tokens)`.
+    /// How many messages are on the path above `above` (excluded), those that can't be read included. Costs the same however
+    /// many there are: it is asked for with every turn whose history is not in memory.
     ///
     /// # Errors
     /// See [`StoreError`].
-    async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError>;
+    async fn messages_above(&self, above: MessageId) -> Result<u32, StoreError>;
 
     /// One message of a bot.
     ///

@@ -130,20 +130,11 @@ pub(super) async fn path(
     Ok(messages)
 }
 
-/// Number and tokens of the messages above `above`.
-pub(super) async fn path_rest(at: &mut SqliteConnection, above: MessageId) -> Result<(u32, u32), StoreError> {
-    let (count, tokens): (i64, i64) = sqlx::query_as(
-        "WITH RECURSIVE up(parent_id, tokens) AS ( \
-             SELECT parent_id, 0 FROM chat_messages WHERE id = $1 \
-             UNION ALL \
-             SELECT m.parent_id, m.tokens FROM up JOIN chat_messages m ON m.id = up.parent_id) \
-         SELECT max(count(*) - 1, 0), coalesce(sum(tokens), 0) FROM up",
-    )
-    .bind(above.0)
-    .fetch_one(at)
-    .await
-    .map_err(error::of_reader)?;
-    Ok((u32::try_from(count).unwrap_or(u32::MAX), u32::try_from(tokens).unwrap_or(u32::MAX)))
+/// How many messages are above `above`.
+pub(super) async fn messages_above(at: &mut SqliteConnection, above: MessageId) -> Result<u32, StoreError> {
+    let count: i64 =
+        sqlx::query_scalar(spans::above!()).bind(above.0).fetch_one(at).await.map_err(error::of_reader)?;
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// The newest message of its conversation at or below `id`.

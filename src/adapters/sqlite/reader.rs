@@ -198,8 +198,8 @@ impl Reader {
         pages::path(&mut *self.single().await?, &self.quarantine, leaf, max_bytes).await
     }
 
-    pub(super) async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
-        pages::path_rest(&mut *self.single().await?, above).await
+    pub(super) async fn messages_above(&self, above: MessageId) -> Result<u32, StoreError> {
+        pages::messages_above(&mut *self.single().await?, above).await
     }
 
     pub(super) async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {

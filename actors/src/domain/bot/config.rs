@@ -119,6 +119,8 @@ pub enum Overflow {
     /// The oldest messages are not sent, with an event that says so.
     #[default]
     Trim,
+    /// As `trim`, with a summary of what is left out in the system prompt, as soon as one is made.
+    Summarise,
     /// The message is refused with `prompt_too_long`.
     Refuse,
 }

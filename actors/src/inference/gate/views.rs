@@ -146,13 +146,14 @@ impl Gate {
         let mut moved = vec![];
         for (turn_id, place) in state.places() {
             let Some(waiter) = state.line.payload_mut(turn_id) else { continue };
+            let Some(conversation) = waiter.conversation else { continue };
             if waiter.told.is_some_and(|told| is_near(told, place)) {
                 continue;
             }
             waiter.told = Some(place);
             let QueuePlace { position, eta_s, offline } = place;
             let server = self.spec.name.clone();
-            moved.push((waiter.conversation, QueueMoved { turn_id, position, eta_s, offline, server }));
+            moved.push((conversation, QueueMoved { turn_id, position, eta_s, offline, server }));
         }
         moved
     }
@@ -164,6 +165,20 @@ impl Gate {
 
     pub fn models(&self) -> Vec<ModelSummary> {
         self.state.lock().models.clone()
+    }
+
+    /// The largest context of a model, as far as it told.
+    pub fn context_length(&self, model: &str) -> Option<u32> {
+        let state = self.state.lock();
+        let listed =
+            || state.models.iter().find(|m| is_called(&m.name, model)).and_then(|m| m.context_length);
+        state.details.get(model).and_then(|details| details.context_length).or_else(listed)
+    }
+
+    /// The family of a model that it lists.
+    pub fn family(&self, model: &str) -> Option<String> {
+        let state = self.state.lock();
+        state.models.iter().find(|m| is_called(&m.name, model)).map(|m| m.family.clone())
     }
 
     pub fn loaded(&self) -> Vec<LoadedModel> {

@@ -269,11 +269,10 @@ impl HistoryStore for MemoryStore {
         path.truncate(kept.map_or(usize::MAX, |last| last + 1));
         Ok(path)
     }
-    async fn path_rest(&self, above: MessageId) -> Result<(u32, u32), StoreError> {
+    async fn messages_above(&self, above: MessageId) -> Result<u32, StoreError> {
         self.reach().await?;
         let path = self.shared.record.lock().path(Some(above));
-        let rest = path.get(1..).unwrap_or_default();
-        Ok((u32::try_from(rest.len()).unwrap_or(u32::MAX), rest.iter().map(|m| m.tokens).sum()))
+        Ok(u32::try_from(path.len().saturating_sub(1)).unwrap_or(u32::MAX))
     }
     async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError> {
         self.reach().await?;

@@ -80,7 +80,7 @@ async fn a_message_that_can_not_be_read_is_left_out_of_every_list_and_counted_on
             assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
         }
         assert_eq!(store.quarantined_rows(), 1, "{spoilt}");
-        assert_eq!(store.path_rest(all[5]).await.unwrap().0, 5);
+        assert_eq!(store.messages_above(all[5]).await.unwrap(), 5);
     }
 }
 

@@ -85,7 +85,7 @@ async fn a_message_that_can_not_be_read_is_left_out_of_its_path_and_counted_once
             assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
         }
         assert_eq!(disk.quarantined(), 1, "{spoilt}");
-        assert_eq!(disk.store.path_rest(all[5]).await.unwrap().0, 5);
+        assert_eq!(disk.store.messages_above(all[5]).await.unwrap(), 5);
     }
 }
 

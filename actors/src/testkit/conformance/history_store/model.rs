@@ -270,7 +270,7 @@ async fn compare<S: Storage>(world: &World, store: &S, model: &MemoryStore, seed
         assert_eq!(store.message(bot, id).await, model.message(bot, id).await, "seed {seed}");
         assert_eq!(store.newest_below(id).await, model.newest_below(id).await, "seed {seed}");
         assert_eq!(store.path(id, 20).await, model.path(id, 20).await, "seed {seed}");
-        assert_eq!(store.path_rest(id).await, model.path_rest(id).await, "seed {seed}");
+        assert_eq!(store.messages_above(id).await, model.messages_above(id).await, "seed {seed}");
         let home = message.conversation_id;
         assert_eq!(store.children(home, Some(id)).await, model.children(home, Some(id)).await, "seed {seed}");
     }

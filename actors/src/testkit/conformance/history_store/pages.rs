@@ -159,10 +159,10 @@ pub async fn a_path_stops_where_it_is_large_enough<S: Subject>() {
     }
     assert_eq!(ids(&store.path(all[2].id, usize::MAX).await.unwrap()), newest[3..]);
     assert!(store.path(MessageId::new(), 100).await.unwrap().is_empty());
-    assert_eq!(store.path_rest(all[5].id).await.unwrap(), (5, 31));
-    assert_eq!(store.path_rest(all[1].id).await.unwrap(), (1, 1));
-    assert_eq!(store.path_rest(all[0].id).await.unwrap(), (0, 0));
-    assert_eq!(store.path_rest(MessageId::new()).await.unwrap(), (0, 0));
+    for (message, above) in all.iter().zip(0..) {
+        assert_eq!(store.messages_above(message.id).await.unwrap(), above);
+    }
+    assert_eq!(store.messages_above(MessageId::new()).await.unwrap(), 0);
 }
 
 /// The main conversation comes first, then the one used last.

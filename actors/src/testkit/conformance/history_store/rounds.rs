@@ -111,7 +111,7 @@ pub async fn a_round_of_tools_stands_before_the_reply<S: Subject>() {
         Some(end.id),
         "ids are in the order of the path"
     );
-    assert_eq!(store.path_rest(reply.id).await.unwrap().0 as usize, 31 + 1 + 4);
+    assert_eq!(store.messages_above(reply.id).await.unwrap() as usize, 31 + 1 + 4);
     for (at, around) in expected.iter().enumerate() {
         let older = store.page(main.id, Cursor::Before(*around), 3).await.unwrap().unwrap();
         let older: Vec<_> = older.items.iter().map(|m| m.id).collect();

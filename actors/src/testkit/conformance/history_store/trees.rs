@@ -225,8 +225,8 @@ impl Grove {
                 std::iter::successors(leaf.and_then(|leaf| left.get(&leaf)), up).collect();
             path.reverse();
             if let Some((last, above)) = path.split_last() {
-                let rest = (above.len() as u32, above.iter().map(|m| m.tokens).sum());
-                assert_eq!(store.path_rest(last.id).await.unwrap(), rest, "seed {}", self.seed);
+                let rest = above.len() as u32;
+                assert_eq!(store.messages_above(last.id).await.unwrap(), rest, "seed {}", self.seed);
             }
             for _ in 0..12 {
                 let limit = *[1, 7, 50].choose(&mut self.random).unwrap_or(&1);
