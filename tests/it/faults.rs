@@ -130,7 +130,7 @@ async fn a_server_that_lists_what_it_does_not_have_costs_its_turn_a_detour() {
     api.launch("ada", "m").await;
     let name = |sim: &Sim| sim.url().replace("http://", "");
     // In memory there, so it is the first choice; and then it is not there at all.
-    let http = Client::new();
+    let http = Client::builder().no_proxy().build().expect("a client");
     let asked = http.post(format!("{}/api/generate", liar.url())).json(&json!({"model": "m"}));
     assert_eq!(asked.send().await.expect("an answer").status(), 200);
     api.post(format!("/api/server/{}/probe", name(&liar)), json!({})).await.expect(200);
