@@ -49,7 +49,7 @@ use actor::PROBE_TIMEOUT;
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
 use away::{Away, Stay};
 pub use gate::ServerSpec;
-pub(crate) use gate::{Claim, Gate, SlotPermit, Want};
+pub(crate) use gate::{Claim, Comes, Gate, SlotPermit, Want};
 pub(crate) use preference::Preference;
 use routing::{ModelAt, ServerView};
 pub(crate) use servers::{GateHouse, Gates};
@@ -192,9 +192,9 @@ impl Inference {
     ///
     /// # Errors
     /// `inference_queue_full`: so many wait for the server that it would go to, or for any server to come back.
-    pub fn reserve(&self, model: &str) -> Result<Claim, Problem> {
+    pub fn reserve(&self, model: &str, comes: Comes) -> Result<Claim, Problem> {
         if let Some(gate) = self.route(model, &[]) {
-            return gate.reserve(model).map(Claim::Reserved).inspect_err(refused);
+            return gate.reserve(model, comes).map(Claim::Reserved).inspect_err(refused);
         }
         if self.away.len() >= self.limits.queue_limit {
             let waiting = format!(

@@ -33,7 +33,7 @@ use crate::{
         time::Timestamp,
         turn::{ContextUse, QueuePlace, Timings, Turn, TurnState, Usage},
     },
-    inference::{Claim, SlotPermit, Want},
+    inference::{Claim, Comes, SlotPermit, Want},
     ports::history_store::{Change, Fact},
 };
 
@@ -186,9 +186,8 @@ impl BotActorState {
         }
         let claim = match (&begun, place) {
             (Some(_), _) => Claim::Nothing,
-            (None, Place::Now) => inference.reserve(&model).map_err(problem)?,
-            // It comes to the line when it is its turn in its conversation; until then it only must not be too much.
-            (None, _) => inference.reserve(&model).map(|_| Claim::Nothing).map_err(problem)?,
+            (None, Place::Now) => inference.reserve(&model, Comes::AtOnce).map_err(problem)?,
+            (None, _) => inference.reserve(&model, Comes::Later).map_err(problem)?,
         };
         Ok(Prepared {
             conversation,

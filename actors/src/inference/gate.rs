@@ -7,7 +7,6 @@
 //! needs time (the end of a pause) is a timer of the actor.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,38 +16,31 @@ use metrics::gauge;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{
-    breaker::{Breaker, BreakerRules, BreakerState, Verdict},
-    pauses::ModelPauses,
-    queue::{FairQueue, Request},
-    service_times::ServiceTimes,
-    slots::AdaptiveSlots,
-};
+use super::{breaker::Verdict, queue::Request};
 use crate::{
     domain::{
         ids::{BotId, ConversationId, TurnId},
-        model::ServerState,
         problem::Problem,
         time::Timestamp,
         turn::QueuePlace,
     },
     inference::queue::Class,
     metrics::{QUEUE_DEPTH, SLOTS_BUSY},
-    ports::chat_model::{ChatModel, LoadedModel, ModelDetails, ModelError, ModelSummary},
+    ports::chat_model::{ChatModel, LoadedModel, ModelError, ModelSummary},
     supervision::{ActorSlot, tidy_reason},
 };
 
 mod permit;
+mod state;
 #[cfg(test)]
 mod tests;
 mod views;
 
-pub(crate) use permit::{Claim, SlotPermit, Ticket};
+pub(crate) use permit::{Claim, Comes, SlotPermit, Ticket};
 use permit::{PutBack, Reserved};
+use state::State;
 pub(in crate::inference) use views::count;
 
-/// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
-const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// A model that was in memory is reported as loaded within less than this.
 const LOADED_WITHIN: Duration = Duration::from_millis(250);
 
@@ -114,39 +106,6 @@ struct Waiter {
     told: Option<QueuePlace>,
 }
 
-struct State {
-    up: bool,
-    /// Takes no new turns; what runs goes on.
-    draining: bool,
-    /// Its server was removed: it takes no new turns ever again.
-    retired: bool,
-    since: Timestamp,
-    version: Option<String>,
-    latency: Option<Duration>,
-    models: Vec<ModelSummary>,
-    loaded: Vec<LoadedModel>,
-    details: HashMap<String, Arc<ModelDetails>>,
-    refreshed: Option<Instant>,
-    /// When a turn was answered last.
-    answered: Option<Instant>,
-    busy: u32,
-    /// Turns that were let in while their acceptance is stored; they come to the line in a moment.
-    coming: usize,
-    line: FairQueue<Waiter>,
-    /// The line changed since its places were told.
-    moved: bool,
-    slots: AdaptiveSlots,
-    breaker: Breaker,
-    pauses: ModelPauses,
-    /// Why the last probe failed, and when the next one is due, while the server is down.
-    silence: (Option<Arc<str>>, Option<Instant>),
-    times: ServiceTimes,
-    /// Since a 503 nobody is sent before this.
-    held_until: Option<Instant>,
-    /// 503s since a turn went well.
-    holds: u32,
-}
-
 /// The gate of one server.
 pub(crate) struct Gate {
     pub spec: ServerSpec,
@@ -201,33 +160,8 @@ pub(crate) fn now() -> Instant {
 
 impl Gate {
     pub fn new(spec: ServerSpec, limit: usize, changed: watch::Sender<u64>) -> Self {
-        let state = State {
-            up: false,
-            draining: false,
-            retired: false,
-            since: Timestamp::now(),
-            version: None,
-            latency: None,
-            models: vec![],
-            loaded: vec![],
-            details: HashMap::new(),
-            refreshed: None,
-            answered: None,
-            busy: 0,
-            coming: 0,
-            // The limit is for those who come anew (`reserve`); who was acknowledged always finds a place.
-            line: FairQueue::new(usize::MAX),
-            moved: false,
-            slots: AdaptiveSlots::new(spec.slots),
-            breaker: Breaker::new(BreakerRules::DEFAULT),
-            pauses: ModelPauses::default(),
-            silence: (None, None),
-            times: ServiceTimes::default(),
-            held_until: None,
-            holds: 0,
-        };
         let gauges = Gauges::of(&spec.name);
-        let (actor, state) = (ActorSlot::new(), Mutex::new(state));
+        let (actor, state) = (ActorSlot::new(), Mutex::new(State::new(spec.slots)));
         Self { spec, gauges, actor, limit, state, stood: Notify::new(), changed }
     }
 
@@ -280,18 +214,18 @@ impl Gate {
         })
     }
 
-    /// A place in the line for a turn that is not stored yet.
+    /// Room in the line for a turn that is not stored yet.
     ///
     /// # Errors
     /// `inference_queue_full`.
-    pub fn reserve(self: &Arc<Self>, model: &str) -> Result<Reserved, Problem> {
+    pub fn reserve(self: &Arc<Self>, model: &str, comes: Comes) -> Result<Reserved, Problem> {
         let mut state = self.state.lock();
-        if state.line.len() + state.coming >= self.limit {
+        if state.taken() >= self.limit {
             return Err(self.full(&state, model));
         }
-        state.coming += 1;
+        *state.expected(comes) += 1;
         drop(state);
-        Ok(Reserved::new(self.clone()))
+        Ok(Reserved::new(self.clone(), comes))
     }
 
     /// Stands in the line, above its limit if need be: whoever comes here was acknowledged. A slot that is free is handed
@@ -424,78 +358,6 @@ impl Gate {
             let verdict = state.blame(permit.model(), error);
             state.breaker.verdict(permit.pass(), verdict, &error.to_string(), now(), rand::random());
         });
-    }
-}
-
-impl State {
-    fn has_room(&self, now: Instant) -> bool {
-        self.is_open() && self.busy < self.slots.now() && self.held_until.is_none_or(|at| now >= at)
-    }
-
-    fn is_open(&self) -> bool {
-        self.up && !self.draining && !self.retired
-    }
-
-    /// What others have to hear of.
-    fn standing(&self) -> (ServerState, u64, Option<Instant>) {
-        (self.server_state(), self.breaker.turns() + self.pauses.turns(), self.held_until)
-    }
-
-    /// Whether a turn that waits here may hope: somebody is let through, or will be after the one who is on trial.
-    fn takes(&self) -> bool {
-        self.is_open() && (self.breaker.admits(now()) || self.breaker.state() == BreakerState::HalfOpen)
-    }
-
-    /// Whether a turn for this model may hope here.
-    fn takes_for(&self, model: &str) -> bool {
-        self.takes() && !self.pauses.is_paused(model, now())
-    }
-
-    /// What an error says about the server; what it says about the model is noted ([`super::pauses`]).
-    fn blame(&mut self, model: &str, error: &ModelError) -> Verdict {
-        let verdict = Verdict::of(error);
-        if verdict != Verdict::Failed || matches!(error, ModelError::Unreachable(_)) || self.models.len() < 2
-        {
-            return verdict;
-        }
-        if self.pauses.failed(model, &error.to_string(), now(), rand::random()) {
-            // Whoever waits here for this model looks for another way.
-            for turn in self.line.positions() {
-                if self.line.get(turn).is_some_and(|r| r.payload.model == model) {
-                    self.moved |= self.line.cancel(turn).is_some();
-                }
-            }
-        }
-        // While a second model fails as well, it is the server.
-        if self.pauses.failing() > 1 { Verdict::Failed } else { Verdict::Unclear }
-    }
-
-    fn turn(&mut self, up: bool) {
-        if self.up != up {
-            (self.up, self.since) = (up, Timestamp::now());
-        }
-    }
-
-    /// Nobody is sent for a while. Turns that were turned away together count once.
-    fn hold(&mut self) {
-        let now = now();
-        if self.held_until.is_none_or(|at| at <= now) {
-            let pause = HOLD.0.saturating_mul(2u32.saturating_pow(self.holds)).min(HOLD.1);
-            self.held_until = Some(now + pause.mul_f64(0.5 + rand::random::<f64>() / 2.0));
-            self.holds = self.holds.saturating_add(1);
-        }
-    }
-
-    fn server_state(&self) -> ServerState {
-        match (self.up, self.draining || self.retired) {
-            (false, _) => ServerState::Down,
-            (true, true) => ServerState::Draining,
-            (true, false) => ServerState::Up,
-        }
-    }
-
-    fn is_loaded(&self, model: &str) -> bool {
-        self.loaded.iter().any(|m| is_called(&m.name, model))
     }
 }
 

@@ -247,6 +247,28 @@ async fn a_full_line_refuses_before_anything_is_stored_and_keeps_whom_it_has() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_behind_another_message_of_the_conversation_takes_room_until_it_is_answered_or_stopped() {
+    let house = House::new(&[&[MODEL]], limits(2)).await;
+    let running = house.send(0).await;
+    let answer = house.servers[0].called().await;
+    let behind = [house.send(0).await, house.send(0).await];
+    assert_eq!(house.try_send(1, "one too many").await.unwrap_err().code, Code::InferenceQueueFull);
+    house.tree.stop_turn(behind[1].turn.id).await.unwrap();
+    let other = house.send(1).await;
+    assert_eq!(house.try_send(2, "one too many").await.unwrap_err().code, Code::InferenceQueueFull);
+    answer.end().await;
+    end_of(running).await;
+    house.answers(0).await;
+    house.answers(0).await;
+    let [first, stopped] = behind;
+    for (turn, state) in
+        [(first, TurnState::Completed), (stopped, TurnState::Stopped), (other, TurnState::Completed)]
+    {
+        assert_eq!(end_of(turn).await.state, state);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_no_server_answers_as_many_wait_as_may_and_they_run_when_one_is_back() {
     let house = House::new(&[&[MODEL]], limits(2)).await;
     house.servers[0].is_now(Mood::Away);

@@ -143,22 +143,34 @@ pub(crate) struct PutBack {
     pub(super) popped: Popped,
 }
 
-/// Room in the line for a turn that is being stored.
+/// When a turn comes to the line that it has room in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comes {
+    /// As soon as it is stored.
+    AtOnce,
+    /// When those before it in its conversation are answered: until then it is before nobody.
+    Later,
+}
+
+/// Room in the line for a turn that does not stand in it yet.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     gate: Arc<Gate>,
+    comes: Comes,
 }
 
 impl Reserved {
-    pub(super) fn new(gate: Arc<Gate>) -> Self {
-        Self { gate }
+    /// Counted by the caller.
+    pub(super) fn new(gate: Arc<Gate>, comes: Comes) -> Self {
+        Self { gate, comes }
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
         let mut state = self.gate.state.lock();
-        state.coming = state.coming.saturating_sub(1);
+        let expected = state.expected(self.comes);
+        *expected = expected.saturating_sub(1);
     }
 }
 

@@ -102,15 +102,21 @@ async fn a_line_is_full_for_those_who_come_anew_and_never_for_those_who_were_let
     advance(10 * S).await;
     drop(running);
     let running = gate.try_acquire(MODEL).unwrap();
-    let reserved: Vec<_> = (0..2).map(|_| gate.reserve(MODEL).unwrap()).collect();
-    let problem = gate.reserve(MODEL).unwrap_err();
+    let reserved: Vec<_> = (0..2).map(|_| gate.reserve(MODEL, Comes::AtOnce).unwrap()).collect();
+    let problem = gate.reserve(MODEL, Comes::AtOnce).unwrap_err();
     assert_eq!((problem.code, problem.retry_after_s), (Code::InferenceQueueFull, Some(10)));
     let tickets: Vec<_> = reserved.into_iter().map(|r| gate.enqueue(&want(1), Claim::Reserved(r))).collect();
-    assert!(gate.reserve(MODEL).is_err());
+    assert!(gate.reserve(MODEL, Comes::AtOnce).is_err());
     let above = join(&gate, 2);
     assert_eq!(gate.server().queue.depth, 3);
     drop((tickets, above));
-    assert!(gate.reserve(MODEL).is_ok());
+    assert!(gate.reserve(MODEL, Comes::AtOnce).is_ok());
+    // Who waits behind another one of his conversation takes room as well, and is before nobody.
+    let behind: Vec<_> = (0..2).map(|_| gate.reserve(MODEL, Comes::Later).unwrap()).collect();
+    assert!(gate.reserve(MODEL, Comes::AtOnce).is_err() && gate.reserve(MODEL, Comes::Later).is_err());
+    assert_eq!(gate.next_place(&want(3)).position, 1);
+    drop(behind);
+    assert!(gate.reserve(MODEL, Comes::Later).is_ok());
     drop(running);
 }
 

@@ -83,7 +83,7 @@ impl Gate {
             state: state.server_state(),
             admits: state.breaker.admits(now) && !state.pauses.is_paused(model, now),
             model: at,
-            full: waiting >= self.limit,
+            full: state.taken() >= self.limit,
             wait: state.times.eta(model, at == ModelAt::Loaded, position, state.slots.now()),
             turns: state.busy.saturating_add(count(waiting)),
             slots: state.slots.now(),
@@ -114,7 +114,7 @@ impl Gate {
             Code::InferenceQueueFull,
             format!(
                 "{} turns wait for {}. This message was not stored; send it again later.",
-                state.line.len() + state.coming,
+                state.taken(),
                 self.spec.name
             ),
         )

@@ -1,0 +1,170 @@
+//! What a gate knows of its server and of those who wait: changed only under the gate's lock.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Comes, Waiter, is_called, now};
+use crate::{
+    domain::{model::ServerState, time::Timestamp},
+    inference::{
+        breaker::{Breaker, BreakerRules, BreakerState, Verdict},
+        pauses::ModelPauses,
+        queue::FairQueue,
+        service_times::ServiceTimes,
+        slots::AdaptiveSlots,
+    },
+    ports::chat_model::{LoadedModel, ModelDetails, ModelError, ModelSummary},
+};
+
+/// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
+const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+pub(super) struct State {
+    pub(super) up: bool,
+    /// Takes no new turns; what runs goes on.
+    pub(super) draining: bool,
+    /// Its server was removed: it takes no new turns ever again.
+    pub(super) retired: bool,
+    pub(super) since: Timestamp,
+    pub(super) version: Option<String>,
+    pub(super) latency: Option<Duration>,
+    pub(super) models: Vec<ModelSummary>,
+    pub(super) loaded: Vec<LoadedModel>,
+    pub(super) details: HashMap<String, Arc<ModelDetails>>,
+    pub(super) refreshed: Option<Instant>,
+    /// When a turn was answered last.
+    pub(super) answered: Option<Instant>,
+    pub(super) busy: u32,
+    /// Turns that were let in while their acceptance is stored; they come to the line in a moment.
+    pub(super) coming: usize,
+    /// Turns that wait behind another one of their conversation.
+    pub(super) behind: usize,
+    pub(super) line: FairQueue<Waiter>,
+    /// The line changed since its places were told.
+    pub(super) moved: bool,
+    pub(super) slots: AdaptiveSlots,
+    pub(super) breaker: Breaker,
+    pub(super) pauses: ModelPauses,
+    /// Why the last probe failed, and when the next one is due, while the server is down.
+    pub(super) silence: (Option<Arc<str>>, Option<Instant>),
+    pub(super) times: ServiceTimes,
+    /// Since a 503 nobody is sent before this.
+    pub(super) held_until: Option<Instant>,
+    /// 503s since a turn went well.
+    pub(super) holds: u32,
+}
+
+impl State {
+    pub(super) fn new(slots: u32) -> Self {
+        Self {
+            up: false,
+            draining: false,
+            retired: false,
+            since: Timestamp::now(),
+            version: None,
+            latency: None,
+            models: vec![],
+            loaded: vec![],
+            details: HashMap::new(),
+            refreshed: None,
+            answered: None,
+            busy: 0,
+            coming: 0,
+            behind: 0,
+            // The limit is for those who come anew (`reserve`); who was acknowledged always finds a place.
+            line: FairQueue::new(usize::MAX),
+            moved: false,
+            slots: AdaptiveSlots::new(slots),
+            breaker: Breaker::new(BreakerRules::DEFAULT),
+            pauses: ModelPauses::default(),
+            silence: (None, None),
+            times: ServiceTimes::default(),
+            held_until: None,
+            holds: 0,
+        }
+    }
+
+    /// Room of the line that is taken, also by those who do not stand in it yet.
+    pub(super) fn taken(&self) -> usize {
+        self.line.len() + self.coming + self.behind
+    }
+
+    pub(super) fn expected(&mut self, comes: Comes) -> &mut usize {
+        match comes {
+            Comes::AtOnce => &mut self.coming,
+            Comes::Later => &mut self.behind,
+        }
+    }
+
+    pub(super) fn has_room(&self, now: Instant) -> bool {
+        self.is_open() && self.busy < self.slots.now() && self.held_until.is_none_or(|at| now >= at)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.up && !self.draining && !self.retired
+    }
+
+    /// What others have to hear of.
+    pub(super) fn standing(&self) -> (ServerState, u64, Option<Instant>) {
+        (self.server_state(), self.breaker.turns() + self.pauses.turns(), self.held_until)
+    }
+
+    /// Whether a turn that waits here may hope: somebody is let through, or will be after the one who is on trial.
+    pub(super) fn takes(&self) -> bool {
+        self.is_open() && (self.breaker.admits(now()) || self.breaker.state() == BreakerState::HalfOpen)
+    }
+
+    /// Whether a turn for this model may hope here.
+    pub(super) fn takes_for(&self, model: &str) -> bool {
+        self.takes() && !self.pauses.is_paused(model, now())
+    }
+
+    /// What an error says about the server; what it says about the model is noted ([`super::pauses`]).
+    pub(super) fn blame(&mut self, model: &str, error: &ModelError) -> Verdict {
+        let verdict = Verdict::of(error);
+        if verdict != Verdict::Failed || matches!(error, ModelError::Unreachable(_)) || self.models.len() < 2
+        {
+            return verdict;
+        }
+        if self.pauses.failed(model, &error.to_string(), now(), rand::random()) {
+            // Whoever waits here for this model looks for another way.
+            for turn in self.line.positions() {
+                if self.line.get(turn).is_some_and(|r| r.payload.model == model) {
+                    self.moved |= self.line.cancel(turn).is_some();
+                }
+            }
+        }
+        // While a second model fails as well, it is the server.
+        if self.pauses.failing() > 1 { Verdict::Failed } else { Verdict::Unclear }
+    }
+
+    pub(super) fn turn(&mut self, up: bool) {
+        if self.up != up {
+            (self.up, self.since) = (up, Timestamp::now());
+        }
+    }
+
+    /// Nobody is sent for a while. Turns that were turned away together count once.
+    pub(super) fn hold(&mut self) {
+        let now = now();
+        if self.held_until.is_none_or(|at| at <= now) {
+            let pause = HOLD.0.saturating_mul(2u32.saturating_pow(self.holds)).min(HOLD.1);
+            self.held_until = Some(now + pause.mul_f64(0.5 + rand::random::<f64>() / 2.0));
+            self.holds = self.holds.saturating_add(1);
+        }
+    }
+
+    pub(super) fn server_state(&self) -> ServerState {
+        match (self.up, self.draining || self.retired) {
+            (false, _) => ServerState::Down,
+            (true, true) => ServerState::Draining,
+            (true, false) => ServerState::Up,
+        }
+    }
+
+    pub(super) fn is_loaded(&self, model: &str) -> bool {
+        self.loaded.iter().any(|m| is_called(&m.name, model))
+    }
+}
