@@ -12,7 +12,7 @@ async fn start() -> (Home, Deia) {
 }
 
 /// Every route with its methods, as the contract names them.
-const ROUTES: [(&str, &[&str]); 31] = [
+const ROUTES: [(&str, &[&str]); 33] = [
     ("/api/bots", &["GET"]),
     ("/api/bot/launch", &["POST"]),
     ("/api/bot/A", &["GET", "PATCH", "DELETE"]),
