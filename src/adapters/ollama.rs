@@ -218,7 +218,7 @@ impl ChatModel for Ollama {
 
     async fn version(&self) -> Result<String, ModelError> {
         let answer: calls::Version = self.call(self.client.get(self.urls.version.clone()), "").await?;
-        Ok(answer.version)
+        Ok(calls::short(&answer.version))
     }
 
     async fn pull(&self, model: &str) -> Result<PullStream, ModelError> {

@@ -2,8 +2,8 @@
 //! is safe.
 //!
 //! A request is repeated only while not one byte of its answer has come, and only where the server is not at work on it: it was
-//! busy (503), could not be reached, failed at once (5xx), has no such model although it lists it, or went away (a connection
-//! that is gone before the answer's head is that of a server which just died). After a timeout the server may still be at
+//! busy (503), could not be reached, failed at once (5xx), has no such model although it lists it, answered something that is no
+//! model's answer, or went away (a connection that is gone before the answer's head is that of a server which just died). After a timeout the server may still be at
 //! work, so that is no reason for a second run.
 //!
 //! Where no server is left for the bot's model, its fallback models come in their order. The turn says which model answers,
@@ -144,7 +144,10 @@ impl TurnJob {
             }
             // The gate sends nobody there before a pause is over, or before a probe was answered.
             ModelError::Busy(_) | ModelError::Unreachable(_) => Next::Again,
-            ModelError::Failed(_) | ModelError::ModelNotFound(_) | ModelError::Cut => {
+            ModelError::Failed(_)
+            | ModelError::ModelNotFound(_)
+            | ModelError::Cut
+            | ModelError::Protocol(_) => {
                 attempts.preference.failed(model, server);
                 match self.context.inference.has_way(&attempts.preference) {
                     true => Next::Elsewhere,

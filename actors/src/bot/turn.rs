@@ -54,6 +54,10 @@ use crate::{
     },
 };
 
+/// Bytes of content and thinking in one answer, all rounds together: what a context of a million tokens may hold. A server
+/// that goes on beyond that is out of order; the memory and the record are everybody's.
+const MAX_ANSWER: usize = 8 << 20;
+
 /// A partial reply is stored at least this often while it grows.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// And at least every so many bytes.
@@ -306,6 +310,9 @@ impl TurnJob {
             let mut burst = burst.unwrap_or(Err(ModelError::Cut))?;
             permit.answered();
             burst.pieces.iter_mut().for_each(without_nul);
+            if length + burst.pieces.iter().map(|piece| piece.text.len()).sum::<usize>() > MAX_ANSWER {
+                return Err(ModelError::Protocol(format!("an answer of more than {MAX_ANSWER} bytes")));
+            }
             if let Some(last) = burst.pieces.last() {
                 self.phase = Phase::of(last.kind);
                 if stored == 0 && self.shared.live.len() == 0 {

@@ -3,11 +3,18 @@
 //! ollama-rs gives the entry of a list; digest and details, loaded models and the version are missing in it. Its calls
 //! lose the HTTP status, so the requests are our own.
 
-use deia_actors::ports::chat_model::{LoadedModel, ModelDetails, ModelSummary};
+use deia_actors::{
+    domain::{model_name::MODEL_NAME_MAX, time::Timestamp},
+    ports::chat_model::{LoadedModel, ModelDetails, ModelSummary},
+};
 use ollama_rs::models::LocalModel;
 use serde::Deserialize;
 use serde_json::Value;
 
+/// Characters of anything else that a server says of itself or of a model.
+const SHORT: usize = 100;
+/// Capabilities of one model.
+const MAX_CAPABILITIES: usize = 32;
 /// The family that scripted models name.
 const SIMULATED: &str = "simulated";
 
@@ -33,28 +40,50 @@ struct Details {
     context_length: Option<u32>,
 }
 
+/// Whether a listed name can be shown and asked for: not what spoils a page or a log.
+fn is_name(name: &str) -> bool {
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !is_format(c);
+    !name.is_empty() && name.len() <= MODEL_NAME_MAX && name.chars().all(plain)
+}
+
+/// Marks that turn or hide the text around them.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// What is shown of a word of the server.
+pub(super) fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && !is_format(*c)).take(SHORT).collect()
+}
+
 impl From<Tags> for Vec<ModelSummary> {
     fn from(tags: Tags) -> Self {
-        tags.models.unwrap_or_default().into_iter().map(ModelSummary::from).collect()
+        let named = tags.models.unwrap_or_default().into_iter().filter(|tag| is_name(&tag.base.name));
+        named.map(ModelSummary::from).collect()
     }
 }
 
 impl From<Tag> for ModelSummary {
     fn from(tag: Tag) -> Self {
         let details = tag.details.unwrap_or_default();
-        let family = details.family.unwrap_or_default();
+        let word = |text: Option<String>| text.map_or_else(String::new, |text| short(&text));
+        let family = word(details.family);
         Self {
             name: tag.base.name,
             size: tag.base.size,
-            digest: tag.digest.unwrap_or_default(),
+            digest: word(tag.digest),
             simulated: family == SIMULATED,
             family,
-            parameter_size: details.parameter_size.unwrap_or_default(),
-            quantization: details.quantization_level.unwrap_or_default(),
-            capabilities: tag.capabilities.unwrap_or_default(),
+            parameter_size: word(details.parameter_size),
+            quantization: word(details.quantization_level),
+            capabilities: shorts(tag.capabilities.iter().flatten().map(String::as_str)),
             context_length: details.context_length,
         }
     }
+}
+
+fn shorts<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
+    words.take(MAX_CAPABILITIES).map(short).collect()
 }
 
 #[derive(Deserialize)]
@@ -74,10 +103,15 @@ impl From<Ps> for Vec<LoadedModel> {
         ps.models
             .unwrap_or_default()
             .into_iter()
+            .filter(|m| is_name(&m.name))
             .map(|m| LoadedModel {
                 name: m.name,
                 size_vram: m.size_vram.unwrap_or(0),
-                expires_at: m.expires_at.filter(|at| !at.is_empty()),
+                // Ollama writes nanoseconds and the server's zone.
+                expires_at: m
+                    .expires_at
+                    .and_then(|at| serde_json::from_value::<Timestamp>(Value::from(at)).ok())
+                    .map(|at| at.to_string()),
             })
             .collect()
     }
@@ -105,7 +139,7 @@ pub(super) fn details(mut raw: Value) -> ModelDetails {
     let capabilities = raw
         .get("capabilities")
         .and_then(Value::as_array)
-        .map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        .map(|all| shorts(all.iter().filter_map(Value::as_str)))
         .unwrap_or_default();
     ModelDetails { capabilities, context_length, raw }
 }
@@ -130,6 +164,30 @@ mod tests {
         assert!(!models[0].simulated && models[1].digest.is_empty());
         let none: Tags = serde_json::from_value(json!({"models": null})).unwrap();
         assert_eq!(Vec::<ModelSummary>::from(none), []);
+    }
+
+    #[test]
+    fn what_a_server_says_of_itself_is_short_and_plain() {
+        let names = ["", "a b", "a\nb", "a\u{202e}b", "日本:latest", &"x".repeat(256), "m"];
+        let listed = names.map(|name| json!({"name": name, "modified_at": "", "size": 1}));
+        let mut listed = listed.to_vec();
+        listed[6]["details"] = json!({"family": format!("l\u{202e}\n{}", "x".repeat(1000))});
+        listed[6]["capabilities"] = json!(vec!["tools"; 1000]);
+        let models: Vec<ModelSummary> =
+            serde_json::from_value::<Tags>(json!({ "models": listed })).unwrap().into();
+        assert_eq!(models.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["日本:latest", "m"]);
+        assert_eq!((models[1].family.len(), models[1].capabilities.len()), (SHORT, MAX_CAPABILITIES));
+        let running = |at: &str| {
+            let ps: Ps =
+                serde_json::from_value(json!({"models": [{"name": "m", "expires_at": at}]})).unwrap();
+            Vec::<LoadedModel>::from(ps).remove(0).expires_at
+        };
+        assert_eq!(running("9999-99-99"), None);
+        assert_eq!(running("0001-01-01T00:00:00Z").as_deref(), Some("0001-01-01T00:00:00.000000Z"));
+        assert_eq!(
+            running("2026-11-21T10:00:00.123456789+01:00").as_deref(),
+            Some("2026-11-21T09:00:00.123456Z")
+        );
     }
 
     #[test]

@@ -61,7 +61,8 @@ fn refusal(status: StatusCode, body: &[u8], model: &str) -> ModelError {
         StatusCode::BAD_REQUEST if message.contains("exceeds the context length") => {
             ModelError::ContextExceeded(message)
         }
-        status if status.is_server_error() => ModelError::Failed(message),
+        // Somebody else answers there (a login page, a proxy): as good as down.
+        status if status.is_server_error() || status.is_redirection() => ModelError::Failed(message),
         status => ModelError::Refused { status: status.as_u16(), message },
     }
 }
@@ -136,9 +137,6 @@ mod tests {
             ModelError::Refused { status: 400, message: "\"m\" does not support thinking".into() }
         );
         assert_eq!(said(500, "<h1>no\x07</h1>"), ModelError::Failed("<h1>no</h1>".into()));
-        assert_eq!(
-            said(302, "x"),
-            ModelError::Refused { status: 302, message: "redirects are not followed".into() }
-        );
+        assert_eq!(said(302, "x"), ModelError::Failed("redirects are not followed".into()));
     }
 }

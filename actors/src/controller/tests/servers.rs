@@ -109,7 +109,12 @@ pub(super) fn failed() -> ModelError {
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_a_server_fails_at_once_is_answered_by_another_and_each_is_asked_once() {
-    for error in [failed(), ModelError::ModelNotFound(MODEL.into()), ModelError::Cut] {
+    for error in [
+        failed(),
+        ModelError::ModelNotFound(MODEL.into()),
+        ModelError::Cut,
+        ModelError::Protocol("html".into()),
+    ] {
         let house = House::new(&[&[MODEL], &[MODEL], &[]], limits(512)).await;
         house.servers[0].is_now(Mood::Fails(error));
         let turn = house.send(0).await;
@@ -118,6 +123,23 @@ async fn a_turn_that_a_server_fails_at_once_is_answered_by_another_and_each_is_a
         assert_eq!((turn.state, turn.server.as_deref()), (TurnState::Completed, Some("s1")));
         assert_eq!(house.asked(), [1, 1, 0]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_end_is_cut_off_fails_and_is_kept_as_far_as_it_came() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    let turn = house.send(0).await;
+    let (id, reply) = (turn.turn.id, turn.turn.reply_id);
+    let answer = house.servers[0].called().await;
+    let piece = "x".repeat(1 << 20);
+    while answer.say(&piece).await {}
+    let turn = end_of(turn).await;
+    assert_eq!((turn.id, turn.error.unwrap().code), (id, Code::UpstreamError));
+    let kept = house.tree.message(&bot(0), reply).await.unwrap().message;
+    assert_eq!((kept.content.len(), kept.state), (8 << 20, MessageState::Partial));
+    let next = house.send(1).await;
+    house.answers(0).await;
+    assert_eq!(end_of(next).await.state, TurnState::Completed);
 }
 
 #[tokio::test(start_paused = true)]
