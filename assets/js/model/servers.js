@@ -30,7 +30,7 @@ export function trouble(server, now) {
   if (server.state === 'draining') return { tone: 'warn', what: 'Drained.', then: `${server.slots?.busy ? `${count(server.slots.busy, 'turn')} still ${server.slots.busy === 1 ? 'runs' : 'run'} here. ` : ''}It gets no new turns until it is resumed.` };
   if (state === 'half_open') return { tone: 'warn', what: 'On trial.', then: `One turn is let through; if it is answered, the others follow.${why && ` Before: ${why}`}` };
   if (state === 'open') return { tone: 'bad', what: why || 'It failed.', then: `No turns are sent here.${next}` };
-  if (server.state === 'down') return { tone: 'bad', what: 'It does not answer.', then: `No turns are sent here.${next}` };
+  if (server.state === 'down') return { tone: 'bad', what: why ? `It does not answer: ${why}` : 'It does not answer.', then: `No turns are sent here.${next}` };
   return null;
 }
 
@@ -41,7 +41,7 @@ export function gateWords(server) {
   const { slots = { busy: 0, total: 0 }, queue = { depth: 0 } } = server;
   if (server.state === 'down') return queue.depth ? `${int(queue.depth)} ${queue.depth === 1 ? 'waits' : 'wait'}, no turns sent` : 'no turns sent';
   const busy = slots.busy ? `${int(slots.busy)} of ${int(slots.total)} busy` : `${count(slots.total, 'slot')} free`;
-  if (!queue.depth) return `${busy}, no wait`;
+  if (!queue.depth) return slots.busy && slots.busy >= slots.total ? `${busy}, the next one waits` : `${busy}, no wait`;
   return `${int(queue.depth)} ${queue.depth === 1 ? 'waits' : 'wait'}, ${queue.eta_s === null || queue.eta_s === undefined ? 'time not known' : `a new one ${eta(queue.eta_s)}`}`;
 }
 

@@ -15,6 +15,7 @@ test('a server that serves says only that; another one says since when', () => {
 test('the gate is one sentence', () => {
   assert.equal(gateWords(server()), '4 slots free, no wait');
   assert.equal(gateWords(server({ slots: { total: 4, busy: 3 } })), '3 of 4 busy, no wait');
+  assert.equal(gateWords(server({ slots: { total: 1, busy: 1 } })), '1 of 1 busy, the next one waits');
   assert.equal(gateWords(server({ slots: { total: 1, busy: 1 }, queue: { depth: 3, eta_s: 31 } })), '3 wait, a new one about 30 s');
   assert.equal(gateWords(server({ queue: { depth: 1, eta_s: null } })), '1 waits, time not known');
   assert.equal(gateWords(server({ state: 'down' })), 'no turns sent');
