@@ -139,6 +139,7 @@ fn the_tree_depends_on_no_technology() {
         "unicode-normalization",
         "jsonschema",
         "base64",
+        "imagesize",
     ];
     let text = read("actors/Cargo.toml");
     let manifest = DeTable::parse(&text).unwrap();

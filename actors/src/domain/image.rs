@@ -1,9 +1,10 @@
-//! Images as messages carry them: base64 of a kind that model servers read. Known by their first bytes, whatever anybody
-//! calls them; nothing is decoded further here. Pure.
+//! Images as messages carry them: base64 of a kind that model servers read. Known by their heads, whatever anybody
+//! calls them; no pixel is decoded here. Pure.
 
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use imagesize::ImageType;
 
 use super::problem::FieldError;
 
@@ -12,28 +13,21 @@ pub const IMAGES_MAX: usize = 8;
 /// All images of a message together, in bytes of base64.
 pub const IMAGES_MAX_BYTES: usize = 8 << 20;
 
-/// What an image is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageKind {
-    /// PNG.
-    Png,
-    /// JPEG.
-    Jpeg,
-    /// WebP.
-    WebP,
-    /// GIF.
-    Gif,
-}
+/// Most pixels of an image: what a server would have to unpack.
+pub const PIXELS_MAX: usize = 100_000_000;
 
-/// The kind of an image, by its first bytes.
-#[must_use]
-pub fn kind(bytes: &[u8]) -> Option<ImageKind> {
-    match bytes {
-        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(ImageKind::Png),
-        [0xff, 0xd8, 0xff, ..] => Some(ImageKind::Jpeg),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(ImageKind::WebP),
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(ImageKind::Gif),
-        _ => None,
+/// Why these bytes are no image that a model may look at.
+fn fault(bytes: &[u8]) -> Option<String> {
+    let known = imagesize::image_type(bytes).is_ok_and(|kind| {
+        matches!(kind, ImageType::Gif | ImageType::Jpeg | ImageType::Png | ImageType::Webp)
+    });
+    if !known {
+        return Some("is not a PNG, JPEG, WebP or GIF image".into());
+    }
+    match imagesize::blob_size(bytes).map(|size| size.width.saturating_mul(size.height)) {
+        Ok(1..=PIXELS_MAX) => None,
+        Ok(0) | Err(_) => Some("begins like an image and is none".into()),
+        Ok(_) => Some(format!("has more than {PIXELS_MAX} pixels")),
     }
 }
 
@@ -47,12 +41,13 @@ pub fn check_images(images: &[Arc<str>], field: &str, errors: &mut Vec<FieldErro
         return wrong(field.into(), format!("at most {IMAGES_MAX_BYTES} bytes of base64 together"));
     }
     for (at, image) in images.iter().enumerate() {
-        let reason = match STANDARD.decode(image.as_bytes()) {
-            Err(_) => "must be standard base64, without a data: prefix",
-            Ok(bytes) if kind(&bytes).is_none() => "is not a PNG, JPEG, WebP or GIF image",
-            Ok(_) => continue,
+        let fault = match STANDARD.decode(image.as_bytes()) {
+            Err(_) => Some("must be standard base64, without a data: prefix".into()),
+            Ok(bytes) => fault(&bytes),
         };
-        wrong(format!("{field}.{at}"), reason.into());
+        if let Some(reason) = fault {
+            wrong(format!("{field}.{at}"), reason);
+        }
     }
 }
 
@@ -70,12 +65,18 @@ mod tests {
         errors.into_iter().map(|e| e.field).collect()
     }
 
+    fn png(width: u32, height: u32) -> Vec<u8> {
+        let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+        [b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".as_slice(), &size, &[8, 2, 0, 0, 0]].concat()
+    }
+
     #[test]
-    fn images_are_known_by_their_first_bytes() {
-        let png = STANDARD.encode(b"\x89PNG\r\n\x1a\nrest");
-        let jpeg = STANDARD.encode(b"\xff\xd8\xff\xe0rest");
-        let webp = STANDARD.encode(b"RIFF1234WEBPrest");
-        let gif = STANDARD.encode(b"GIF89arest");
+    fn images_are_known_by_their_heads() {
+        let png = STANDARD.encode(png(2, 3));
+        let jpeg =
+            STANDARD.encode(b"\xff\xd8\xff\xc0\0\x11\x08\0\x03\0\x02\x03\x01\x11\0\x02\x11\0\x03\x11\0");
+        let webp = STANDARD.encode(b"RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0\x2f\x01\x80\0\0\0\0\0\0\0\0\0\0\0");
+        let gif = STANDARD.encode(b"GIF89a\x02\0\x03\0\0\0\0");
         assert_eq!(errors(&[png.clone(), jpeg, webp, gif]), [] as [&str; 0]);
         let svg = STANDARD.encode(b"<svg xmlns=''/>");
         let prefixed = format!("data:image/png;base64,{png}");
@@ -87,12 +88,22 @@ mod tests {
     }
 
     #[test]
+    fn what_only_begins_like_an_image_is_none_and_none_has_too_many_pixels() {
+        let bare: [&[u8]; 4] = [b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\0\0\0\0\0", b"RIFF1234WEBP"];
+        let bombs = [png(u32::MAX, u32::MAX), png(0, 1), png(10_001, 10_000)];
+        for bytes in bare.into_iter().chain(bombs.iter().map(Vec::as_slice)) {
+            assert_eq!(errors(&[STANDARD.encode(bytes)]), ["images.0"], "{bytes:?}");
+        }
+        assert_eq!(errors(&[STANDARD.encode(png(10_000, 10_000))]), [] as [&str; 0]);
+    }
+
+    #[test]
     fn images_have_a_largest_size_together() {
-        let mut bytes = b"\xff\xd8\xff".to_vec();
+        let mut bytes = png(1, 1);
         bytes.resize(IMAGES_MAX_BYTES / 8 * 3, 0);
         let half = STANDARD.encode(&bytes);
         assert_eq!(errors(&[half.clone(), half.clone()]), [] as [&str; 0]);
-        assert_eq!(errors(&[half.clone(), half, STANDARD.encode(b"GIF89a")]), ["images"]);
+        assert_eq!(errors(&[half.clone(), half, STANDARD.encode(png(1, 1))]), ["images"]);
     }
 
     proptest! {
