@@ -40,8 +40,13 @@ impl Talk {
     /// `end` was not stored, and nothing behind it will be.
     pub fn lose(&mut self, end: MessageId, behind: Option<MessageId>) {
         self.lost.insert(end, behind);
-        while let Some(behind) = self.leaf.and_then(|leaf| self.lost.get(&leaf)) {
-            self.leaf = *behind;
+        // One that was given up and came again may stand behind one that stood behind it, both lost: then there is no way out
+        // of the circle, what comes now is not stored either, and storage is asked once the lane is empty.
+        for _ in 0..self.lost.len() {
+            match self.leaf.and_then(|leaf| self.lost.get(&leaf)) {
+                Some(behind) => self.leaf = *behind,
+                None => break,
+            }
         }
         if self.path.as_ref().and_then(|path| path.leaf).is_some_and(|leaf| self.lost.contains_key(&leaf)) {
             self.path = None;
@@ -84,5 +89,22 @@ mod tests {
         let mut talk = Talk { leaf: Some(first), ..Talk::default() };
         talk.lose(first, None);
         assert_eq!(talk.leaf, None, "it was to be the first message");
+    }
+
+    #[test]
+    fn two_that_stood_behind_each_other_in_turns_are_no_endless_way_back() {
+        let [stored, first, second] = std::array::from_fn(|_| MessageId::new());
+        let mut talk = Talk { leaf: Some(stored), ..Talk::default() };
+        let behind_first = talk.grow(first);
+        let behind_second = talk.grow(second);
+        talk.lose(first, behind_first);
+        let again = talk.grow(first);
+        assert_eq!(again, Some(second));
+        talk.lose(second, behind_second);
+        talk.lose(first, again);
+        assert!(
+            talk.leaf.is_some_and(|leaf| talk.lost.contains_key(&leaf)),
+            "what comes now stands behind a lost one"
+        );
     }
 }
