@@ -133,8 +133,8 @@ impl Inference {
         if free.iter().all(|(_, slots)| *slots == 0) {
             return;
         }
-        for (turn, model) in here.line() {
-            let Some(better) = self.route(&model, &[]).filter(|g| !Arc::ptr_eq(g, here)) else { continue };
+        for (turn, model, tried) in here.line() {
+            let Some(better) = self.route(&model, &tried).filter(|g| !Arc::ptr_eq(g, here)) else { continue };
             let room = free.iter_mut().find(|(name, slots)| *name == better.spec.name && *slots > 0);
             if let Some((_, slots)) = room {
                 *slots -= 1;
@@ -271,6 +271,7 @@ impl Inference {
             match self.way(preference) {
                 Some((gate, model)) => {
                     offline = None;
+                    want.tried = preference.tried(&model);
                     want.model = model;
                     let mut ticket = gate.enqueue(&want, std::mem::take(&mut claim));
                     tokio::select! {
@@ -483,3 +484,6 @@ pub(crate) fn model_problem(error: &ModelError, model: &str, server: &str) -> Pr
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

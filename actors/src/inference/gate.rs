@@ -30,6 +30,7 @@ use crate::{
     supervision::{ActorSlot, tidy_reason},
 };
 
+mod missing;
 mod permit;
 mod state;
 #[cfg(test)]
@@ -80,6 +81,8 @@ pub(crate) struct Want {
     pub cost: u32,
     /// The place that was told last.
     pub told: Option<QueuePlace>,
+    /// Servers that failed the turn with this model.
+    pub tried: Vec<String>,
 }
 
 impl Want {
@@ -102,6 +105,8 @@ struct Waiter {
     /// Whose readers are told its places; none for what is no turn.
     conversation: Option<ConversationId>,
     model: String,
+    /// Servers that failed it with this model: no better places for it.
+    tried: Vec<String>,
     permit: oneshot::Sender<SlotPermit>,
     told: Option<QueuePlace>,
 }
@@ -233,7 +238,8 @@ impl Gate {
     pub fn enqueue(self: &Arc<Self>, want: &Want, claim: Claim) -> Ticket {
         let (permit, receiver) = oneshot::channel();
         let conversation = (want.class != Class::Background).then_some(want.conversation);
-        let waiter = Waiter { conversation, model: want.model.clone(), permit, told: want.told };
+        let (model, tried) = (want.model.clone(), want.tried.clone());
+        let waiter = Waiter { conversation, model, tried, permit, told: want.told };
         let request = want.request(waiter);
         let stands = self.with(|state| {
             state.moved = true;
@@ -291,6 +297,7 @@ impl Gate {
             state.version = Some(found.version);
             state.latency = Some(found.latency);
             state.details.retain(|name, _| found.models.iter().any(|m| m.name == *name));
+            state.missing.listed(&state.models, &found.models);
             state.models = found.models;
             state.loaded = found.loaded;
             state.refreshed = Some(now());
@@ -302,6 +309,7 @@ impl Gate {
         self.with(|state| {
             state.breaker.reset();
             state.pauses.forgive();
+            state.missing.forgive();
             (state.held_until, state.holds) = (None, 0);
         });
     }
@@ -335,9 +343,10 @@ impl Gate {
 
     /// When to [`look`](Self::look) again.
     pub fn next_look(&self) -> Option<Instant> {
-        let state = self.state.lock();
-        let held = state.held_until.filter(|at| *at > now());
-        held.into_iter().chain(state.breaker.retry_at()).chain(state.pauses.next_end(now())).min()
+        let (state, now) = (self.state.lock(), now());
+        let held = state.held_until.filter(|at| *at > now);
+        let ends = [held, state.breaker.retry_at(), state.pauses.next_end(now), state.missing.next_end(now)];
+        ends.into_iter().flatten().min()
     }
 
     /// What came of a request, as far as it did not go well.
@@ -352,6 +361,10 @@ impl Gate {
                     state.turn(false);
                     state.silence.0 = Some(tidy_reason(&error.to_string()));
                     state.loaded.clear();
+                }
+                // Only what it lists, so that there is an end to it.
+                ModelError::ModelNotFound(_) if state.names(permit.model()) => {
+                    state.missing.found_out(permit.model(), now());
                 }
                 _ => {}
             }
