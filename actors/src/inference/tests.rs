@@ -8,7 +8,7 @@ use super::{queue::Class, *};
 use crate::{
     domain::ids::{BotId, ConversationId},
     ports::chat_model::ModelSummary,
-    testkit::fakes::moody_model::MoodyModel,
+    testkit::fakes::moody_model::{Mood, MoodyModel},
 };
 
 const MODEL: &str = "m";
@@ -18,17 +18,23 @@ fn lists(names: &[&str]) -> Result<ProbeResult, ModelError> {
     Ok(ProbeResult { version: "1".into(), latency: Duration::ZERO, models: models.collect(), loaded: vec![] })
 }
 
-/// Servers `s0`, `s1`… of one slot that are up and have the model.
+/// As many servers of one slot that are up and have the model.
 fn inference(servers: usize, queue_limit: usize) -> Inference {
-    let spec = |n: usize| ServerSpec {
+    of((0..servers).map(|_| Arc::new(MoodyModel::new(&[MODEL]))).collect(), queue_limit)
+}
+
+/// These servers, called `s0`, `s1`…
+fn of(models: Vec<Arc<MoodyModel>>, queue_limit: usize) -> Inference {
+    let spec = |(n, model)| ServerSpec {
         name: format!("s{n}"),
         url: String::new(),
         slots: 1,
         simulated: false,
-        model: Arc::new(MoodyModel::new(&[MODEL])),
+        model,
     };
     let limits = InferenceLimits { queue_limit, offline_wait: Duration::from_secs(30) };
-    let inference = Inference::new((0..servers).map(spec).collect(), limits);
+    let models = models.into_iter().map(|m| m as Arc<dyn crate::ports::chat_model::ChatModel>);
+    let inference = Inference::new(models.enumerate().map(spec).collect(), limits);
     inference.gates().iter().for_each(|gate| gate.probed(lists(&[MODEL]), now()));
     inference
 }
@@ -94,4 +100,38 @@ async fn a_server_that_lacks_what_it_lists_is_not_believed_for_a_minute_or_until
     lies();
     liar.forgive();
     assert_eq!(goes_to(), "s0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_without_end_is_cut_and_joined_with_the_others_by_name() {
+    let inference = inference(2, 512);
+    let names: Vec<_> = (0..20_000).map(|n| format!("m{n:05}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    inference.gates().iter().for_each(|gate| gate.probed(lists(&names), now()));
+    let began = std::time::Instant::now();
+    let models = inference.models();
+    // Compared with each other they would take seconds.
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!((models.len(), models[4095].name.as_str()), (4096, "m04095"));
+    assert!(models.iter().all(|m| m.servers.len() == 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn details_are_asked_for_a_few_at_a_time_and_not_again_at_once_where_there_are_none() {
+    let model = Arc::new(MoodyModel::new(&[MODEL]));
+    let inference = of(vec![model.clone()], 512);
+    inference.gates()[0].probed(lists(&["gone"]), now());
+    let asked = async || {
+        let before = model.shows();
+        inference.learn().await;
+        model.shows() - before
+    };
+    assert_eq!([asked().await, asked().await], [1, 0]);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(asked().await, 1);
+    // A server that says nothing.
+    let names: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    inference.gates()[0].probed(lists(&names.iter().map(String::as_str).collect::<Vec<_>>()), now());
+    model.is_now(Mood::Hangs);
+    assert_eq!(asked().await, 8);
 }
