@@ -369,12 +369,16 @@ impl Gate {
         self.state.lock().silence.1 = Some(now() + pause);
     }
 
-    /// When to [`look`](Self::look) again.
+    /// When to [`look`](Self::look) again; never a moment that is past.
     pub fn next_look(&self) -> Option<Instant> {
         let (state, now) = (self.state.lock(), now());
-        let held = state.held_until.filter(|at| *at > now);
-        let ends = [held, state.breaker.retry_at(), state.pauses.next_end(now), state.missing.next_end(now)];
-        ends.into_iter().flatten().min()
+        let ends = [
+            state.held_until,
+            state.breaker.retry_at(),
+            state.pauses.next_end(now),
+            state.missing.next_end(now),
+        ];
+        ends.into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// What came of a request, as far as it did not go well.
