@@ -24,17 +24,17 @@ use crate::{
     domain::{
         bot::BotConfig,
         ids::TurnId,
-        model::{Model, ModelPlace},
         problem::{Code, Problem},
         turn::QueuePlace,
     },
     metrics::{CONTEXT_ESTIMATE_ERROR, REFUSALS},
-    ports::chat_model::{LoadedModel, ModelDetails, ModelError},
+    ports::chat_model::ModelError,
 };
 
 mod actor;
 mod away;
 pub mod breaker;
+mod catalogue;
 pub(crate) mod gate;
 pub mod pauses;
 mod preference;
@@ -45,9 +45,9 @@ pub mod service_times;
 pub mod slots;
 pub(crate) mod tokens;
 
-use actor::PROBE_TIMEOUT;
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
 use away::{Away, Stay};
+use catalogue::Unshown;
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Comes, Gate, SlotPermit, Want};
 pub(crate) use preference::Preference;
@@ -59,8 +59,6 @@ use tokens::{Counted, Estimates, Estimator};
 const AWAY_RETRY_S: u32 = 5;
 /// Generations for nobody in particular that may run or wait at a time: the lines are for turns.
 const BACKGROUND: usize = 8;
-/// A list of models younger than this is not asked for again.
-const FRESH: Duration = Duration::from_millis(1000);
 
 /// Limits of inference.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +79,8 @@ pub(crate) struct Inference {
     away: Away,
     /// What is known of the tokens of each model.
     estimates: Estimates,
+    /// Models whose details could not be had lately.
+    unshown: Unshown,
     /// One permit for each generation that may run beside the turns.
     background: Arc<Semaphore>,
     /// Set when the process ends: what has not begun stays in the line, for the next start.
@@ -100,6 +100,7 @@ impl Inference {
             limits,
             away: Away::default(),
             estimates: Estimates::default(),
+            unshown: Unshown::default(),
             background: Arc::new(Semaphore::new(BACKGROUND)),
             closed: Arc::default(),
         }
@@ -133,8 +134,8 @@ impl Inference {
         if free.iter().all(|(_, slots)| *slots == 0) {
             return;
         }
-        for (turn, model) in here.line() {
-            let Some(better) = self.route(&model, &[]).filter(|g| !Arc::ptr_eq(g, here)) else { continue };
+        for (turn, model, tried) in here.line() {
+            let Some(better) = self.route(&model, &tried).filter(|g| !Arc::ptr_eq(g, here)) else { continue };
             let room = free.iter_mut().find(|(name, slots)| *name == better.spec.name && *slots > 0);
             if let Some((_, slots)) = room {
                 *slots -= 1;
@@ -271,6 +272,7 @@ impl Inference {
             match self.way(preference) {
                 Some((gate, model)) => {
                     offline = None;
+                    want.tried = preference.tried(&model);
                     want.model = model;
                     let mut ticket = gate.enqueue(&want, std::mem::take(&mut claim));
                     tokio::select! {
@@ -312,40 +314,6 @@ impl Inference {
         )
     }
 
-    /// Probes servers whose lists are older than a second.
-    pub async fn refresh(&self) {
-        let gates = self.gates();
-        let stale = gates.iter().filter(|g| g.age().is_none_or(|age| age > FRESH));
-        futures_util::future::join_all(stale.map(probe)).await;
-    }
-
-    /// Details of a model, asked for once.
-    ///
-    /// # Errors
-    /// `model_not_found` where no server has it, `ollama_offline` where none answers.
-    pub async fn details(&self, model: &str) -> Result<Arc<ModelDetails>, Problem> {
-        let gate = self.route(model, &[]).ok_or_else(|| {
-            Problem::new(Code::OllamaOffline, "No model server answers, so the model can't be looked up.")
-        })?;
-        if let Some(details) = gate.details(model) {
-            return Ok(details);
-        }
-        let shown = tokio::time::timeout(PROBE_TIMEOUT, gate.spec.model.show(model)).await;
-        match shown.unwrap_or(Err(ModelError::Timeout(crate::ports::chat_model::Wait::FirstByte))) {
-            Ok(details) => {
-                let details = Arc::new(details);
-                gate.keep_details(model, details.clone());
-                Ok(details)
-            }
-            Err(error) => Err(model_problem(&error, model, &gate.spec.name)),
-        }
-    }
-
-    /// The largest context of a model, if it has been learnt.
-    pub fn known_context(&self, model: &str) -> Option<u32> {
-        self.route(model, &[])?.context_length(model)
-    }
-
     /// How to estimate tokens for a model.
     pub fn estimator(&self, model: &str) -> Estimator {
         self.estimates.of(model, || self.family(model))
@@ -370,49 +338,6 @@ impl Inference {
     /// A server found a prompt too long that was estimated to fit.
     pub fn underestimated(&self, model: &str) {
         self.estimates.tighten(model);
-    }
-
-    /// Models over all servers, by name.
-    pub fn models(&self) -> Vec<Model> {
-        let mut models: Vec<Model> = vec![];
-        for gate in self.gates().iter().filter(|g| g.is_up()) {
-            let loaded = gate.loaded();
-            for m in gate.models() {
-                let in_memory = loaded.iter().find(|l| l.name == m.name);
-                let place = ModelPlace {
-                    name: gate.spec.name.clone(),
-                    loaded: in_memory.is_some(),
-                    expires_at: in_memory.and_then(|l| l.expires_at.clone()),
-                    size_vram: in_memory.map_or(0, |l| l.size_vram),
-                };
-                if let Some(known) = models.iter_mut().find(|k| k.name == m.name) {
-                    known.servers.push(place);
-                    continue;
-                }
-                let details = gate.details(&m.name);
-                models.push(Model {
-                    capabilities: details.as_ref().map_or(m.capabilities, |d| d.capabilities.clone()),
-                    context_length: details.as_ref().and_then(|d| d.context_length).or(m.context_length),
-                    name: m.name,
-                    size: m.size,
-                    digest: m.digest,
-                    family: m.family,
-                    parameter_size: m.parameter_size,
-                    quantization: m.quantization,
-                    simulated: m.simulated || gate.spec.simulated,
-                    servers: vec![place],
-                });
-            }
-        }
-        models.sort_by(|a, b| a.name.cmp(&b.name));
-        models
-    }
-
-    /// Loaded models, with their servers.
-    pub fn loaded(&self) -> Vec<(String, LoadedModel)> {
-        let per_gate =
-            |g: &Arc<Gate>| g.loaded().into_iter().map(|l| (g.spec.name.clone(), l)).collect::<Vec<_>>();
-        self.gates().iter().flat_map(per_gate).collect()
     }
 }
 
@@ -483,3 +408,6 @@ pub(crate) fn model_problem(error: &ModelError, model: &str, server: &str) -> Pr
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,8 @@ pub use crate::model_address::parse_address;
 
 /// The largest answer of a call that is not a chat: `show` carries licences and templates.
 const MAX_ANSWER: usize = 16 << 20;
+/// The largest list of models, or version: a thousand models take less than a megabyte.
+const MAX_LIST: usize = 4 << 20;
 
 /// How long to wait for a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,15 +169,20 @@ impl Ollama {
         self.client.post(self.urls.generate.clone()).json(body)
     }
 
-    /// Asks and reads a JSON answer, all within [`Limits::call`].
-    async fn call<T: DeserializeOwned>(&self, request: RequestBuilder, model: &str) -> Result<T, ModelError> {
+    /// Asks and reads a JSON answer of at most `most` bytes, all within [`Limits::call`].
+    async fn call<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        model: &str,
+        most: usize,
+    ) -> Result<T, ModelError> {
         let answer = async {
             let response = request.send().await.map_err(|error| self.unanswered(error))?;
             let mut response = failure::check(response, model).await?;
             let mut bytes = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(|e| failure::broken(&e))? {
-                if bytes.len() + chunk.len() > MAX_ANSWER {
-                    return Err(ModelError::Protocol(format!("an answer longer than {MAX_ANSWER} bytes")));
+                if bytes.len() + chunk.len() > most {
+                    return Err(ModelError::Protocol(format!("an answer longer than {most} bytes")));
                 }
                 bytes.extend_from_slice(&chunk);
             }
@@ -201,23 +208,24 @@ impl ChatModel for Ollama {
     }
 
     async fn models(&self) -> Result<Vec<ModelSummary>, ModelError> {
-        let tags: calls::Tags = self.call(self.client.get(self.urls.tags.clone()), "").await?;
+        let tags: calls::Tags = self.call(self.client.get(self.urls.tags.clone()), "", MAX_LIST).await?;
         Ok(tags.into())
     }
 
     async fn loaded(&self) -> Result<Vec<LoadedModel>, ModelError> {
-        let ps: calls::Ps = self.call(self.client.get(self.urls.ps.clone()), "").await?;
+        let ps: calls::Ps = self.call(self.client.get(self.urls.ps.clone()), "", MAX_LIST).await?;
         Ok(ps.into())
     }
 
     async fn show(&self, model: &str) -> Result<ModelDetails, ModelError> {
         let request = self.client.post(self.urls.show.clone()).json(&json!({ "model": model }));
-        let raw: Value = self.call(request, model).await?;
+        let raw: Value = self.call(request, model, MAX_ANSWER).await?;
         Ok(calls::details(raw))
     }
 
     async fn version(&self) -> Result<String, ModelError> {
-        let answer: calls::Version = self.call(self.client.get(self.urls.version.clone()), "").await?;
+        let answer: calls::Version =
+            self.call(self.client.get(self.urls.version.clone()), "", MAX_LIST).await?;
         Ok(calls::short(&answer.version))
     }
 

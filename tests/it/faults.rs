@@ -189,7 +189,7 @@ async fn a_list_of_models_that_never_ends_is_left_and_its_server_is_down() {
     let home = Home::new().env("DEIA_SERVER__DRAIN_S", "1");
     let deia = home.env("DEIA_INFERENCE__SERVERS", format!("http://{address},{}", sim.url())).start().await;
     let api = deia.api();
-    let left = async || (taken.load(Ordering::Relaxed) > 40 << 20).then_some(());
+    let left = async || (taken.load(Ordering::Relaxed) > 20 << 20).then_some(());
     eventually("its list was read more than once", left).await;
     let servers = api.get("/api/servers").await.expect(200);
     assert_eq!(servers["items"][0]["state"], "down", "{servers}");

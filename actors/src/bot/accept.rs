@@ -259,6 +259,7 @@ impl BotActorState {
                 model: prepared.model.clone(),
                 cost: prepared.cost,
                 told: None,
+                tried: vec![],
             })),
         };
         let begins = prepared.begun.is_some();

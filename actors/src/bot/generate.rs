@@ -254,6 +254,7 @@ impl TurnJob {
             model: turn.model.clone(),
             cost: context::cost(plan.usage.used, &self.options),
             told: turn.queue,
+            tried: vec![],
         }
     }
 }

@@ -35,10 +35,7 @@ impl Controller {
     pub async fn models(&self) -> Result<Vec<Model>, ControllerError> {
         let inference = &self.inner.inference;
         inference.refresh().await;
-        // What only the details tell is asked for once per model.
-        let unknown = inference.models().into_iter().filter(|m| m.context_length.is_none());
-        let names: Vec<String> = unknown.map(|m| m.name).collect();
-        futures_util::future::join_all(names.iter().map(|name| inference.details(name))).await;
+        inference.learn().await;
         Ok(inference.models())
     }
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, concurrency::JoinHandle};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -106,6 +106,17 @@ pub(crate) struct GateState {
     probing: Arc<AtomicBool>,
     /// How the server stood when it was told last.
     told: (ServerState, BreakerState, Vec<String>),
+    /// When the next pause ends, and who says so then; none while no pause is on.
+    armed: Option<(Instant, Alarm)>,
+}
+
+/// A message that is on its way; called off by dropping it.
+struct Alarm(JoinHandle<Result<(), MessagingErr<GateMessage>>>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl GateState {
@@ -132,8 +143,12 @@ impl GateState {
     /// Tells how the server stands, where that is news, and sees to the end of its pause.
     fn turned(&mut self, me: &ActorRef<GateMessage>) {
         self.tell();
-        if let Some(at) = self.args.gate.next_look() {
-            me.send_after(at.saturating_duration_since(now()), || GateMessage::PauseOver);
+        let next = self.args.gate.next_look();
+        if next != self.armed.as_ref().map(|(at, _)| *at) {
+            self.armed = next.map(|at| {
+                let left = at.saturating_duration_since(now());
+                (at, Alarm(me.send_after(left, || GateMessage::PauseOver)))
+            });
         }
     }
 
@@ -154,13 +169,10 @@ impl GateState {
     }
 
     fn pause_over(&mut self, me: &ActorRef<GateMessage>) {
+        self.armed = None;
         self.args.gate.look();
-        self.tell();
-        // Another one may go on; the one that is over is over.
-        let left = self.args.gate.next_look().map(|at| at.saturating_duration_since(now()));
-        if let Some(left) = left.filter(|left| !left.is_zero()) {
-            me.send_after(left, || GateMessage::PauseOver);
-        }
+        // Another one may go on.
+        self.turned(me);
     }
 
     fn moved(&self, me: &ActorRef<GateMessage>) {
@@ -192,7 +204,8 @@ impl Actor for GateActor {
         args: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let server = args.gate.server();
-        let mut state = GateState { args, probing: Arc::default(), told: standing(&server) };
+        let told = standing(&server);
+        let mut state = GateState { args, probing: Arc::default(), told, armed: None };
         state.probe(&me);
         state.turned(&me);
         me.send_after(MOVED_EVERY, || GateMessage::MovedDue);

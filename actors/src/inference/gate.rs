@@ -7,8 +7,12 @@
 //! needs time (the end of a pause) is a timer of the actor.
 
 use std::{
+    collections::HashSet,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,6 +34,7 @@ use crate::{
     supervision::{ActorSlot, tidy_reason},
 };
 
+mod missing;
 mod permit;
 mod state;
 #[cfg(test)]
@@ -41,6 +46,8 @@ use permit::{PutBack, Reserved};
 use state::State;
 pub(in crate::inference) use views::count;
 
+/// Models of one server that are used; the first ones of its list.
+const MODELS: usize = 4096;
 /// A model that was in memory is reported as loaded within less than this.
 const LOADED_WITHIN: Duration = Duration::from_millis(250);
 
@@ -80,6 +87,8 @@ pub(crate) struct Want {
     pub cost: u32,
     /// The place that was told last.
     pub told: Option<QueuePlace>,
+    /// Servers that failed the turn with this model.
+    pub tried: Vec<String>,
 }
 
 impl Want {
@@ -102,6 +111,8 @@ struct Waiter {
     /// Whose readers are told its places; none for what is no turn.
     conversation: Option<ConversationId>,
     model: String,
+    /// Servers that failed it with this model: no better places for it.
+    tried: Vec<String>,
     permit: oneshot::Sender<SlotPermit>,
     told: Option<QueuePlace>,
 }
@@ -114,6 +125,8 @@ pub(crate) struct Gate {
     pub actor: ActorSlot<super::GateMessage>,
     limit: usize,
     state: Mutex<State>,
+    /// Whether it was said that its list is cut short.
+    lists_too_many: AtomicBool,
     /// Told when somebody had to stand in line.
     stood: Notify,
     /// Raised whenever the gate takes turns that it did not take before, or no longer takes any; turns that wait look again.
@@ -162,7 +175,8 @@ impl Gate {
     pub fn new(spec: ServerSpec, limit: usize, changed: watch::Sender<u64>) -> Self {
         let gauges = Gauges::of(&spec.name);
         let (actor, state) = (ActorSlot::new(), Mutex::new(State::new(spec.slots)));
-        Self { spec, gauges, actor, limit, state, stood: Notify::new(), changed }
+        let (lists_too_many, stood) = (AtomicBool::new(false), Notify::new());
+        Self { spec, gauges, actor, limit, state, lists_too_many, stood, changed }
     }
 
     /// Changes the state, lets in whom the change made room for, and tells who waits elsewhere, and the actor.
@@ -233,7 +247,8 @@ impl Gate {
     pub fn enqueue(self: &Arc<Self>, want: &Want, claim: Claim) -> Ticket {
         let (permit, receiver) = oneshot::channel();
         let conversation = (want.class != Class::Background).then_some(want.conversation);
-        let waiter = Waiter { conversation, model: want.model.clone(), permit, told: want.told };
+        let (model, tried) = (want.model.clone(), want.tried.clone());
+        let waiter = Waiter { conversation, model, tried, permit, told: want.told };
         let request = want.request(waiter);
         let stands = self.with(|state| {
             state.moved = true;
@@ -273,7 +288,10 @@ impl Gate {
     }
 
     /// A probe's result; `asked` says when it began.
-    pub fn probed(self: &Arc<Self>, found: Result<ProbeResult, ModelError>, asked: Instant) {
+    pub fn probed(self: &Arc<Self>, mut found: Result<ProbeResult, ModelError>, asked: Instant) {
+        if let Ok(found) = &mut found {
+            self.shorten(found);
+        }
         self.with(|state| {
             if found.is_err() && state.answered.is_some_and(|at| at > asked) {
                 // Too busy with answers to answer a probe.
@@ -290,11 +308,28 @@ impl Gate {
             state.silence = (None, None);
             state.version = Some(found.version);
             state.latency = Some(found.latency);
-            state.details.retain(|name, _| found.models.iter().any(|m| m.name == *name));
+            let names: HashSet<_> = found.models.iter().map(|m| m.name.as_str()).collect();
+            state.details.retain(|name, _| names.contains(name.as_str()));
+            state.missing.listed(&state.models, &found.models);
             state.models = found.models;
             state.loaded = found.loaded;
             state.refreshed = Some(now());
         });
+    }
+
+    /// A list that never seems to end is somebody else's fault, and nobody's memory.
+    fn shorten(&self, found: &mut ProbeResult) {
+        let listed = found.models.len();
+        found.models.truncate(MODELS);
+        found.loaded.truncate(MODELS);
+        if listed > MODELS && !self.lists_too_many.swap(true, Ordering::Relaxed) {
+            tracing::warn!(server.name = %self.spec.name, listed, used = MODELS, "the model server lists too many models; the others are left out");
+        }
+    }
+
+    /// A model was pulled there: its list may be right now.
+    pub fn pulled(self: &Arc<Self>) {
+        self.with(|state| state.missing.forgive());
     }
 
     /// Somebody looked after the server: what failed before counts no more.
@@ -302,6 +337,7 @@ impl Gate {
         self.with(|state| {
             state.breaker.reset();
             state.pauses.forgive();
+            state.missing.forgive();
             (state.held_until, state.holds) = (None, 0);
         });
     }
@@ -333,11 +369,16 @@ impl Gate {
         self.state.lock().silence.1 = Some(now() + pause);
     }
 
-    /// When to [`look`](Self::look) again.
+    /// When to [`look`](Self::look) again; never a moment that is past.
     pub fn next_look(&self) -> Option<Instant> {
-        let state = self.state.lock();
-        let held = state.held_until.filter(|at| *at > now());
-        held.into_iter().chain(state.breaker.retry_at()).chain(state.pauses.next_end(now())).min()
+        let (state, now) = (self.state.lock(), now());
+        let ends = [
+            state.held_until,
+            state.breaker.retry_at(),
+            state.pauses.next_end(now),
+            state.missing.next_end(now),
+        ];
+        ends.into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// What came of a request, as far as it did not go well.
@@ -352,6 +393,10 @@ impl Gate {
                     state.turn(false);
                     state.silence.0 = Some(tidy_reason(&error.to_string()));
                     state.loaded.clear();
+                }
+                // Only what it lists, so that there is an end to it.
+                ModelError::ModelNotFound(_) if state.names(permit.model()) => {
+                    state.missing.found_out(permit.model(), now());
                 }
                 _ => {}
             }

@@ -106,6 +106,7 @@ impl Job {
             model: self.model.clone(),
             cost: self.due.used.saturating_add(self.due.answer),
             told: None,
+            tried: vec![],
         }
     }
 

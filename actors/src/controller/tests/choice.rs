@@ -14,6 +14,7 @@ use crate::{
         event::{CommittedEvent, Topic},
         ids::TurnId,
         model::{BreakerState, ServerState},
+        time::Timestamp,
         turn::TurnState,
     },
     ports::{
@@ -132,6 +133,23 @@ async fn a_model_that_fails_is_paused_and_the_other_models_of_its_server_go_on()
     assert!(answer.end().await);
     assert_eq!(end_of(turn).await.state, TurnState::Completed);
     assert!(house.tree.servers()[0].breaker.paused_models.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_pause_is_awaited_once_however_often_its_server_is_looked_at() {
+    let house = House::new(&[&[MODEL, "b"]], limits(512)).await;
+    house.servers[0].is_now(Mood::Fails(failed()));
+    let paused = || {
+        let paused = house.tree.servers()[0].breaker.paused_models.first()?.retry_at;
+        Some(Duration::from_micros((paused.0 - Timestamp::now().0).try_into().ok()?))
+    };
+    while paused().is_none_or(|left| left < Duration::from_secs(25)) {
+        assert_eq!(end_of(house.send(0).await).await.state, TurnState::Failed);
+    }
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(tasks() <= before, "{} tasks, and then {}", before, tasks());
 }
 
 #[tokio::test(start_paused = true)]

@@ -86,6 +86,7 @@ impl SlotPermit {
                 state.answered = Some(now());
                 state.breaker.verdict(self.pass, Verdict::Answered, "", now(), 0.0);
                 state.pauses.answered(&self.model);
+                state.missing.answered(&self.model);
                 state.slots.succeeded();
                 (state.held_until, state.holds) = (None, 0);
             });

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Comes, Waiter, is_called, now};
+use super::{Comes, Waiter, is_called, missing::Missing, now};
 use crate::{
     domain::{model::ServerState, time::Timestamp},
     inference::{
@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) slots: AdaptiveSlots,
     pub(super) breaker: Breaker,
     pub(super) pauses: ModelPauses,
+    /// What it lists and does not have.
+    pub(super) missing: Missing,
     /// Why the last probe failed, and when the next one is due, while the server is down.
     pub(super) silence: (Option<Arc<str>>, Option<Instant>),
     pub(super) times: ServiceTimes,
@@ -79,6 +81,7 @@ impl State {
             slots: AdaptiveSlots::new(slots),
             breaker: Breaker::new(BreakerRules::DEFAULT),
             pauses: ModelPauses::default(),
+            missing: Missing::default(),
             silence: (None, None),
             times: ServiceTimes::default(),
             held_until: None,
@@ -108,7 +111,8 @@ impl State {
 
     /// What others have to hear of.
     pub(super) fn standing(&self) -> (ServerState, u64, Option<Instant>) {
-        (self.server_state(), self.breaker.turns() + self.pauses.turns(), self.held_until)
+        let turns = self.breaker.turns() + self.pauses.turns() + self.missing.turns();
+        (self.server_state(), turns, self.held_until)
     }
 
     /// Whether a turn that waits here may hope: somebody is let through, or will be after the one who is on trial.
@@ -162,6 +166,11 @@ impl State {
             (true, true) => ServerState::Draining,
             (true, false) => ServerState::Up,
         }
+    }
+
+    /// Whether its list names the model.
+    pub(super) fn names(&self, model: &str) -> bool {
+        self.models.iter().any(|m| is_called(&m.name, model))
     }
 
     pub(super) fn is_loaded(&self, model: &str) -> bool {

@@ -39,6 +39,7 @@ fn want(bot: u64) -> Want {
         model: MODEL.into(),
         cost: 1000,
         told: None,
+        tried: vec![],
     }
 }
 

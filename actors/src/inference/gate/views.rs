@@ -64,8 +64,8 @@ impl Gate {
     }
 
     fn lists(&self, state: &State, model: &str) -> bool {
-        state.models.iter().any(|m| is_called(&m.name, model))
-            || (self.spec.simulated && model.starts_with("sim:"))
+        let named = state.names(model) || (self.spec.simulated && model.starts_with("sim:"));
+        named && !state.missing.has(model, now())
     }
 
     /// As the choice among servers needs it.
@@ -99,11 +99,14 @@ impl Gate {
         if open { state.slots.now() - state.busy } else { 0 }
     }
 
-    /// Those who wait and their models, the next one first.
-    pub fn line(&self) -> Vec<(TurnId, String)> {
+    /// Those who wait, the next one first: each with its model, and the servers that failed it with that.
+    pub fn line(&self) -> Vec<(TurnId, String, Vec<String>)> {
         let state = self.state.lock();
-        let order = state.line.positions().into_iter();
-        order.filter_map(|turn| Some((turn, state.line.get(turn)?.payload.model.clone()))).collect()
+        let wants = |turn: TurnId| {
+            let waiter = &state.line.get(turn)?.payload;
+            Some((turn, waiter.model.clone(), waiter.tried.clone()))
+        };
+        state.line.positions().into_iter().filter_map(wants).collect()
     }
 
     /// The refusal of one who came too late for a place. He may come back when about a tenth of the line has moved on.

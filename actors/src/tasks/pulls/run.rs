@@ -85,6 +85,7 @@ async fn fetch(pull: &PullTask, history: &History) -> Result<(), Problem> {
         pull.progress(meter.take(began.elapsed(), &step));
     }
     // Whoever is told finds the model in the lists.
+    gate.pulled();
     probe(gate).await;
     let body = EventBody::ModelPulled {
         model: pull.name.clone(),

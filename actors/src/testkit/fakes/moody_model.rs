@@ -1,5 +1,7 @@
 //! [`ChatModel`] that answers by hand ([`HandModel`]), or fails as a test likes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
@@ -27,6 +29,7 @@ pub struct MoodyModel {
     hand: HandModel,
     models: Vec<String>,
     state: Mutex<(Mood, usize)>,
+    shows: AtomicUsize,
 }
 
 impl MoodyModel {
@@ -34,7 +37,12 @@ impl MoodyModel {
     #[must_use]
     pub fn new(models: &[&str]) -> Self {
         let models = models.iter().map(|&name| name.to_owned()).collect();
-        Self { hand: HandModel::default(), models, state: Mutex::new((Mood::Well, 0)) }
+        Self {
+            hand: HandModel::default(),
+            models,
+            state: Mutex::new((Mood::Well, 0)),
+            shows: AtomicUsize::new(0),
+        }
     }
 
     /// Changes its mood.
@@ -45,6 +53,11 @@ impl MoodyModel {
     /// How often a model was called.
     pub fn asked(&self) -> usize {
         self.state.lock().1
+    }
+
+    /// How often details of a model were asked for.
+    pub fn shows(&self) -> usize {
+        self.shows.load(Ordering::Relaxed)
     }
 
     /// The next call that nobody answers yet.
@@ -87,6 +100,7 @@ impl ChatModel for MoodyModel {
         self.there().await.map(|()| vec![])
     }
     async fn show(&self, model: &str) -> Result<ModelDetails, ModelError> {
+        self.shows.fetch_add(1, Ordering::Relaxed);
         self.there().await?;
         match self.models.iter().any(|name| name == model) {
             true => {

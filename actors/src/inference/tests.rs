@@ -1,0 +1,137 @@
+//! Several gates without their actors, on a stopped clock.
+#![allow(clippy::unwrap_used)]
+
+use futures_util::FutureExt;
+use gate::{ProbeResult, now};
+
+use super::{queue::Class, *};
+use crate::{
+    domain::ids::{BotId, ConversationId},
+    ports::chat_model::ModelSummary,
+    testkit::fakes::moody_model::{Mood, MoodyModel},
+};
+
+const MODEL: &str = "m";
+
+fn lists(names: &[&str]) -> Result<ProbeResult, ModelError> {
+    let models = names.iter().map(|name| ModelSummary { name: (*name).into(), ..ModelSummary::default() });
+    Ok(ProbeResult { version: "1".into(), latency: Duration::ZERO, models: models.collect(), loaded: vec![] })
+}
+
+/// As many servers of one slot that are up and have the model.
+fn inference(servers: usize, queue_limit: usize) -> Inference {
+    of((0..servers).map(|_| Arc::new(MoodyModel::new(&[MODEL]))).collect(), queue_limit)
+}
+
+/// These servers, called `s0`, `s1`…
+fn of(models: Vec<Arc<MoodyModel>>, queue_limit: usize) -> Inference {
+    let spec = |(n, model)| ServerSpec {
+        name: format!("s{n}"),
+        url: String::new(),
+        slots: 1,
+        simulated: false,
+        model,
+    };
+    let limits = InferenceLimits { queue_limit, offline_wait: Duration::from_secs(30) };
+    let models = models.into_iter().map(|m| m as Arc<dyn crate::ports::chat_model::ChatModel>);
+    let inference = Inference::new(models.enumerate().map(spec).collect(), limits);
+    inference.gates().iter().for_each(|gate| gate.probed(lists(&[MODEL]), now()));
+    inference
+}
+
+fn want(bot: u64, class: Class) -> Want {
+    Want {
+        turn: TurnId::new(),
+        conversation: ConversationId::new(),
+        bot: BotId::numbered(bot),
+        class,
+        model: MODEL.into(),
+        cost: 1000,
+        told: None,
+        tried: vec![],
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_failed_by_the_server_with_a_free_slot_keeps_his_place_at_the_other_one() {
+    let inference = inference(2, 512);
+    let [here, other] = [0, 1].map(|n| inference.gates()[n].clone());
+    let running = here.try_acquire(MODEL).unwrap();
+    let mut tried = Preference::new(MODEL, &[]);
+    tried.failed(MODEL, "s1");
+    let (first, second) = (want(1, Class::Api), want(2, Class::Api));
+    let mut waits = Box::pin(inference.acquire(&first, &tried, Claim::Nothing, drop));
+    assert!(waits.as_mut().now_or_never().is_none());
+    let held = other.try_acquire(MODEL).unwrap();
+    let mut ticket = here.enqueue(&second, Claim::Nothing);
+    drop(held);
+    inference.relieve(&here);
+    assert!(waits.as_mut().now_or_never().is_none());
+    assert_eq!(here.line().len(), 1, "the free slot is for one who can use it");
+    assert!(matches!(ticket.permit().now_or_never(), Some(None)));
+    assert_eq!(here.place(first.turn).unwrap().position, 1);
+    drop(running);
+    assert_eq!(waits.await.unwrap().gate().unwrap().spec.name, "s0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_lacks_what_it_lists_is_not_believed_for_a_minute_or_until_its_list_changes() {
+    let inference = inference(2, 512);
+    let liar = inference.gates()[0].clone();
+    let lies = || {
+        let mut permit = liar.try_acquire(MODEL).unwrap();
+        permit.failed(&ModelError::ModelNotFound(MODEL.into()));
+        drop(permit);
+        assert!(!liar.serves(MODEL));
+    };
+    let goes_to = || inference.route(MODEL, &[]).unwrap().spec.name.clone();
+    let minute = Duration::from_secs(60);
+    lies();
+    assert_eq!(goes_to(), "s1");
+    liar.probed(lists(&[MODEL]), now());
+    assert_eq!(goes_to(), "s1", "its list lies again");
+    assert_eq!(liar.next_look(), Some(now() + minute));
+    tokio::time::advance(minute).await;
+    assert_eq!(goes_to(), "s0");
+    lies();
+    liar.probed(lists(&[]), now());
+    liar.probed(lists(&[MODEL]), now());
+    assert_eq!(goes_to(), "s0", "it has learnt it");
+    lies();
+    liar.forgive();
+    assert_eq!(goes_to(), "s0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_without_end_is_cut_and_joined_with_the_others_by_name() {
+    let inference = inference(2, 512);
+    let names: Vec<_> = (0..20_000).map(|n| format!("m{n:05}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    inference.gates().iter().for_each(|gate| gate.probed(lists(&names), now()));
+    let began = std::time::Instant::now();
+    let models = inference.models();
+    // Compared with each other they would take seconds.
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert_eq!((models.len(), models[4095].name.as_str()), (4096, "m04095"));
+    assert!(models.iter().all(|m| m.servers.len() == 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn details_are_asked_for_a_few_at_a_time_and_not_again_at_once_where_there_are_none() {
+    let model = Arc::new(MoodyModel::new(&[MODEL]));
+    let inference = of(vec![model.clone()], 512);
+    inference.gates()[0].probed(lists(&["gone"]), now());
+    let asked = async || {
+        let before = model.shows();
+        inference.learn().await;
+        model.shows() - before
+    };
+    assert_eq!([asked().await, asked().await], [1, 0]);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(asked().await, 1);
+    // A server that says nothing.
+    let names: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    inference.gates()[0].probed(lists(&names.iter().map(String::as_str).collect::<Vec<_>>()), now());
+    model.is_now(Mood::Hangs);
+    assert_eq!(asked().await, 8);
+}
