@@ -95,8 +95,9 @@ impl TurnJob {
         let known: Vec<bool> = calls.iter().map(|call| declared(&call.name)).collect();
         self.phase = Phase::Tools;
         self.rounds.count += 1;
-        self.rounds.spent.prompt_tokens += done.prompt_tokens.unwrap_or(0);
-        self.rounds.spent.completion_tokens += done.completion_tokens.unwrap_or(0);
+        let spent = &mut self.rounds.spent;
+        spent.prompt_tokens = spent.prompt_tokens.saturating_add(done.prompt_tokens.unwrap_or(0));
+        spent.completion_tokens = spent.completion_tokens.saturating_add(done.completion_tokens.unwrap_or(0));
         match self.carry_out(calls, known, runner).await {
             Ok(()) => Then::Ask,
             Err(end) => Then::End(end),

@@ -317,6 +317,19 @@ async fn whatever_a_tool_does_the_model_is_told_and_the_turn_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn counts_beyond_all_bounds_do_not_break_the_sum_of_the_rounds() {
+    let house = House::new().await;
+    let turn = house.send("count").await;
+    for _ in 0..3 {
+        let answer = house.model.called().await;
+        assert!(answer.call(ECHO_TOOL, json!({})).await && answer.end_counted(u32::MAX).await);
+    }
+    house.says("done").await;
+    let (ended, _) = end_of(turn).await;
+    assert_eq!((ended.state, ended.usage.completion_tokens), (TurnState::Completed, u32::MAX));
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_calls_than_a_round_takes_fail_the_turn() {
     let house = House::new().await;
     let turn = house.send("all at once").await;
