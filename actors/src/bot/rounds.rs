@@ -79,9 +79,7 @@ impl TurnJob {
     /// Runs the tools that an answer called.
     pub(super) async fn round(&mut self, done: ChatDone) -> Then {
         let Some(Value::Array(written)) = self.reply.tool_calls.take() else {
-            let mut text = self.shared.live.text().content;
-            let last = text.split_off(self.rounds.from.min(text.len()));
-            return Then::End(output::judged(self.format.clone(), last, done).await);
+            return Then::End(self.judged(done).await);
         };
         let calls = told_apart(&written, self.rounds.count + 1, &mut self.rounds.ids);
         let runner = self.context.tools.clone();
@@ -90,7 +88,7 @@ impl TurnJob {
         if foreign || self.rounds.count >= MAX_TOOL_ROUNDS {
             // Whoever declared them knows what to do.
             self.reply.tool_calls = Some(calls.iter().map(Call::written).collect());
-            return Then::End(End::Completed(done));
+            return Then::End(self.judged(done).await);
         }
         let known: Vec<bool> = calls.iter().map(|call| declared(&call.name)).collect();
         self.phase = Phase::Tools;
@@ -102,6 +100,16 @@ impl TurnJob {
             Ok(()) => Then::Ask,
             Err(end) => Then::End(end),
         }
+    }
+
+    /// Judges the text of the reply as it will be stored: that of all rounds.
+    async fn judged(&mut self, done: ChatDone) -> End {
+        let text = self.shared.live.text().content;
+        if self.reply.tool_calls.is_some() && text.trim().is_empty() {
+            // It only calls; whoever runs that gets the answer.
+            return End::Completed(done);
+        }
+        output::judged(self.format.clone(), text, done).await
     }
 
     async fn carry_out(
