@@ -4,7 +4,7 @@
 //! that stand between the question and the reply, so every later prompt has them together; the reply itself stays one
 //! message with all text of the turn, as its readers see it. While tools run, no slot of a model server is held.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use serde_json::{Map, Value, json};
@@ -58,6 +58,8 @@ pub(crate) struct Rounds {
     pub prompt: Vec<PromptMessage>,
     /// Their messages, as stored.
     pub messages: Vec<Message>,
+    /// Ids of the calls.
+    pub ids: HashSet<String>,
     /// What they cost.
     pub spent: Usage,
     /// Where the text of the round that runs begins in that of the reply.
@@ -77,30 +79,37 @@ impl TurnJob {
     /// Runs the tools that an answer called.
     pub(super) async fn round(&mut self, done: ChatDone) -> Then {
         let Some(Value::Array(written)) = self.reply.tool_calls.take() else {
-            let mut text = self.shared.live.text().content;
-            let last = text.split_off(self.rounds.from.min(text.len()));
-            return Then::End(output::judged(self.format.clone(), last, done).await);
+            return Then::End(self.judged(done).await);
         };
-        let id = |at: usize| format!("call_{}_{at}", self.rounds.count + 1);
-        let calls: Vec<Call> =
-            written.iter().enumerate().map(|(at, call)| Call::read(call, id(at))).collect();
+        let calls = told_apart(&written, self.rounds.count + 1, &mut self.rounds.ids);
         let runner = self.context.tools.clone();
         let declared = |name: &str| self.config.tools.iter().any(|tool| name_of(tool) == Some(name));
         let foreign = calls.iter().any(|call| declared(&call.name) && !runner.knows(&call.name));
         if foreign || self.rounds.count >= MAX_TOOL_ROUNDS {
             // Whoever declared them knows what to do.
             self.reply.tool_calls = Some(calls.iter().map(Call::written).collect());
-            return Then::End(End::Completed(done));
+            return Then::End(self.judged(done).await);
         }
         let known: Vec<bool> = calls.iter().map(|call| declared(&call.name)).collect();
         self.phase = Phase::Tools;
         self.rounds.count += 1;
-        self.rounds.spent.prompt_tokens += done.prompt_tokens.unwrap_or(0);
-        self.rounds.spent.completion_tokens += done.completion_tokens.unwrap_or(0);
+        let spent = &mut self.rounds.spent;
+        spent.prompt_tokens = spent.prompt_tokens.saturating_add(done.prompt_tokens.unwrap_or(0));
+        spent.completion_tokens = spent.completion_tokens.saturating_add(done.completion_tokens.unwrap_or(0));
         match self.carry_out(calls, known, runner).await {
             Ok(()) => Then::Ask,
             Err(end) => Then::End(end),
         }
+    }
+
+    /// Judges the text of the reply as it will be stored: that of all rounds.
+    async fn judged(&mut self, done: ChatDone) -> End {
+        let text = self.shared.live.text().content;
+        if self.reply.tool_calls.is_some() && text.trim().is_empty() {
+            // It only calls; whoever runs that gets the answer.
+            return End::Completed(done);
+        }
+        output::judged(self.format.clone(), text, done).await
     }
 
     async fn carry_out(
@@ -263,6 +272,22 @@ impl TurnJob {
     }
 }
 
+/// Reads the calls of a round, each with an id of its own in the turn: many servers begin to count anew with every answer,
+/// or give all calls the same one.
+fn told_apart(written: &[Value], round: u32, used: &mut HashSet<String>) -> Vec<Call> {
+    let read = |(at, written): (usize, &Value)| {
+        let fresh = format!("call_{round}_{at}");
+        let mut call = Call::read(written, fresh.clone());
+        let mut nth = 0;
+        while !used.insert(call.id.clone()) {
+            call.id = if nth == 0 { fresh.clone() } else { format!("{fresh}_{nth}") };
+            nth += 1;
+        }
+        call
+    };
+    written.iter().enumerate().map(read).collect()
+}
+
 /// Runs a tool within its time; whatever it does, the turn goes on.
 async fn run(runner: &dyn ToolRunner, call: &ToolCall) -> Result<String, ToolError> {
     let running = AssertUnwindSafe(runner.run(call)).catch_unwind();
@@ -291,6 +316,18 @@ fn bounded(mut result: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_keep_their_ids_unless_one_was_used_before_in_the_turn() {
+        let call = |id: &str| json!({"id": id, "function": {"name": "f"}});
+        let mut used = HashSet::new();
+        let mut ids = |round: u32, all: &[&str]| -> Vec<String> {
+            let written: Vec<_> = all.iter().map(|id| call(id)).collect();
+            told_apart(&written, round, &mut used).into_iter().map(|call| call.id).collect()
+        };
+        assert_eq!(ids(1, &["a", "a", "call_1_3", ""]), ["a", "call_1_1", "call_1_3", "call_1_3_1"]);
+        assert_eq!(ids(2, &["a", "b"]), ["call_2_0", "b"]);
+    }
 
     #[test]
     fn a_long_result_is_cut_between_characters_and_says_so() {

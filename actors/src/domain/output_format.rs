@@ -23,8 +23,15 @@ const EXPANDED_MAX: u64 = 10_000;
 pub const CHECKED_MAX: usize = 1 << 20;
 /// The largest compiled pattern, in bytes.
 const PATTERN_MAX: usize = 1 << 20;
+/// Steps that the check of an answer may take: the schema's size in values, references written out, for each byte of it.
+const STEPS_MAX: u64 = 1_000_000_000;
 /// Mistakes of an answer that are named.
 const NAMED: usize = 10;
+/// Bytes that its mistakes may take. The validator holds all of them at once, each branch of an `anyOf` for itself, so they
+/// are looked for only where even the most of them fit.
+const MISTAKES_MAX: u64 = 64 << 20;
+/// Bytes of a mistake, without the path to its value.
+const MISTAKE: u64 = 512;
 
 /// Keywords whose value is data, not a schema.
 const DATA: [&str; 4] = ["const", "enum", "default", "examples"];
@@ -51,8 +58,7 @@ pub fn check_schema(schema: &Value) -> Result<(), (String, String)> {
     if serde_json::to_string(schema).map_or(usize::MAX, |text| text.len()) > SCHEMA_MAX {
         return Err((String::new(), format!("at most {SCHEMA_MAX} bytes as JSON")));
     }
-    let mut walk = Walk { root: schema, targets: HashMap::from([(String::new(), None)]) };
-    walk.schema(schema, &mut Vec::new())?;
+    expanded(schema)?;
     compile(schema).map(drop).map_err(|(path, reason)| (path, format!("is not a JSON schema: {reason}")))
 }
 
@@ -74,13 +80,44 @@ pub fn deviations(format: &Value, text: &str) -> Vec<FieldError> {
     if !format.is_object() {
         return vec![];
     }
-    match compile(format) {
-        Ok(validator) => validator
-            .iter_errors(&value)
-            .take(NAMED)
-            .map(|e| at(&dotted(e.instance_path().as_str()), e.masked().to_string()))
-            .collect(),
-        Err((path, reason)) => vec![at(&path, format!("can't be checked: {reason}"))],
+    let size = match expanded(format) {
+        Ok(extent) => extent.size,
+        Err((path, reason)) => return vec![at(&path, format!("can't be checked: {reason}"))],
+    };
+    if size.saturating_mul(u64::try_from(text.len()).unwrap_or(u64::MAX)) > STEPS_MAX {
+        return vec![at("", "is too long to be checked against so large a schema".into())];
+    }
+    let validator = match compile(format) {
+        Ok(validator) => validator,
+        Err((path, reason)) => return vec![at(&path, format!("can't be checked: {reason}"))],
+    };
+    if validator.is_valid(&value) {
+        return vec![];
+    }
+    if size.saturating_mul(mistakes(&value, 0)) > MISTAKES_MAX {
+        return vec![at("", "does not keep to its schema; both are too large to say where".into())];
+    }
+    validator
+        .iter_errors(&value)
+        .take(NAMED)
+        .map(|e| at(&dotted(e.instance_path().as_str()), e.masked().to_string()))
+        .collect()
+}
+
+/// Bytes of one mistake at each value, under a path of so many bytes.
+fn mistakes(value: &Value, path: u64) -> u64 {
+    let longer = |part: usize| path.saturating_add(u64::try_from(part).unwrap_or(u64::MAX)).saturating_add(1);
+    let own = path.saturating_add(MISTAKE);
+    match value {
+        // An index has at most as many digits as its array's length.
+        Value::Array(all) => {
+            let path = longer(all.len().to_string().len());
+            all.iter().map(|one| mistakes(one, path)).fold(own, u64::saturating_add)
+        }
+        Value::Object(all) => {
+            all.iter().map(|(name, one)| mistakes(one, longer(name.len()))).fold(own, u64::saturating_add)
+        }
+        _ => own,
     }
 }
 
@@ -98,33 +135,69 @@ fn dotted(pointer: &str) -> String {
     pointer.replace('/', ".").replace("~1", "/").replace("~0", "~")
 }
 
+/// What a schema comes to with its references written out.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    /// In values; a long text counts for several.
+    size: u64,
+    /// Levels.
+    depth: usize,
+}
+
+impl Extent {
+    /// One value without anything in it.
+    fn of(value: &Value) -> Self {
+        let long = value.as_str().map_or(0, |text| u64::try_from(text.len()).unwrap_or(u64::MAX) / MISTAKE);
+        Self { size: long.saturating_add(1), depth: 0 }
+    }
+
+    /// Data: it is compared with, whatever it says.
+    fn of_data(value: &Value) -> Self {
+        let mut all = Self::of(value);
+        match value {
+            Value::Array(parts) => parts.iter().for_each(|part| all.add(Self::of_data(part))),
+            Value::Object(parts) => parts.values().for_each(|part| all.add(Self::of_data(part))),
+            _ => {}
+        }
+        Self { depth: 0, ..all }
+    }
+
+    /// With a part, one level below.
+    fn add(&mut self, part: Self) {
+        self.size = self.size.saturating_add(part.size);
+        self.depth = self.depth.max(part.depth + 1);
+    }
+}
+
+fn expanded(schema: &Value) -> Result<Extent, (String, String)> {
+    Walk { root: schema, targets: HashMap::from([(String::new(), None)]) }.schema(schema, &mut Vec::new())
+}
+
 /// A walk through a schema and what it refers to.
 struct Walk<'s> {
     root: &'s Value,
     /// What a reference comes to, by its pointer; none while it is walked.
-    targets: HashMap<String, Option<u64>>,
+    targets: HashMap<String, Option<Extent>>,
 }
 
 impl Walk<'_> {
-    /// How many values a schema comes to.
-    fn schema(&mut self, schema: &Value, path: &mut Vec<String>) -> Result<u64, (String, String)> {
-        let here = |path: &[String]| path.iter().map(|part| format!(".{part}")).collect::<String>();
+    fn schema(&mut self, schema: &Value, path: &mut Vec<String>) -> Result<Extent, (String, String)> {
         if path.len() > DEPTH_MAX {
-            return Err((here(path), format!("is deeper than {DEPTH_MAX}")));
+            return Err((here(path), too_deep()));
         }
-        let mut size = 1u64;
+        let mut all = Extent::of(schema);
         match schema {
-            Value::Array(all) => {
-                for (at, one) in all.iter().enumerate() {
+            Value::Array(parts) => {
+                for (at, part) in parts.iter().enumerate() {
                     path.push(at.to_string());
-                    size = size.saturating_add(self.schema(one, path)?);
+                    all.add(self.schema(part, path)?);
                     path.pop();
                 }
             }
             Value::Object(keywords) => {
                 for (keyword, value) in keywords {
                     path.push(keyword.clone());
-                    let more = match (keyword.as_str(), value) {
+                    all.add(match (keyword.as_str(), value) {
                         ("$ref", Value::String(to)) => self.follow(to, path)?,
                         ("$ref" | "$dynamicRef" | "$recursiveRef", _) => {
                             return Err((here(path), "only \"$ref\" with a text is taken".into()));
@@ -132,51 +205,62 @@ impl Walk<'_> {
                         ("$id" | "id", Value::String(_)) if path.len() > 1 => {
                             return Err((here(path), "only the schema as a whole may have an id".into()));
                         }
-                        (data, _) if DATA.contains(&data) => 1,
+                        (data, _) if DATA.contains(&data) => Extent::of_data(value),
                         (names, Value::Object(named)) if NAMES.contains(&names) => {
-                            let mut sum = 1u64;
+                            let mut sum = Extent::of(value);
                             for (name, schema) in named {
                                 path.push(name.clone());
-                                sum = sum.saturating_add(self.schema(schema, path)?);
+                                sum.add(self.schema(schema, path)?);
                                 path.pop();
                             }
                             sum
                         }
-                        (_, Value::Object(_) | Value::Array(_)) => self.schema(value, path)?,
-                        _ => 1,
-                    };
-                    size = size.saturating_add(more);
+                        _ => self.schema(value, path)?,
+                    });
                     path.pop();
                 }
             }
             _ => {}
         }
-        if size > EXPANDED_MAX {
+        if all.size > EXPANDED_MAX {
             return Err((here(path), "comes to too much with its references written out".into()));
         }
-        Ok(size)
+        Ok(all)
     }
 
-    fn follow(&mut self, to: &str, path: &mut Vec<String>) -> Result<u64, (String, String)> {
-        let here = path.iter().map(|part| format!(".{part}")).collect::<String>();
+    fn follow(&mut self, to: &str, path: &mut Vec<String>) -> Result<Extent, (String, String)> {
         let Some(pointer) = to.strip_prefix('#').filter(|p| p.is_empty() || p.starts_with('/')) else {
-            return Err((here, "may only refer into the schema itself (\"#/…\")".into()));
+            return Err((here(path), "may only refer into the schema itself (\"#/…\")".into()));
         };
         match self.targets.get(pointer) {
-            Some(Some(size)) => return Ok(*size),
+            Some(Some(known)) if path.len() + known.depth > DEPTH_MAX => {
+                return Err((here(path), too_deep()));
+            }
+            Some(Some(known)) => return Ok(*known),
             Some(None) => {
-                return Err((here, "leads back to itself; a model server can't follow a circle".into()));
+                return Err((
+                    here(path),
+                    "leads back to itself; a model server can't follow a circle".into(),
+                ));
             }
             None => {}
         }
         let Some(target) = self.root.pointer(pointer) else {
-            return Err((here, "refers to nothing in the schema".into()));
+            return Err((here(path), "refers to nothing in the schema".into()));
         };
         self.targets.insert(pointer.to_owned(), None);
-        let size = self.schema(target, path)?;
-        self.targets.insert(pointer.to_owned(), Some(size));
-        Ok(size)
+        let extent = self.schema(target, path)?;
+        self.targets.insert(pointer.to_owned(), Some(extent));
+        Ok(extent)
     }
+}
+
+fn here(path: &[String]) -> String {
+    path.iter().map(|part| format!(".{part}")).collect()
+}
+
+fn too_deep() -> String {
+    format!("is deeper than {DEPTH_MAX}, its references followed")
 }
 
 #[cfg(test)]
@@ -233,6 +317,41 @@ mod tests {
         assert!(refused(&json!({"$defs": defs, "$ref": "#/$defs/0"})).1.contains("too much"));
         assert!(refused(&json!({"description": "x".repeat(SCHEMA_MAX)})).1.contains("bytes"));
         assert!(check_schema(&json!({"pattern": "(a{1000}){1000}{1000}"})).is_err());
+    }
+
+    #[test]
+    fn a_chain_of_references_is_as_deep_as_it_is_long_whoever_was_followed_first() {
+        let chain = |links: usize| {
+            let link = |n: usize| match n {
+                0 => json!({"type": "string"}),
+                n => json!({"$ref": format!("#/examples/{}", n - 1)}),
+            };
+            let entries: Vec<_> = (0..links).map(|n| json!({"$ref": format!("#/examples/{n}")})).collect();
+            json!({"examples": (0..links).map(link).collect::<Vec<_>>(), "allOf": entries})
+        };
+        assert_eq!(check_schema(&chain(30)), Ok(()));
+        let (path, reason) = refused(&chain(100));
+        assert!(path.starts_with(".allOf.") && reason.contains("deeper"), "{path} {reason}");
+    }
+
+    #[test]
+    fn the_mistakes_of_an_answer_are_counted_out_only_where_all_of_them_fit_the_memory() {
+        let choices =
+            |of: usize| json!({"items": {"anyOf": (0..of).map(|n| json!({"const": n})).collect::<Vec<_>>()}});
+        let answer = |of: usize| format!("[{}]", vec!["-1"; of].join(","));
+        assert_eq!(check_schema(&choices(1000)), Ok(()));
+        let found = deviations(&choices(1000), &answer(5000));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].reason.contains("too large to say where"), "{found:?}");
+        assert_eq!(deviations(&choices(1000), &answer(5000).replace("-1", "7")), []);
+        assert_eq!(deviations(&choices(20), &answer(20)).len(), NAMED);
+        assert_eq!(deviations(&choices(20), "[1,-1]")[0].field, "content.1");
+        let long = deviations(&choices(2000), &answer(300_000));
+        assert!(long[0].reason.contains("too long to be checked"), "{long:?}");
+        // A long name stands in the path of each mistake below it.
+        let nested = json!({"x".repeat(100_000): vec![1; 2000]});
+        let of_text = json!({"additionalProperties": {"items": {"type": "string"}}});
+        assert!(deviations(&of_text, &nested.to_string())[0].reason.contains("too large to say where"));
     }
 
     #[test]

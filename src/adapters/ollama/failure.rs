@@ -7,12 +7,10 @@ use reqwest::{Response, StatusCode, header::CONTENT_ENCODING};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::lines::words;
+use super::lines::{cut, words};
 
 /// So much of a refusal's body is read.
 const MAX_REFUSAL: usize = 64 << 10;
-/// So much of a refusal that is not JSON is passed on.
-const MAX_WORDS: usize = 300;
 /// How long the body of a refusal may take: its head has come, so the body is at hand.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
 
@@ -76,8 +74,7 @@ fn message(status: StatusCode, body: &[u8]) -> String {
     {
         return words(error);
     }
-    let text = String::from_utf8_lossy(body);
-    let text: String = text.trim().chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect();
+    let text = cut(&String::from_utf8_lossy(body));
     if text.is_empty() { status.canonical_reason().unwrap_or("no reason given").to_owned() } else { text }
 }
 
@@ -136,6 +133,8 @@ mod tests {
             said(400, r#"{"error":"\"m\" does not support thinking"}"#),
             ModelError::Refused { status: 400, message: "\"m\" does not support thinking".into() }
         );
+        let long = format!(r#"{{"error":"{}"}}"#, "x".repeat(60_000));
+        assert_eq!(said(500, &long), ModelError::Failed("x".repeat(300)));
         assert_eq!(said(500, "<h1>no\x07</h1>"), ModelError::Failed("<h1>no</h1>".into()));
         assert_eq!(said(302, "x"), ModelError::Failed("redirects are not followed".into()));
     }

@@ -12,6 +12,8 @@ use serde_json::{Value, error::Category};
 
 /// The longest line that is accepted, in bytes.
 pub const MAX_LINE: usize = 1 << 20;
+/// So many characters of what a server says of its errors are passed on: they are stored with the turn, and in its event.
+const MAX_WORDS: usize = 300;
 
 const OPENING: &[u8] = b"{\"model\":\"";
 /// Between the time and the text. A quote inside a JSON string is escaped, so this can't be part of one.
@@ -182,13 +184,18 @@ fn push(burst: &mut ChatBurst, kind: PieceKind, text: &str) {
 /// The words of an `error` member, whatever its type.
 pub(super) fn words(error: Value) -> String {
     match error {
-        Value::String(text) => text,
+        Value::String(text) => cut(&text),
         Value::Object(mut fields) => match fields.remove("message") {
-            Some(Value::String(text)) => text,
-            _ => Value::Object(fields).to_string(),
+            Some(Value::String(text)) => cut(&text),
+            _ => cut(&Value::Object(fields).to_string()),
         },
-        other => other.to_string(),
+        other => cut(&other.to_string()),
     }
+}
+
+/// As much of a server's text as is passed on.
+pub(super) fn cut(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
 }
 
 /// What is wrong with some JSON, and where. serde's own words quote values, and values are what people wrote: problems and
@@ -306,6 +313,11 @@ mod tests {
             (r#"{"error":"CUDA error"}"#, "CUDA error"),
             (r#"{"error":{"message":"out of memory","code":5}}"#, "out of memory"),
             (r#"{"error":7}"#, "7"),
+            (&format!(r#"{{"error":"{}"}}"#, "é".repeat(5000)), &"é".repeat(MAX_WORDS)),
+            (
+                &format!(r#"{{"error":{{"trace":"{}"}}}}"#, "x".repeat(5000)),
+                &format!(r#"{{"trace":"{}"#, "x".repeat(290)),
+            ),
         ] {
             let all = format!("{}\n{error}\n{DONE}\n", token("abc"));
             let (burst, end) = read([all.as_bytes()]);

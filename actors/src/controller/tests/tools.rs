@@ -317,6 +317,46 @@ async fn whatever_a_tool_does_the_model_is_told_and_the_turn_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_form_of_an_answer_is_that_of_the_reply_as_stored() {
+    let house = House::new().await;
+    for (before, calls, after, state) in [
+        ("", ECHO_TOOL, "[1]", TurnState::Completed),
+        ("Let me see. ", ECHO_TOOL, "[1]", TurnState::Failed),
+        ("", FOREIGN, "", TurnState::Completed),
+        ("[1]", FOREIGN, "", TurnState::Completed),
+        ("Let me see. ", FOREIGN, "", TurnState::Failed),
+    ] {
+        let send = SendMessage {
+            format: Some(json!("json")),
+            ..SendMessage::text(house.bot.clone(), "a list, please")
+        };
+        let Sent::Turn(turn) = house.tree.send(send).await.unwrap() else { unreachable!("no command") };
+        let answer = house.model.called().await;
+        assert!(answer.say(before).await && answer.call(calls, json!({})).await && answer.end().await);
+        if calls == ECHO_TOOL {
+            house.says(after).await;
+        }
+        let (ended, reply) = end_of(turn).await;
+        assert_eq!((ended.state, &*reply.content), (state, &*format!("{before}{after}")));
+        assert_eq!(reply.tool_calls.is_some(), calls == FOREIGN);
+        assert_eq!(ended.error.map(|e| e.code), (state == TurnState::Failed).then_some(Code::OutputInvalid));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_beyond_all_bounds_do_not_break_the_sum_of_the_rounds() {
+    let house = House::new().await;
+    let turn = house.send("count").await;
+    for _ in 0..3 {
+        let answer = house.model.called().await;
+        assert!(answer.call(ECHO_TOOL, json!({})).await && answer.end_counted(u32::MAX).await);
+    }
+    house.says("done").await;
+    let (ended, _) = end_of(turn).await;
+    assert_eq!((ended.state, ended.usage.completion_tokens), (TurnState::Completed, u32::MAX));
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_calls_than_a_round_takes_fail_the_turn() {
     let house = House::new().await;
     let turn = house.send("all at once").await;

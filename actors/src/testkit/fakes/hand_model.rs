@@ -139,6 +139,13 @@ impl Answer {
         self.bursts.send(Ok(ChatBurst { done, ..ChatBurst::default() })).await.is_ok()
     }
 
+    /// Ends it well with such a count for its prompt and for its text; false where nobody listens any more.
+    pub async fn end_counted(self, tokens: u32) -> bool {
+        let done =
+            ChatDone { prompt_tokens: Some(tokens), completion_tokens: Some(tokens), ..ChatDone::default() };
+        self.bursts.send(Ok(ChatBurst { done: Some(done), ..ChatBurst::default() })).await.is_ok()
+    }
+
     /// Resolves once nobody listens any more.
     pub async fn closed(&self) {
         self.bursts.closed().await;
