@@ -126,7 +126,7 @@ impl Default for Settings {
             bot_rules: RestartRules::new(5, Duration::from_secs(60)),
             root_restarts: 3,
             root_within: Duration::from_secs(30),
-            inference: InferenceLimits { queue_limit: 512, offline_wait: Duration::from_secs(30) },
+            inference: InferenceLimits::default(),
             retention: RetentionRules::default(),
             storage_timeout: Duration::from_secs(5),
             seed: rand::random(),

@@ -33,6 +33,7 @@ use crate::{
 
 mod actor;
 mod away;
+mod blocked;
 pub mod breaker;
 mod catalogue;
 pub(crate) mod gate;
@@ -65,8 +66,14 @@ const BACKGROUND: usize = 8;
 pub struct InferenceLimits {
     /// Turns that may wait for one server.
     pub queue_limit: usize,
-    /// How long a turn waits while no server answers.
+    /// How long a turn waits while no server can be asked. Bounds the pauses of servers and models, too.
     pub offline_wait: Duration,
+}
+
+impl Default for InferenceLimits {
+    fn default() -> Self {
+        Self { queue_limit: 512, offline_wait: Duration::from_secs(30) }
+    }
 }
 
 /// All gates. Shared; outlives the actors.
@@ -90,10 +97,7 @@ pub(crate) struct Inference {
 impl Inference {
     pub fn new(servers: Vec<ServerSpec>, limits: InferenceLimits) -> Self {
         let changed = watch::Sender::new(0);
-        let gates = servers
-            .into_iter()
-            .map(|s| Arc::new(Gate::new(s, limits.queue_limit, changed.clone())))
-            .collect();
+        let gates = servers.into_iter().map(|s| Arc::new(Gate::new(s, limits, changed.clone()))).collect();
         Self {
             gates: Arc::new(RwLock::new(gates)),
             changed,
@@ -296,22 +300,11 @@ impl Inference {
                     });
                     let wait = tokio::time::timeout_at(stay.until, changes.changed());
                     if !matches!(wait.await, Ok(Ok(()))) {
-                        return Err(self.offline()).inspect_err(refused);
+                        return Err(self.in_vain(preference)).inspect_err(refused);
                     }
                 }
             }
         }
-    }
-
-    /// The problem of a turn that waited in vain.
-    pub fn offline(&self) -> Problem {
-        let waited = self.limits.offline_wait.as_secs();
-        Problem::new(
-            Code::OllamaOffline,
-            format!(
-                "No model server that can run this answered for {waited} s. The message is kept; start Ollama and send it again."
-            ),
-        )
     }
 
     /// How to estimate tokens for a model.

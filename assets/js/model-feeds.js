@@ -24,7 +24,7 @@ export const serversSoon = throttled(readServers, SERVERS_MS);
 export const pullsSoon = throttled(readPulls, 200);
 export const modelsSoon = throttled(readModels, 200);
 
-const healthy = (server) => server.state === 'up' && (server.breaker?.state ?? 'closed') === 'closed';
+const healthy = (server) => server.state === 'up' && (server.breaker?.state ?? 'closed') === 'closed' && !server.breaker?.paused_models?.length;
 
 /** State of the servers for banner and waiting cards; read on while one is in trouble, for the time of the next try. */
 export function followServers() {

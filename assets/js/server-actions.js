@@ -32,7 +32,7 @@ function remove(name) {
   guard({
     title: `Remove ${name}?`, ic: 'trash', id: name, confirm: `Remove ${name}`,
     consequences: [
-      ['s-stopping', slots?.busy ? `${count(slots.busy, 'turn')} that ${slots.busy === 1 ? 'runs' : 'run'} there may end; no new ones are sent.` : 'No turn is sent there any more.'],
+      ['s-stopping', slots?.busy ? `${count(slots.busy, 'turn')} that ${slots.busy === 1 ? 'runs' : 'run'} there ${slots.busy === 1 ? 'goes' : 'go'} on to ${slots.busy === 1 ? 'its' : 'their'} end; no new ones are sent.` : 'No turn is sent there any more.'],
       ['queue', queue?.depth ? `${count(queue.depth, 'waiting turn')} ${queue.depth === 1 ? 'moves' : 'move'} to another server that has the model.` : 'Nothing waits there.'],
       ['s-up', 'The server itself and its models are not touched. It can be added again.'],
     ],

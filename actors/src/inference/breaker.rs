@@ -19,6 +19,16 @@ use std::{
 pub use crate::domain::model::BreakerState;
 use crate::{ports::chat_model::ModelError, supervision::tidy_reason};
 
+/// No pause of a server or of a model is ever longer.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The longest pause where a turn waits `wait` for somebody to ask: a third of it, as a turn that comes at the beginning
+/// of a pause must live to see its end, and a failed trial or two after it. From 1 s, the first pause, to 60 s.
+#[must_use]
+pub fn longest_pause(wait: Duration) -> Duration {
+    (wait / 3).clamp(BreakerRules::DEFAULT.pause, LONGEST)
+}
+
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerRules {
@@ -32,8 +42,7 @@ pub struct BreakerRules {
 
 impl BreakerRules {
     /// 5 failures; 1 s, doubling, at most 60 s.
-    pub const DEFAULT: Self =
-        Self { failures: 5, pause: Duration::from_secs(1), longest: Duration::from_secs(60) };
+    pub const DEFAULT: Self = Self { failures: 5, pause: Duration::from_secs(1), longest: LONGEST };
 }
 
 impl Default for BreakerRules {

@@ -10,7 +10,7 @@ use super::{Gate, Inference, actor::PROBE_TIMEOUT, model_problem, probe};
 use crate::{
     domain::{
         model::{Model, ModelPlace},
-        problem::{Code, Problem},
+        problem::Problem,
     },
     ports::chat_model::{LoadedModel, ModelDetails, ModelError, Wait},
 };
@@ -52,11 +52,9 @@ impl Inference {
     /// Details of a model, asked for once.
     ///
     /// # Errors
-    /// `model_not_found` where no server has it, `ollama_offline` where none answers.
+    /// `model_not_found` where no server has it, `ollama_offline` where none can be asked.
     pub async fn details(&self, model: &str) -> Result<Arc<ModelDetails>, Problem> {
-        let gate = self.route(model, &[]).ok_or_else(|| {
-            Problem::new(Code::OllamaOffline, "No model server answers, so the model can't be looked up.")
-        })?;
+        let gate = self.route(model, &[]).ok_or_else(|| self.no_details(model))?;
         if let Some(details) = gate.details(model) {
             return Ok(details);
         }

@@ -20,7 +20,11 @@ use metrics::gauge;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::{breaker::Verdict, queue::Request};
+use super::{
+    InferenceLimits,
+    breaker::{Verdict, longest_pause},
+    queue::Request,
+};
 use crate::{
     domain::{
         ids::{BotId, ConversationId, TurnId},
@@ -172,9 +176,10 @@ pub(crate) fn now() -> Instant {
 }
 
 impl Gate {
-    pub fn new(spec: ServerSpec, limit: usize, changed: watch::Sender<u64>) -> Self {
+    pub fn new(spec: ServerSpec, limits: InferenceLimits, changed: watch::Sender<u64>) -> Self {
         let gauges = Gauges::of(&spec.name);
-        let (actor, state) = (ActorSlot::new(), Mutex::new(State::new(spec.slots)));
+        let state = Mutex::new(State::new(spec.slots, longest_pause(limits.offline_wait)));
+        let (actor, limit) = (ActorSlot::new(), limits.queue_limit);
         let (lists_too_many, stood) = (AtomicBool::new(false), Notify::new());
         Self { spec, gauges, actor, limit, state, lists_too_many, stood, changed }
     }

@@ -17,8 +17,6 @@ use crate::supervision::tidy_reason;
 const FAILURES: u32 = 3;
 /// The longest first pause; doubled with every further one until the model answers.
 const PAUSE: Duration = Duration::from_secs(1);
-/// No pause is longer.
-const LONGEST: Duration = Duration::from_secs(60);
 /// Models that are remembered; the one whose last failure is oldest makes room.
 const MODELS: usize = 64;
 
@@ -33,8 +31,9 @@ struct Failing {
 }
 
 /// The failing models of one server.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ModelPauses {
+    longest: Duration,
     failing: HashMap<String, Failing>,
     turns: u64,
 }
@@ -51,6 +50,12 @@ pub struct Paused {
 }
 
 impl ModelPauses {
+    /// Nothing failed yet; no pause will be longer than `longest`.
+    #[must_use]
+    pub fn new(longest: Duration) -> Self {
+        Self { longest, failing: HashMap::new(), turns: 0 }
+    }
+
     /// A request for this model failed; true where that begins a pause. What was sent before a pause and fails in it says
     /// nothing new. `jitter` is a random number from 0 to 1, which spreads a pause between half of its length and all of it.
     pub fn failed(&mut self, model: &str, reason: &str, now: Instant, jitter: f64) -> bool {
@@ -74,7 +79,7 @@ impl ModelPauses {
         if failing.failures < FAILURES {
             return false;
         }
-        let doubled = PAUSE.saturating_mul(2u32.saturating_pow(failing.pauses)).min(LONGEST);
+        let doubled = PAUSE.saturating_mul(2u32.saturating_pow(failing.pauses)).min(self.longest);
         let jitter = if jitter.is_nan() { 1.0 } else { jitter.clamp(0.0, 1.0) };
         failing.until = Some(now + doubled.mul_f64(0.5 + jitter / 2.0));
         failing.pauses = failing.pauses.saturating_add(1);
@@ -97,10 +102,18 @@ impl ModelPauses {
         }
     }
 
+    /// The pause of a model that gets no turns now.
+    #[must_use]
+    pub fn of(&self, model: &str, now: Instant) -> Option<Paused> {
+        let failing = self.failing.get(model)?;
+        let until = failing.until.filter(|until| now < *until)?;
+        Some(Paused { model: model.to_owned(), until, reason: failing.reason.clone() })
+    }
+
     /// Whether the model gets no turns now.
     #[must_use]
     pub fn is_paused(&self, model: &str, now: Instant) -> bool {
-        self.failing.get(model).and_then(|f| f.until).is_some_and(|until| now < until)
+        self.of(model, now).is_some()
     }
 
     /// Models that failed since they answered last.
@@ -112,11 +125,7 @@ impl ModelPauses {
     /// The pauses that are on, by model.
     #[must_use]
     pub fn paused(&self, now: Instant) -> Vec<Paused> {
-        let one = |(model, failing): (&String, &Failing)| {
-            let until = failing.until.filter(|until| now < *until)?;
-            Some(Paused { model: model.clone(), until, reason: failing.reason.clone() })
-        };
-        let mut paused: Vec<_> = self.failing.iter().filter_map(one).collect();
+        let mut paused: Vec<_> = self.failing.keys().filter_map(|model| self.of(model, now)).collect();
         paused.sort_by(|a, b| a.model.cmp(&b.model));
         paused
     }
@@ -140,13 +149,17 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
+    fn none() -> ModelPauses {
+        ModelPauses::new(60 * S)
+    }
+
     fn fails(pauses: &mut ModelPauses, model: &str, now: Instant) -> bool {
         pauses.failed(model, "500", now, 1.0)
     }
 
     #[test]
     fn the_third_failure_in_a_row_pauses_a_model_and_an_answer_forgets_them() {
-        let (mut pauses, now) = (ModelPauses::default(), Instant::now());
+        let (mut pauses, now) = (none(), Instant::now());
         assert!(!fails(&mut pauses, "a", now) && !fails(&mut pauses, "a", now));
         pauses.answered("a");
         assert_eq!([(); 3].map(|()| fails(&mut pauses, "a", now)), [false, false, true]);
@@ -158,7 +171,7 @@ mod tests {
 
     #[test]
     fn one_failure_after_a_pause_makes_the_next_one_twice_as_long_up_to_a_minute() {
-        let (mut pauses, mut now) = (ModelPauses::default(), Instant::now());
+        let (mut pauses, mut now) = (none(), Instant::now());
         fails(&mut pauses, "a", now);
         fails(&mut pauses, "a", now);
         let mut lengths = vec![];
@@ -176,7 +189,7 @@ mod tests {
     #[test]
     fn a_pause_is_spread_between_half_and_all_of_its_length() {
         for (jitter, milliseconds) in [(0.0, 500), (0.5, 750), (1.0, 1000), (f64::NAN, 1000), (7.0, 1000)] {
-            let (mut pauses, now) = (ModelPauses::default(), Instant::now());
+            let (mut pauses, now) = (none(), Instant::now());
             for _ in 0..3 {
                 pauses.failed("a", "", now, jitter);
             }
@@ -186,7 +199,7 @@ mod tests {
 
     #[test]
     fn models_without_end_are_not_remembered() {
-        let (mut pauses, now) = (ModelPauses::default(), Instant::now());
+        let (mut pauses, now) = (none(), Instant::now());
         for n in 0..1000u32 {
             fails(&mut pauses, &format!("m{n}"), now + n * S);
         }

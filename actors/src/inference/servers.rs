@@ -22,7 +22,7 @@ impl Inference {
 
     /// A gate that is in no list yet.
     pub fn new_gate(&self, spec: ServerSpec) -> Arc<Gate> {
-        Arc::new(Gate::new(spec, self.limits.queue_limit, self.changed.clone()))
+        Arc::new(Gate::new(spec, self.limits, self.changed.clone()))
     }
 
     /// One more server, whose name the caller has found free.

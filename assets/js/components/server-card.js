@@ -2,7 +2,7 @@
 
 import { bytes, duration, span } from '../format.js';
 import { html } from '../html.js';
-import { BREAKER, gateWords, stateWords, trouble } from '../model/servers.js';
+import { BREAKER, gateWords, pausedWords, stateWords, trouble } from '../model/servers.js';
 import { actionButton, stateLabel } from './controls.js';
 import { gate } from './gate.js';
 import { icon } from './icon.js';
@@ -34,5 +34,6 @@ export function serverCard(server, loaded, now) {
     ${breaker(server)}
     <div class="row srv-g">${gate({ busy: slots?.busy ?? 0, total: slots?.total ?? 1, depth: queue?.depth ?? 0, off })}<span class="${`num right nowrap ${queue?.depth ? 't-warn' : 't3'}`}">${gateWords(server)}</span></div>
     ${memory(loaded, server, now)}
+    ${pausedWords(server, now).map((words) => html`<div class="end t-warn" data-key="${`paused ${words.split(' ')[0]}`}"><span>${words}</span><span class="right row">${actionButton('server.probe', { arg: server.name, sm: true })}</span></div>`)}
     ${bad ? html`<div class="end t-${bad.tone}"><span><b>${bad.what}</b> ${bad.then}</span><span class="right row">${server.state === 'draining' ? actionButton('server.resume', { arg: server.name, sm: true }) : actionButton('server.probe', { arg: server.name, sm: true })}</span></div>` : ''}</section>`;
 }

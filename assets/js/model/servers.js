@@ -34,6 +34,14 @@ export function trouble(server, now) {
   return null;
 }
 
+/** The models that get no turns at a server for a while, each in a sentence. */
+export function pausedWords(server, now) {
+  return (server.breaker?.paused_models ?? []).map(({ model, reason, retry_at: at }) => {
+    const next = seconds(at, now);
+    return `${model} paused: ${reason ? reason.replace(/\.$/, '') : 'it failed several times in a row'}${next === null ? '' : `, tried again ${within(Math.max(0, next))}`}.`;
+  });
+}
+
 const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1).replace(/\.$/, '')}.`;
 
 /** The gate in one sentence: what runs, what waits, how long that takes. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { allDown, gateOf, gateWords, held, nextTry, placeWords, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
+import { allDown, gateOf, gateWords, held, nextTry, pausedWords, placeWords, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
 
 const NOW = Date.parse('2026-01-01T00:00:00Z');
 const at = (seconds) => new Date(NOW + seconds * 1000).toISOString();
@@ -29,6 +29,15 @@ test('a breaker that is not closed tells its reason and when the next try is', (
   assert.equal(trouble(server({ breaker: { state: 'half_open', reason: null, retry_at: null } }), NOW).tone, 'warn');
   assert.match(trouble(server({ state: 'draining', slots: { total: 2, busy: 1 } }), NOW).then, /1 turn still runs here/);
   assert.equal(trouble({ name: 'x', state: 'down' }, NOW).then, 'No turns are sent here.');
+});
+
+test('a model that is paused at a server that goes on says why, and when it is tried again', () => {
+  const paused = (...paused_models) => pausedWords(server({ breaker: { state: 'closed', retry_at: null, reason: null, paused_models } }), NOW);
+  assert.deepEqual(pausedWords(server(), NOW), []);
+  assert.deepEqual(pausedWords({ name: 'bare', state: 'up' }, NOW), []);
+  assert.deepEqual(paused({ model: 'llama3.2', reason: 'it answered 500.', retry_at: at(6.4) }, { model: 'b', reason: '', retry_at: at(-1) }), [
+    'llama3.2 paused: it answered 500, tried again in 7 s.', 'b paused: it failed several times in a row, tried again now.',
+  ]);
 });
 
 test('the next try is the first of all, and never in the past', () => {

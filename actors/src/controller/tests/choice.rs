@@ -13,7 +13,7 @@ use crate::{
     domain::{
         event::{CommittedEvent, Topic},
         ids::TurnId,
-        model::{BreakerState, ServerState},
+        model::{BreakerState, Server, ServerState},
         time::Timestamp,
         turn::TurnState,
     },
@@ -133,6 +133,55 @@ async fn a_model_that_fails_is_paused_and_the_other_models_of_its_server_go_on()
     assert!(answer.end().await);
     assert_eq!(end_of(turn).await.state, TurnState::Completed);
     assert!(house.tree.servers()[0].breaker.paused_models.is_empty());
+}
+
+/// Turns fail until a model or a server is paused for the `n`th time: one after every pause, at its end.
+async fn pause_for_the(n: usize, house: &House, is_paused: impl Fn(&Server) -> bool) {
+    house.servers[0].is_now(Mood::Fails(failed()));
+    while !is_paused(&house.tree.servers()[0]) {
+        end_of(house.send(0).await).await;
+    }
+    for _ in 1..n {
+        assert_eq!(end_of(house.send(0).await).await.error.unwrap().code, Code::UpstreamError);
+    }
+    assert!(is_paused(&house.tree.servers()[0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_comes_at_the_beginning_of_the_longest_pause_is_answered_after_it() {
+    let pauses: [(&[&str], fn(&Server) -> bool); 2] = [
+        (&[MODEL, "b"], |s| !s.breaker.paused_models.is_empty()),
+        (&[MODEL], |s| s.breaker.state == BreakerState::Open),
+    ];
+    for (models, is_paused) in pauses {
+        let house = House::new(&[models], limits(512)).await;
+        pause_for_the(8, &house, is_paused).await;
+        house.servers[0].is_now(Mood::Well);
+        let turn = house.send(0).await;
+        house.answers(0).await;
+        assert_eq!(end_of(turn).await.state, TurnState::Completed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_waits_in_vain_for_a_server_that_answers_says_why_and_when_it_is_tried_again() {
+    let impatient = InferenceLimits { offline_wait: Duration::ZERO, ..limits(512) };
+    let pauses: [(&[&str], fn(&Server) -> bool, &str); 2] = [
+        (&[MODEL, "b"], |s| !s.breaker.paused_models.is_empty(), "m is paused at s0, because it failed"),
+        (&[MODEL], |s| s.breaker.state == BreakerState::Open, "s0 gets no turns for a while, because"),
+    ];
+    for (models, is_paused, why) in pauses {
+        let house = House::new(&[models], impatient).await;
+        pause_for_the(1, &house, is_paused).await;
+        let problem = end_of(house.send(0).await).await.error.unwrap();
+        assert_eq!((problem.code, problem.retry_after_s), (Code::OllamaOffline, Some(1)));
+        assert!(problem.detail.starts_with(why) && problem.detail.contains("500"), "{problem}");
+        assert!(!problem.detail.contains("start Ollama"), "{problem}");
+    }
+    let house = House::new(&[&[MODEL]], impatient).await;
+    house.tree.drain_server("s0").unwrap();
+    let problem = end_of(house.send(0).await).await.error.unwrap();
+    assert!(problem.detail.starts_with("s0 is drained"), "{problem}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,7 +87,7 @@ pub(super) fn bot(n: usize) -> BotId {
 }
 
 pub(super) fn limits(queue_limit: usize) -> InferenceLimits {
-    InferenceLimits { queue_limit, offline_wait: Duration::from_secs(30) }
+    InferenceLimits { queue_limit, ..InferenceLimits::default() }
 }
 
 pub(super) async fn end_of(turn: AcceptedTurn) -> Turn {

@@ -100,6 +100,13 @@ fn only_what_the_server_is_to_blame_for_is_a_failure() {
     assert_eq!(Verdict::of(&E::Busy(words())), Verdict::Unclear);
 }
 
+#[test]
+fn a_turn_that_comes_at_the_beginning_of_a_pause_lives_to_see_its_end() {
+    for (wait, longest) in [(0, 1), (3, 1), (9, 3), (30, 10), (180, 60), (86_400, 60)] {
+        assert_eq!(longest_pause(Duration::from_secs(wait)), Duration::from_secs(longest), "{wait}");
+    }
+}
+
 proptest! {
     #[test]
     fn it_goes_only_the_ways_that_are_drawn_and_lets_one_probe_through_at_a_time(

@@ -59,7 +59,8 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(slots: u32) -> Self {
+    /// Down, until a probe says otherwise. No pause will be longer than `longest_pause`.
+    pub(super) fn new(slots: u32, longest_pause: Duration) -> Self {
         Self {
             up: false,
             draining: false,
@@ -79,8 +80,8 @@ impl State {
             line: FairQueue::new(usize::MAX),
             moved: false,
             slots: AdaptiveSlots::new(slots),
-            breaker: Breaker::new(BreakerRules::DEFAULT),
-            pauses: ModelPauses::default(),
+            breaker: Breaker::new(BreakerRules { longest: longest_pause, ..BreakerRules::DEFAULT }),
+            pauses: ModelPauses::new(longest_pause),
             missing: Missing::default(),
             silence: (None, None),
             times: ServiceTimes::default(),

@@ -25,7 +25,8 @@ fn with_models(names: &[&str]) -> Result<ProbeResult, ModelError> {
 fn gate(slots: u32, limit: usize) -> Arc<Gate> {
     let model = Arc::new(MoodyModel::new(&[MODEL]));
     let spec = ServerSpec { name: "a".into(), url: String::new(), slots, simulated: false, model };
-    let gate = Arc::new(Gate::new(spec, limit, watch::Sender::new(0)));
+    let limits = InferenceLimits { queue_limit: limit, ..InferenceLimits::default() };
+    let gate = Arc::new(Gate::new(spec, limits, watch::Sender::new(0)));
     gate.probed(found(), now());
     gate
 }

@@ -15,7 +15,10 @@ use crate::{
         time::Timestamp,
         turn::QueuePlace,
     },
-    inference::routing::{ModelAt, ServerView},
+    inference::{
+        blocked::Blocked,
+        routing::{ModelAt, ServerView},
+    },
     ports::chat_model::{LoadedModel, ModelDetails, ModelSummary},
 };
 
@@ -61,6 +64,31 @@ impl Gate {
     /// Whether the server had the model in memory when it was probed last.
     pub fn has_loaded(&self, model: &str) -> bool {
         self.state.lock().is_loaded(model)
+    }
+
+    /// Why it gets no turns for this model though its server answers and lists it; none where the server does not, or where
+    /// turns are let through.
+    pub(in crate::inference) fn blocked(&self, model: &str) -> Option<Blocked> {
+        let (state, now) = (self.state.lock(), now());
+        if !state.up || state.retired || !self.lists(&state, model) {
+            return None;
+        }
+        let name = &self.spec.name;
+        if state.draining {
+            return Some(Blocked { why: format!("{name} is drained: it gets no new turns"), until: None });
+        }
+        if let Some(until) = state.breaker.retry_at().filter(|until| now < *until) {
+            let reason = state.breaker.reason().map_or("no reason known", |reason| &**reason);
+            let why =
+                format!("{name} gets no turns for a while, because several failed there in a row ({reason})");
+            return Some(Blocked { why, until: Some(until) });
+        }
+        let paused = state.pauses.of(model, now)?;
+        let why = format!(
+            "{model} is paused at {name}, because it failed there several times in a row ({})",
+            paused.reason
+        );
+        Some(Blocked { why, until: Some(paused.until) })
     }
 
     fn lists(&self, state: &State, model: &str) -> bool {

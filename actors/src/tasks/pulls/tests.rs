@@ -6,6 +6,7 @@ use serde_json::Map;
 use super::*;
 use crate::{
     controller::{Controller, ServerSpec},
+    inference::InferenceLimits,
     ports::chat_model::ModelError,
     testkit::fakes::{hand_model::HandModel, memory_store::MemoryStore},
 };
@@ -162,7 +163,7 @@ async fn only_so_many_ended_pulls_are_listed_and_none_for_ever() {
             simulated: false,
             model: stage.hand.clone(),
         },
-        1,
+        InferenceLimits::default(),
         watch::Sender::new(0),
     ));
     let audit = AuditEntry {

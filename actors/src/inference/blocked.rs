@@ -1,0 +1,70 @@
+//! Why nobody can be asked, in words for people: a server that is up and pauses is not one that is offline.
+
+use std::time::Instant;
+
+use super::{Inference, Preference, gate};
+use crate::domain::problem::{Code, Problem};
+
+/// Why a server that answers gets no turns for a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Blocked {
+    /// What is the matter, as a clause.
+    pub why: String,
+    /// When it is tried again, as far as that is known.
+    pub until: Option<Instant>,
+}
+
+impl Inference {
+    /// The problem of a turn that waited in vain for somebody to ask.
+    pub(super) fn in_vain(&self, preference: &Preference) -> Problem {
+        let waited = self.limits.offline_wait.as_secs();
+        let blocked = preference.models().iter().find_map(|model| self.blocked(model));
+        let detail = blocked.as_ref().map_or_else(
+            || {
+                format!(
+                    "No model server that can run this answered for {waited} s. The message is kept; start Ollama and send it again."
+                )
+            },
+            |b| format!("{}. This waited {waited} s for it. The message is kept; {}.", b.why, again(b, "send it again")),
+        );
+        offline(detail, blocked.as_ref())
+    }
+
+    /// The problem of a model of which nobody can be asked.
+    pub(super) fn no_details(&self, model: &str) -> Problem {
+        let blocked = self.blocked(model);
+        let detail = blocked.as_ref().map_or_else(
+            || "No model server answers, so the model can't be looked up.".to_owned(),
+            |b| format!("{}, so the model can't be looked up now; {}.", b.why, again(b, "try again")),
+        );
+        offline(detail, blocked.as_ref())
+    }
+
+    /// What keeps a model from turns though a server that has it answers: of several the one that is over first.
+    fn blocked(&self, model: &str) -> Option<Blocked> {
+        let gates = self.gates();
+        let blocked = gates.iter().filter_map(|gate| gate.blocked(model));
+        blocked.min_by_key(|b| (b.until.is_none(), b.until))
+    }
+}
+
+fn offline(detail: String, blocked: Option<&Blocked>) -> Problem {
+    let problem = Problem::new(Code::OllamaOffline, detail);
+    match blocked.and_then(seconds) {
+        Some(seconds) => problem.retry_after(seconds),
+        None => problem,
+    }
+}
+
+/// Whole seconds until it is tried again, at least one.
+fn seconds(blocked: &Blocked) -> Option<u32> {
+    let left = blocked.until?.saturating_duration_since(gate::now());
+    Some(left.as_secs_f64().ceil().max(1.0) as u32)
+}
+
+fn again(blocked: &Blocked, what: &str) -> String {
+    match seconds(blocked) {
+        Some(seconds) => format!("{what} in {seconds} s, when it is tried again"),
+        None => format!("{what} later"),
+    }
+}
