@@ -27,6 +27,7 @@ pub struct MoodyModel {
     hand: HandModel,
     models: Vec<String>,
     state: Mutex<(Mood, usize)>,
+    context: Mutex<Option<u32>>,
 }
 
 impl MoodyModel {
@@ -34,7 +35,17 @@ impl MoodyModel {
     #[must_use]
     pub fn new(models: &[&str]) -> Self {
         let models = models.iter().map(|&name| name.to_owned()).collect();
-        Self { hand: HandModel::default(), models, state: Mutex::new((Mood::Well, 0)) }
+        Self {
+            hand: HandModel::default(),
+            models,
+            state: Mutex::new((Mood::Well, 0)),
+            context: Mutex::default(),
+        }
+    }
+
+    /// Its models have so large a context; it says so where one is shown.
+    pub fn has_context(&self, tokens: u32) {
+        *self.context.lock() = Some(tokens);
     }
 
     /// Changes its mood.
@@ -90,7 +101,8 @@ impl ChatModel for MoodyModel {
         self.there().await?;
         match self.models.iter().any(|name| name == model) {
             true => {
-                Ok(ModelDetails { capabilities: vec![], context_length: None, raw: serde_json::Value::Null })
+                let context_length = *self.context.lock();
+                Ok(ModelDetails { capabilities: vec![], context_length, raw: serde_json::Value::Null })
             }
             false => Err(ModelError::ModelNotFound(model.into())),
         }
