@@ -63,6 +63,7 @@ mod subscribe;
 #[cfg(test)]
 mod tests {
     mod choice;
+    mod context;
     mod outage;
     mod servers;
     mod summaries;

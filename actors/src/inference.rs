@@ -328,7 +328,7 @@ impl Inference {
         believed
     }
 
-    /// A server found a prompt too long that was estimated to fit.
+    /// A server found a prompt too long that was estimated to fit and was nothing but text.
     pub fn underestimated(&self, model: &str) {
         self.estimates.tighten(model);
     }

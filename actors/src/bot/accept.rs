@@ -13,7 +13,7 @@ use super::{
     BotActorState, BotMessage, SendReply, Talk,
     context::{
         self, ContextEntry, Path,
-        window::{self, Plan},
+        window::{self, Behind, Plan},
     },
     lane::Place,
     rounds::Rounds,
@@ -179,7 +179,8 @@ impl BotActorState {
             && let Some(path) = &path
         {
             let summary = self.summaries.for_use(&record.config, path);
-            let plan = window::plan(&record.config, &options, path, &probe, estimator, summary.as_deref())
+            let (config, behind) = (&record.config, Behind::default());
+            let plan = window::plan(config, &options, path, &probe, behind, estimator, summary.as_deref())
                 .map_err(problem)?;
             used = plan.usage.used;
             begun = inference.try_acquire(&model).map(|permit| (permit, plan));
@@ -319,6 +320,8 @@ impl BotActorState {
             claim: prepared.claim,
             begun: prepared.begun,
             asked: None,
+            largest: None,
+            tightened: 0,
             rounds: Rounds::default(),
             unsaved,
         };

@@ -21,9 +21,10 @@ use super::{
 };
 use crate::{
     domain::{
+        bot::DEFAULT_NUM_CTX,
         event::QueueMoved,
         problem::{Code, Problem},
-        turn::{QueuePlace, Turn, TurnStep},
+        turn::{QueuePlace, TurnStep},
     },
     history::storage_problem,
     inference::{Claim, Preference, SlotPermit, Want},
@@ -88,7 +89,11 @@ impl TurnJob {
                             }
                             Then::Ask => {}
                         }
-                        permit = match self.stand(Claim::Nothing, &plan, &attempts.preference).await {
+                        plan = match self.plan_anew().await {
+                            Ok(plan) => plan,
+                            Err(problem) => return End::Failed(problem),
+                        };
+                        permit = match self.stand(Claim::Nothing, &mut plan, &attempts.preference).await {
                             Ok(permit) => permit,
                             Err(problem) => return End::Failed(problem),
                         };
@@ -106,11 +111,12 @@ impl TurnJob {
             let next = self.next(&mut attempts, &error, permit.model(), server);
             match next {
                 Next::Shorten => match self.shorten(&plan).await {
-                    Some(shorter) => plan = shorter,
-                    None => return End::Failed(self.problem(&error, server)),
+                    Ok(Some(shorter)) => plan = shorter,
+                    Ok(None) => return End::Failed(self.problem(&error, server)),
+                    Err(problem) => return End::Failed(problem),
                 },
                 Next::Again | Next::Elsewhere => {
-                    permit = match self.stand(permit.give_back(), &plan, &attempts.preference).await {
+                    permit = match self.stand(permit.give_back(), &mut plan, &attempts.preference).await {
                         Ok(permit) => permit,
                         Err(problem) => return End::Failed(problem),
                     }
@@ -166,25 +172,49 @@ impl TurnJob {
     }
 
     /// Waits for another slot. Where that is of another server or for another model, the turn starts anew for those who
-    /// watch it.
+    /// watch it, with a prompt that suits it.
     async fn stand(
         &mut self,
         claim: Claim,
-        plan: &Plan,
+        plan: &mut Plan,
         preference: &Preference,
     ) -> Result<SlotPermit, Problem> {
         self.phase = Phase::Queued;
         let permit = self.wait_for_slot(plan, preference, claim).await?;
-        let moved = {
-            let mut turn = self.shared.turn.lock();
-            let before = (turn.model.clone(), turn.server.clone());
-            take_from(&permit, &mut turn);
-            ((&turn.model, &turn.server) != (&before.0, &before.1)).then(|| turn.clone())
-        };
-        if let Some(turn) = moved {
+        let before = self.turn();
+        if let Some(suited) = self.suited(&permit, plan).await.map_err(|problem| self.kept(problem))? {
+            *plan = suited;
+            self.holds(plan);
+        }
+        let turn = self.turn();
+        if (&turn.model, &turn.server) != (&before.model, &before.server) {
             self.context.history.note(Fact::new(Change::None, vec![turn_events::started(&turn)]));
         }
         Ok(permit)
+    }
+
+    /// The turn says what answers it from now on. Where that is another model than the prompt was made for, or has less
+    /// room, it is made anew.
+    async fn suited(&mut self, permit: &SlotPermit, plan: &Plan) -> Result<Option<Plan>, Problem> {
+        let other = {
+            let mut turn = self.shared.turn.lock();
+            let other = turn.model != permit.model();
+            permit.model().clone_into(&mut turn.model);
+            turn.server = permit.gate().map(|g| g.spec.name.clone());
+            other
+        };
+        let inference = self.context.inference.clone();
+        self.largest = match permit.gate().and_then(|gate| gate.context_length(permit.model())) {
+            // Learnt once per model; hardly any has less than the default.
+            None if other && context::budget(&self.options).0 > DEFAULT_NUM_CTX => {
+                inference.details(permit.model()).await.ok().and_then(|details| details.context_length)
+            }
+            known => known,
+        };
+        if other || self.largest.is_some_and(|largest| largest < plan.usage.num_ctx) {
+            return self.plan().await.map(Some);
+        }
+        Ok(None)
     }
 
     async fn wait_for_slot(
@@ -216,15 +246,17 @@ impl TurnJob {
                 named => inference.choose(named, &self.config.fallback).to_owned(),
             };
         }
-        let plan = self.plan().await.map_err(End::Failed)?;
+        let mut plan = self.plan().await.map_err(End::Failed)?;
         let claim = std::mem::take(&mut self.claim);
         let preference = self.preference();
         let permit = self.wait_for_slot(&plan, &preference, claim).await.map_err(End::Failed)?;
+        if let Some(suited) = self.suited(&permit, &plan).await.map_err(End::Failed)? {
+            plan = suited;
+        }
         let turn = {
             let mut turn = self.shared.turn.lock();
             turn.state = turn.state.after(TurnStep::Start).ok_or(End::Abandoned)?;
             turn.queue = None;
-            take_from(&permit, &mut turn);
             turn.timings.queued_ms = Some(millis(self.shared.accepted.elapsed()));
             turn.context = plan.usage;
             turn.clone()
@@ -265,10 +297,4 @@ fn too_many_requests() -> Problem {
         Code::UpstreamError,
         format!("The turn has sent {MAX_ATTEMPTS} requests and is not at its end. What came before is kept."),
     )
-}
-
-/// The turn says what answers it.
-fn take_from(permit: &SlotPermit, turn: &mut Turn) {
-    permit.model().clone_into(&mut turn.model);
-    turn.server = permit.gate().map(|g| g.spec.name.clone());
 }

@@ -209,6 +209,8 @@ impl BotActorState {
             claim: Claim::Nothing,
             begun: None,
             asked: None,
+            largest: None,
+            tightened: 0,
             rounds: Rounds::default(),
             unsaved,
         };

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::{
+    context::window::Behind,
     output,
     stop::Phase,
     turn::TurnJob,
@@ -56,6 +57,8 @@ pub(crate) struct Rounds {
     pub count: u32,
     /// What the model is shown of them.
     pub prompt: Vec<PromptMessage>,
+    /// How long that is.
+    pub behind: Behind,
     /// Their messages, as stored.
     pub messages: Vec<Message>,
     /// Ids of the calls.
@@ -66,6 +69,13 @@ pub(crate) struct Rounds {
     pub from: usize,
     /// Messages on their way to storage.
     storing: Option<(Vec<Message>, BoxFuture<'static, CommitResult>)>,
+}
+
+impl Rounds {
+    fn show(&mut self, message: PromptMessage) {
+        self.behind = self.behind.with(&message);
+        self.prompt.push(message);
+    }
 }
 
 /// What comes after a whole answer.
@@ -155,7 +165,7 @@ impl TurnJob {
         let place = json!({"content": text.content.len(), "thinking": text.thinking.len()});
         message.metadata = Map::from_iter([("text".to_owned(), place)]);
         let said = text.content.get(self.rounds.from..).unwrap_or_default();
-        self.rounds.prompt.push(PromptMessage {
+        self.rounds.show(PromptMessage {
             role: Role::Assistant,
             content: said.into(),
             images: vec![],
@@ -199,7 +209,7 @@ impl TurnJob {
         let answered = Answered { call_id: call.id.clone(), name: call.name, error: error.clone() };
         let mut message = self.between(Sender::Tool, content.as_str().into());
         message.metadata = answered.metadata();
-        self.rounds.prompt.push(PromptMessage {
+        self.rounds.show(PromptMessage {
             role: Role::Tool,
             content: message.content.clone(),
             images: vec![],

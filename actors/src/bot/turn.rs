@@ -107,6 +107,10 @@ pub(crate) struct TurnJob {
     pub begun: Option<(SlotPermit, Plan)>,
     /// The request to the model server that was begun while the acceptance was on its way to storage.
     pub asked: Option<Asked>,
+    /// The largest context of what answers it, where that is known.
+    pub largest: Option<u32>,
+    /// How often a server found its prompt too long for reasons of its own, not of its model's tokens.
+    pub tightened: u32,
     /// What it did with tools.
     pub rounds: Rounds,
     /// How much of the text is stored nowhere else.
@@ -202,7 +206,7 @@ impl TurnJob {
     }
 
     pub(super) fn estimator(&self) -> Estimator {
-        self.context.inference.estimator(&self.shared.turn.lock().model)
+        self.context.inference.estimator(&self.shared.turn.lock().model).tightened(self.tightened)
     }
 
     async fn drive(&mut self) -> End {
@@ -220,7 +224,14 @@ impl TurnJob {
         })
     }
 
-    /// The prompt; reads the history where it is not in memory.
+    /// Its options, with no more context than is known of what answers it.
+    fn options_here(&self) -> Options {
+        let (num_ctx, _) = context::budget(&self.options);
+        let num_ctx = self.largest.map_or(num_ctx, |largest| num_ctx.min(largest));
+        Options { num_ctx: Some(num_ctx), ..self.options.clone() }
+    }
+
+    /// The prompt, up to its message; reads the history where it is not in memory.
     pub(super) async fn plan(&mut self) -> Result<Plan, Problem> {
         let message = ContextEntry::of(&self.shared.message).ok_or_else(|| {
             Problem::new(Code::Internal, "A message without a turn can't be answered; this is a defect.")
@@ -238,31 +249,62 @@ impl TurnJob {
         };
         let summary = self.summaries.for_use(&self.config, &path);
         let estimator = self.estimator();
-        let plan = window::plan(&self.config, &self.options, &path, &message, estimator, summary.as_deref())?;
+        let (options, behind) = (self.options_here(), self.rounds.behind);
+        let plan =
+            window::plan(&self.config, &options, &path, &message, behind, estimator, summary.as_deref());
         self.path = Some(path);
+        plan
+    }
+
+    /// The prompt of a turn that has begun, and what it holds is told.
+    pub(super) async fn plan_anew(&mut self) -> Result<Plan, Problem> {
+        let plan = self.plan().await.map_err(|problem| self.kept(problem))?;
+        self.holds(&plan);
         Ok(plan)
     }
 
     /// A shorter prompt after the server refused one; `None` where there is nothing left to leave out.
-    pub(super) async fn shorten(&mut self, before: &Plan) -> Option<Plan> {
-        self.context.inference.underestimated(&self.shared.turn.lock().model);
-        let shorter = self.plan().await.ok()?;
-        if shorter.messages.len() >= before.messages.len() {
-            return None;
+    ///
+    /// # Errors
+    /// Where what the tools returned does not fit any more.
+    pub(super) async fn shorten(&mut self, before: &Plan) -> Result<Option<Plan>, Problem> {
+        if self.is_plain(before) {
+            self.context.inference.underestimated(&self.shared.turn.lock().model);
+        } else {
+            // How long images, tools and their results are says nothing of the text of others.
+            self.tightened += 1;
         }
-        let turn = {
+        match self.plan().await {
+            Ok(shorter) if shorter.messages.len() < before.messages.len() => {
+                self.holds(&shorter);
+                Ok(Some(shorter))
+            }
+            Err(problem) if self.rounds.behind.messages > 0 => Err(self.kept(problem)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The turn says what its prompt holds.
+    pub(super) fn holds(&self, plan: &Plan) {
+        let (before, turn) = {
             let mut turn = self.shared.turn.lock();
-            turn.context = shorter.usage;
-            turn.clone()
+            (std::mem::replace(&mut turn.context, plan.usage), turn.clone())
         };
-        let events = turn_events::trimmed(&turn).into_iter().collect();
-        self.context.history.note(Fact::new(Change::None, events));
-        Some(shorter)
+        if plan.usage.trimmed_messages > before.trimmed_messages {
+            let events = turn_events::trimmed(&turn).into_iter().collect();
+            self.context.history.note(Fact::new(Change::None, events));
+        }
+    }
+
+    /// Nothing but text: only that says how long a token is.
+    fn is_plain(&self, plan: &Plan) -> bool {
+        self.config.tools.is_empty()
+            && self.rounds.prompt.is_empty()
+            && plan.messages.iter().all(|m| m.images.is_empty())
     }
 
     pub(super) fn request(&self, plan: &Plan) -> ChatRequest {
-        let (num_ctx, _) = context::budget(&self.options);
-        let options = Options { num_ctx: Some(num_ctx), ..self.options.clone() };
+        let options = Options { num_ctx: Some(plan.usage.num_ctx), ..self.options.clone() };
         ChatRequest {
             model: self.shared.turn.lock().model.clone(),
             messages: plan.messages.iter().chain(&self.rounds.prompt).cloned().collect(),
@@ -348,9 +390,9 @@ impl TurnJob {
     }
 
     fn counted(&self, plan: &Plan, tokens: u32) -> bool {
-        // Only plain text says how long a token is.
-        let plain = self.config.tools.is_empty() && plan.messages.iter().all(|m| m.images.is_empty());
-        let counted = Counted { size: plan.size, messages: plan.messages.len(), tokens };
+        let plain = self.is_plain(plan);
+        let messages = plan.messages.len() + self.rounds.prompt.len();
+        let counted = Counted { size: plan.size, messages, tokens };
         let model = &self.shared.turn.lock().model;
         self.context.inference.counted(model, counted, plan.usage.used, plain)
     }
@@ -366,7 +408,10 @@ impl TurnJob {
     }
 
     pub(super) fn problem(&self, error: &ModelError, server: &str) -> Problem {
-        let mut problem = model_problem(error, &self.shared.turn.lock().model, server);
+        self.kept(model_problem(error, &self.shared.turn.lock().model, server))
+    }
+
+    pub(super) fn kept(&self, mut problem: Problem) -> Problem {
         if self.shared.live.len() > 0 {
             problem.detail.push_str(" What came before is kept.");
         }

@@ -184,6 +184,13 @@ impl Estimator {
         }
     }
 
+    /// More careful, so many times.
+    #[must_use]
+    pub fn tightened(mut self, times: u32) -> Self {
+        (0..times).for_each(|_| self.tighten());
+        self
+    }
+
     fn tighten(&mut self) {
         self.factor = (self.factor / 0.75).min(BELIEVED.1);
     }

@@ -28,8 +28,29 @@ pub(crate) struct Plan {
     pub messages: Vec<PromptMessage>,
     /// How full it is.
     pub usage: ContextUse,
-    /// The text in it.
+    /// The text in it, and in what is behind it.
     pub size: TextSize,
+}
+
+/// What is sent behind the message: what its model called, and what tools returned.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Behind {
+    pub size: TextSize,
+    pub messages: u32,
+}
+
+impl Behind {
+    /// With one more.
+    #[must_use]
+    pub fn with(self, message: &PromptMessage) -> Self {
+        let calls = message.tool_calls.as_ref().map(|calls| TextSize::of(&calls.to_string()));
+        let size = TextSize::of(&message.content).plus(calls.unwrap_or_default());
+        Self { size: self.size.plus(size), messages: self.messages.saturating_add(1) }
+    }
+
+    fn tokens(self, estimator: Estimator) -> u32 {
+        estimator.tokens(self.size).saturating_add(PER_MESSAGE.saturating_mul(self.messages))
+    }
 }
 
 fn too_long(detail: String, needed: u32, options: &Options) -> Problem {
@@ -147,22 +168,30 @@ pub(crate) fn room_for_history(config: &BotConfig, options: &Options, estimator:
     num_ctx.saturating_sub(reply).saturating_sub(standing_tokens(config, estimator))
 }
 
-/// Fills the context: the system prompt and the message always, then the newest history that fits. Where some does not, a
+/// Fills the context: the system prompt, the message and what is behind it always, then the newest history that fits. Where some does not, a
 /// summary of it goes with the system prompt, if there is one and it leaves room.
 ///
 /// # Errors
-/// `prompt_too_long` where message and system prompt alone do not fit, or where something would be
+/// `prompt_too_long` where message, what is behind it and system prompt alone do not fit, or where something would be
 /// left out and the configuration says `refuse`.
 pub(crate) fn plan(
     config: &BotConfig,
     options: &Options,
     path: &Path,
     message: &ContextEntry,
+    behind: Behind,
     estimator: Estimator,
     summary: Option<&Summary>,
 ) -> Result<Plan, Problem> {
     let (num_ctx, reply) = budget(options);
-    let fixed = check_fits(config, options, message, estimator)?;
+    let alone = check_fits(config, options, message, estimator)?;
+    let fixed = alone.saturating_add(behind.tokens(estimator));
+    if fixed > num_ctx.saturating_sub(reply) {
+        let detail = format!(
+            "With the calls of tools and their results the prompt needs about {fixed} tokens; the context has {num_ctx}, of which {reply} are kept for the reply. Have the tools return less, or raise num_ctx."
+        );
+        return Err(too_long(detail, fixed, options));
+    }
     let room = num_ctx.saturating_sub(reply).saturating_sub(fixed);
     let units = units(&path.entries, estimator);
     let (mut first, mut history) = begin(&units, room);
@@ -191,7 +220,7 @@ pub(crate) fn plan(
         return Err(too_long(detail, used.saturating_add(trimmed_tokens), options));
     }
     let shown = units.iter().skip(first).flat_map(|unit| unit.shown.iter()).chain([message]);
-    let mut size = TextSize::of(&system);
+    let mut size = TextSize::of(&system).plus(behind.size);
     let mut messages = vec![];
     if !system.is_empty() {
         messages.push(PromptMessage {

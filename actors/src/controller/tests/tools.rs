@@ -10,6 +10,7 @@ use crate::{
     bot_supervisor::BotSupervisorMessage,
     controller::{requests::*, *},
     domain::{
+        bot::Options,
         message::{MessageState, Sender},
         tool::Answered,
         turn::TurnState,
@@ -294,7 +295,11 @@ async fn calls_of_a_tool_that_nobody_here_runs_are_passed_through() {
 #[tokio::test(start_paused = true)]
 async fn whatever_a_tool_does_the_model_is_told_and_the_turn_goes_on() {
     let house = House::new().await;
-    let turn = house.send("try everything").await;
+    let send = SendMessage {
+        options: Some(Options { num_ctx: Some(65_536), ..Options::default() }),
+        ..SendMessage::text(house.bot.clone(), "try everything")
+    };
+    let Sent::Turn(turn) = house.tree.send(send).await.unwrap() else { unreachable!("no command") };
     let answer = house.model.called().await;
     assert!(answer.call(PANIC_TOOL, json!({})).await && answer.call("never_declared", json!({})).await);
     assert!(answer.call(ECHO_TOOL, json!(["no object"])).await && answer.call(HAND_TOOL, json!({})).await);
@@ -341,6 +346,31 @@ async fn the_form_of_an_answer_is_that_of_the_reply_as_stored() {
         assert_eq!(reply.tool_calls.is_some(), calls == FOREIGN);
         assert_eq!(ended.error.map(|e| e.code), (state == TurnState::Failed).then_some(Code::OutputInvalid));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_tools_return_has_its_room_in_the_context_and_fails_the_turn_where_there_is_none() {
+    let house = House::new().await;
+    let text = |letters: usize| json!({"x": "word ".repeat(letters / 5)});
+    let before = house.send(&"word ".repeat(1000)).await;
+    house.says("I see.").await;
+    end_of(before).await;
+
+    let turn = house.send("and now?").await;
+    assert_eq!(house.calls(ECHO_TOOL, text(4000)).await.messages.len(), 3, "all history fits");
+    let answer = house.model.called().await;
+    assert_eq!(roles(&answer.request), [Role::Assistant, Role::User, Role::Assistant, Role::Tool]);
+    assert!(answer.say("One more. ").await && answer.call(ECHO_TOOL, text(6000)).await && answer.end().await);
+    let (ended, reply) = end_of(turn).await;
+    assert_eq!((ended.state, &*reply.content), (TurnState::Failed, "One more. "));
+    let context = ended.context;
+    assert!((2000..=3072).contains(&context.used) && context.trimmed_messages == 1, "{context:?}");
+    let problem = ended.error.clone().unwrap();
+    assert_eq!(problem.code, Code::PromptTooLong);
+    assert!(problem.detail.contains("tools") && problem.detail.contains("kept"), "{}", problem.detail);
+    assert!(problem.context.unwrap().needed.unwrap() > 4096);
+    assert!(house.model.is_quiet().await, "it was not sent");
+    assert!(house.events(&ended).await.contains(&"context_trimmed".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]

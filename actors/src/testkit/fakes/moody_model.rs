@@ -30,6 +30,7 @@ pub struct MoodyModel {
     models: Vec<String>,
     state: Mutex<(Mood, usize)>,
     shows: AtomicUsize,
+    context: Mutex<Option<u32>>,
 }
 
 impl MoodyModel {
@@ -42,7 +43,13 @@ impl MoodyModel {
             models,
             state: Mutex::new((Mood::Well, 0)),
             shows: AtomicUsize::new(0),
+            context: Mutex::default(),
         }
+    }
+
+    /// Its models have so large a context; it says so where one is shown.
+    pub fn has_context(&self, tokens: u32) {
+        *self.context.lock() = Some(tokens);
     }
 
     /// Changes its mood.
@@ -104,7 +111,8 @@ impl ChatModel for MoodyModel {
         self.there().await?;
         match self.models.iter().any(|name| name == model) {
             true => {
-                Ok(ModelDetails { capabilities: vec![], context_length: None, raw: serde_json::Value::Null })
+                let context_length = *self.context.lock();
+                Ok(ModelDetails { capabilities: vec![], context_length, raw: serde_json::Value::Null })
             }
             false => Err(ModelError::ModelNotFound(model.into())),
         }

@@ -38,7 +38,8 @@ fn bot(overflow: Overflow) -> BotConfig {
 }
 
 fn planned(config: &BotConfig, num_ctx: u32, path: &Path, summary: Option<&Summary>) -> Plan {
-    plan(config, &options(num_ctx), path, &asked("hello"), Estimator::default(), summary).unwrap()
+    plan(config, &options(num_ctx), path, &asked("hello"), Behind::default(), Estimator::default(), summary)
+        .unwrap()
 }
 
 /// Histories as they are stored: exchanges with and without tools, some broken off, the oldest one perhaps cut in two.
@@ -120,7 +121,9 @@ proptest! {
 fn what_does_not_fit_alone_is_refused_with_the_numbers() {
     let long = asked(&"x".repeat(2000));
     let bot = BotConfig::default();
-    let refused = plan(&bot, &options(256), &Path::default(), &long, Estimator::default(), None).unwrap_err();
+    let refused =
+        plan(&bot, &options(256), &Path::default(), &long, Behind::default(), Estimator::default(), None)
+            .unwrap_err();
     assert_eq!(refused.code, Code::PromptTooLong);
     let limits =
         ContextLimits { num_ctx: 256, needed: Some(504), reply_budget: Some(64), ..Default::default() };
@@ -136,7 +139,15 @@ fn a_bot_that_leaves_nothing_out_refuses_and_says_what_it_would_need() {
     let history = || (0..40).map(|_| entry(Role::User, &"x".repeat(400), 0)).collect();
     let tried = |num_ctx| {
         let (path, message) = (path(history()), asked("hello"));
-        plan(&bot(Overflow::Refuse), &options(num_ctx), &path, &message, Estimator::default(), None)
+        plan(
+            &bot(Overflow::Refuse),
+            &options(num_ctx),
+            &path,
+            &message,
+            Behind::default(),
+            Estimator::default(),
+            None,
+        )
     };
     let limits = tried(2048).unwrap_err().context.unwrap();
     assert_eq!(limits.needed, Some(40 * 104 + 6 + 6));
@@ -172,8 +183,16 @@ fn a_summary_goes_with_the_system_prompt_only_where_something_is_left_out() {
 fn no_number_overflows() {
     let path = Path { rest: (u32::MAX, u32::MAX), ..path(vec![entry(Role::User, "x", 0)]) };
     let options = Options { num_ctx: Some(u32::MAX), num_predict: Some(i32::MAX), ..Options::default() };
-    let made =
-        plan(&bot(Overflow::Trim), &options, &path, &asked("hello"), Estimator::default(), None).unwrap();
+    let made = plan(
+        &bot(Overflow::Trim),
+        &options,
+        &path,
+        &asked("hello"),
+        Behind::default(),
+        Estimator::default(),
+        None,
+    )
+    .unwrap();
     assert_eq!((made.usage.trimmed_messages, made.usage.trimmed_tokens), (u32::MAX, u32::MAX));
     assert!(cost(made.usage.used, &options) > 0);
 }
