@@ -245,6 +245,10 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     let twice = AddServer { name: Some("z".into()), ..add("http://a/") };
     assert_eq!(tree.add_server(twice).await.unwrap_err().code, Code::ServerExists);
     assert_eq!(tree.add_server(add("ftp://a")).await.unwrap_err().errors[0].field, "url");
+    for name in ["", ".", "..", "a/b", &"n".repeat(51)] {
+        let named = AddServer { name: Some(name.into()), ..add("http://d") };
+        assert_eq!(tree.add_server(named).await.unwrap_err().errors[0].field, "name", "{name}");
+    }
     tree.remove_server("b").await.unwrap();
     assert_eq!(tree.remove_server("b").await.unwrap_err().code, Code::ServerNotFound);
     tree.add_server(add("http://b")).await.unwrap();
