@@ -68,7 +68,7 @@ impl Gate {
 
     /// Why it gets no turns for this model though its server answers and lists it; none where the server does not, or where
     /// turns are let through.
-    pub fn blocked(&self, model: &str) -> Option<Blocked> {
+    pub(in crate::inference) fn blocked(&self, model: &str) -> Option<Blocked> {
         let (state, now) = (self.state.lock(), now());
         if !state.up || state.retired || !self.lists(&state, model) {
             return None;
