@@ -205,6 +205,7 @@ fn settings(config: &Config) -> Settings {
         inference: InferenceLimits {
             queue_limit: config.inference.queue_limit,
             offline_wait: config.inference.offline_wait,
+            queue_wait: config.inference.queue_wait,
         },
         storage_timeout: config.storage.acquire_timeout,
         retention: RetentionRules {

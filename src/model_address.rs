@@ -104,7 +104,7 @@ pub fn of_ollama_host(text: &str) -> String {
 pub fn forbidden(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(ip) => forbidden_v4(ip),
-        IpAddr::V6(ip) => inside(ip).and_then(forbidden_v4).or_else(|| forbidden_v6(ip)),
+        IpAddr::V6(ip) => inside(ip).find_map(forbidden_v4).or_else(|| forbidden_v6(ip)),
     }
 }
 
@@ -136,17 +136,28 @@ fn forbidden_v6(ip: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, compatible, translated (NAT64) or tunnelled (6to4).
-fn inside(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+/// The IPv4 addresses that an IPv6 address may stand for: mapped, compatible, translated (SIIT, NAT64) or tunnelled (6to4).
+fn inside(ip: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let [a, b, c, d, e, f, g, h] = ip.segments();
     let of = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    match (a, b, c, d, e, f) {
+    let one = match (a, b, c, d, e, f) {
         // `::` and `::1` are themselves.
         (0, 0, 0, 0, 0, 0) if g == 0 => None,
-        (0, 0, 0, 0, 0, 0 | 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => of(g, h),
+        (0, 0, 0, 0, 0, 0 | 0xffff) | (0, 0, 0, 0, 0xffff, 0) | (0x64, 0xff9b, 0, 0, 0, 0) => of(g, h),
         (0x2002, high, low, ..) => of(high, low),
         _ => None,
-    }
+    };
+    let local = ((a, b, c) == (0x64, 0xff9b, 1)).then(|| local_nat64(ip.octets()));
+    one.into_iter().chain(local.into_iter().flatten())
+}
+
+/// The IPv4 addresses that one of 64:ff9b:1::/48 may stand for: each network chooses how long its prefix in there is, and
+/// the address follows it, but for octet 8, which is zero (RFC 6052 §2.2, RFC 8215). A reading that begins with zero is padding.
+fn local_nat64(octets: [u8; 16]) -> impl Iterator<Item = Ipv4Addr> {
+    [[6, 7, 9, 10], [7, 9, 10, 11], [9, 10, 11, 12], [12, 13, 14, 15]]
+        .into_iter()
+        .map(move |places| Ipv4Addr::from(places.map(|place: usize| octets[place])))
+        .filter(|ip| ip.octets()[0] != 0)
 }
 
 fn authority(full: &str) -> &str {
@@ -228,6 +239,12 @@ mod tests {
                     "http://[::ffff:a9fe:a9fe]",
                     "http://[::169.254.169.254]",
                     "http://[64:ff9b::169.254.169.254]",
+                    "http://[::ffff:0:169.254.169.254]",
+                    "http://[64:ff9b:1::169.254.169.254]",
+                    "http://[64:ff9b:1:ab:cd:ef:169.254.169.254]",
+                    "http://[64:ff9b:1:a9fe:a9:fe00::]",
+                    "http://[64:ff9b:1:aa9:fe:a9fe::]",
+                    "http://[64:ff9b:1:abcd:a9:fea9:fe00:0]",
                     "http://[2002:a9fe:a9fe::]",
                     "http://[fe80::1]",
                     "http://[febf::1]:11434",
@@ -278,6 +295,10 @@ mod tests {
             "[::1]",
             "[fd00::2]",
             "203.0.113.7",
+            "[::ffff:0:10.1.2.3]",
+            "[64:ff9b::10.1.2.3]",
+            "[64:ff9b:1::10.1.2.3]",
+            "[64:ff9b:1:a01:2:300::]",
         ] {
             assert!(parse_address(text).is_ok(), "{text}");
         }

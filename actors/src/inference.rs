@@ -68,11 +68,13 @@ pub struct InferenceLimits {
     pub queue_limit: usize,
     /// How long a turn waits while no server can be asked. Bounds the pauses of servers and models, too.
     pub offline_wait: Duration,
+    /// How long a turn waits in line at most; none where it may wait for ever.
+    pub queue_wait: Option<Duration>,
 }
 
 impl Default for InferenceLimits {
     fn default() -> Self {
-        Self { queue_limit: 512, offline_wait: Duration::from_secs(30) }
+        Self { queue_limit: 512, offline_wait: Duration::from_secs(30), queue_wait: None }
     }
 }
 
@@ -260,7 +262,8 @@ impl Inference {
     /// on to another server where the one that it waits for takes nobody any more. `told` hears of a wait for any server.
     ///
     /// # Errors
-    /// `ollama_offline` after `offline_wait` without any server.
+    /// `ollama_offline` after `offline_wait` without any server, `inference_queue_timeout` after `queue_wait` in line (of all
+    /// servers together; a wait for any server begins it anew).
     pub async fn acquire(
         &self,
         want: &Want,
@@ -278,6 +281,7 @@ impl Inference {
                     offline = None;
                     want.tried = preference.tried(&model);
                     want.model = model;
+                    want.deadline = want.deadline.or_else(|| Some(gate::now() + self.limits.queue_wait?));
                     let mut ticket = gate.enqueue(&want, std::mem::take(&mut claim));
                     tokio::select! {
                         permit = ticket.permit() => if let Some(permit) = permit {
@@ -288,8 +292,12 @@ impl Inference {
                         },
                         () = route_changed(self, &mut changes, &gate, &want.model) => {}
                     }
+                    if want.deadline.is_some_and(|deadline| deadline <= gate::now()) {
+                        return Err(self.too_long(&gate.spec.name)).inspect_err(refused);
+                    }
                 }
                 None => {
+                    want.deadline = None;
                     let stay = offline.get_or_insert_with(|| {
                         let stay = self.away.enter(want.turn, self.limits.offline_wait);
                         if let Some(place) = self.away.place(want.turn) {

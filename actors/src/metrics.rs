@@ -84,7 +84,7 @@ pub const REFUSALS: Metric = Metric {
     name: "deia_inference_refusals_total",
     kind: Kind::Counter,
     labels: &[Label { name: "code", values: &["inference_queue_full", "ollama_offline"] }],
-    help: "Messages refused because the line was full, and turns given up because no model server answered, by error code",
+    help: "Messages refused because the line was full, and turns given up because they waited too long or no model server answered, by error code",
 };
 
 /// How far the estimated tokens of prompts are from those that servers count.

@@ -27,6 +27,8 @@ pub struct Inference {
     pub idle: Duration,
     /// How long a turn waits while no server answers.
     pub offline_wait: Duration,
+    /// How long a turn waits in line at most; none: for ever.
+    pub queue_wait: Option<Duration>,
     /// Whether the built-in scripted model is offered.
     pub simulated: Simulated,
 }
@@ -77,6 +79,15 @@ impl Inference {
             offline_wait: section
                 .key("offline_wait_s", "Seconds that a turn waits while no server answers.")
                 .seconds(30, 0..=86_400)?,
+            queue_wait: Some(
+                section
+                    .key(
+                        "queue_wait_s",
+                        "Longest wait of a turn in line for a server, in seconds; 0: no limit.",
+                    )
+                    .seconds(0, 0..=86_400)?,
+            )
+            .filter(|wait| !wait.is_zero()),
             simulated: section
                 .key(
                     "simulated",

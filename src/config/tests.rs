@@ -400,6 +400,8 @@ fn servers_are_urls_or_tables_with_names_and_slots() {
         (r#"[{ name = "a" }]"#, "a url in each"),
         (r#"[{ url = "http://a", slots = 0 }]"#, "slots from 1 to 1024"),
         (r#"[{ url = "http://a", name = "a/b" }]"#, "names of 1 to 50"),
+        (r#"[{ url = "http://a", name = "." }]"#, "names of 1 to 50"),
+        (r#"[{ url = "http://a", name = ".." }]"#, "names of 1 to 50"),
         (r#"["http://a:1", "http://a:1/"]"#, "listed twice"),
         (r#"[{ name = "x", url = "http://a" }, { name = "x", url = "http://b" }]"#, "two are called x"),
         (r#"["ftp://a"]"#, "URLs like http://127.0.0.1:11434"),

@@ -259,6 +259,7 @@ impl BotActorState {
                 class: send.class,
                 model: prepared.model.clone(),
                 cost: prepared.cost,
+                deadline: None,
                 told: None,
                 tried: vec![],
             })),

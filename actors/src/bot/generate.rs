@@ -285,6 +285,7 @@ impl TurnJob {
             class: self.class,
             model: turn.model.clone(),
             cost: context::cost(plan.usage.used, &self.options),
+            deadline: None,
             told: turn.queue,
             tried: vec![],
         }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
-        model::ServerRecord,
+        model::{SERVER_NAME_MAX, ServerRecord, is_server_name},
         time::Timestamp,
     },
     inference::{self, Gate},
@@ -14,8 +14,6 @@ use crate::{
     supervision::SupervisorMessage,
 };
 
-/// Longest name of a server.
-const NAME_MAX: usize = 50;
 /// Most turns at once that a server may be given.
 const SLOTS_MAX: u32 = 1024;
 
@@ -77,8 +75,11 @@ impl Controller {
     pub async fn add_server(&self, add: AddServer) -> Result<Server, ControllerError> {
         self.open()?;
         let AddServer { name, url, slots } = add;
-        if name.as_ref().is_some_and(|name| !is_name(name)) {
-            return Err(Problem::field("name", format!("1 to {NAME_MAX} of A-Z a-z 0-9 . : _ -")));
+        if name.as_ref().is_some_and(|name| !is_server_name(name)) {
+            return Err(Problem::field(
+                "name",
+                format!("1 to {SERVER_NAME_MAX} of A-Z a-z 0-9 . : _ -, not . or .."),
+            ));
         }
         if slots.is_some_and(|slots| !(1..=SLOTS_MAX).contains(&slots)) {
             return Err(Problem::field("slots", format!("a whole number from 1 to {SLOTS_MAX}")));
@@ -169,11 +170,6 @@ pub(super) fn spec(found: Connection, name: Option<String>, slots: Option<u32>) 
 /// Whether two would be the same server to those who see them.
 pub(super) fn is_same(a: &ServerSpec, b: &ServerSpec) -> bool {
     a.name == b.name || a.url.trim_end_matches('/') == b.url.trim_end_matches('/')
-}
-
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte);
-    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 fn about(action: &str, gate: &Gate, change: Change, removed: bool, detail: Map<String, Value>) -> Fact {

@@ -112,6 +112,16 @@ pub struct BreakerView {
     pub paused_models: Vec<PausedModel>,
 }
 
+/// Longest name of a model server, in bytes.
+pub const SERVER_NAME_MAX: usize = 50;
+
+/// Whether a model server may be called that. Not `.` and `..`: clients take these out of a path.
+#[must_use]
+pub fn is_server_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte);
+    (1..=SERVER_NAME_MAX).contains(&name.len()) && name.bytes().all(allowed) && !matches!(name, "." | "..")
+}
+
 /// A model server that was added at run time, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerRecord {

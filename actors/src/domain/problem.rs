@@ -147,6 +147,8 @@ codes! {
     StorageUnavailable = "storage_unavailable", 503, "The database is not available";
     /// The index of the search has more to take in than a request waits for.
     SearchBehind = "search_behind", 503, "The index of the search is catching up";
+    /// A turn waited in line for a model server as long as it may.
+    InferenceQueueTimeout = "inference_queue_timeout", 503, "The turn waited too long for the model server";
     /// No model server answers.
     OllamaOffline = "ollama_offline", 503, "Ollama is offline";
     /// The bot crashed or the process ended in the middle of the answer.

@@ -176,6 +176,7 @@ impl GateState {
     }
 
     fn moved(&self, me: &ActorRef<GateMessage>) {
+        self.args.gate.expire();
         self.args.inference.relieve(&self.args.gate);
         for (conversation, moved) in self.args.gate.moved() {
             self.args.hubs.publish_moved(conversation, &moved);

@@ -30,6 +30,15 @@ impl Inference {
         offline(detail, blocked.as_ref())
     }
 
+    /// The problem of a turn that waited in line as long as it may.
+    pub(super) fn too_long(&self, server: &str) -> Problem {
+        let waited = self.limits.queue_wait.unwrap_or_default().as_secs();
+        let detail = format!(
+            "This waited {waited} s in line for {server} and did not begin. The message is kept; send it again later."
+        );
+        Problem::new(Code::InferenceQueueTimeout, detail)
+    }
+
     /// The problem of a model of which nobody can be asked.
     pub(super) fn no_details(&self, model: &str) -> Problem {
         let blocked = self.blocked(model);

@@ -89,6 +89,8 @@ pub(crate) struct Want {
     pub model: String,
     /// Estimated tokens of prompt and answer.
     pub cost: u32,
+    /// When it leaves the line by itself.
+    pub deadline: Option<Instant>,
     /// The place that was told last.
     pub told: Option<QueuePlace>,
     /// Servers that failed the turn with this model.
@@ -96,7 +98,7 @@ pub(crate) struct Want {
 }
 
 impl Want {
-    /// Bots weigh the same; inside a bot its conversations share alike. An acknowledged turn has no deadline.
+    /// Bots weigh the same; inside a bot its conversations share alike.
     fn request<T>(&self, payload: T) -> Request<T> {
         Request {
             turn: self.turn,
@@ -105,7 +107,7 @@ impl Want {
             weight: 1,
             user: self.conversation.to_string().into(),
             cost: self.cost,
-            deadline: None,
+            deadline: self.deadline,
             payload,
         }
     }
@@ -206,6 +208,8 @@ impl Gate {
     }
 
     fn dispatch(self: &Arc<Self>, state: &mut State) {
+        // Whoever holds the ticket of one that is dropped here sees that its time is over.
+        state.moved |= !state.line.expire(now()).is_empty();
         while !state.line.is_empty() && state.has_room(now()) {
             let Some(pass) = state.breaker.admit(now()) else { return };
             let Some((request, popped)) = state.line.pop() else { return };
@@ -367,6 +371,11 @@ impl Gate {
     pub fn look(self: &Arc<Self>) {
         self.with(|_| ());
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Sends away who waited too long.
+    pub fn expire(self: &Arc<Self>) {
+        self.with(|_| ());
     }
 
     /// The next probe is due in so long.

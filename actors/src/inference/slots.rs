@@ -59,11 +59,6 @@ impl AdaptiveSlots {
         self.now += 1;
         true
     }
-
-    /// Another number is configured: used at once, as the old one told nothing about it.
-    pub fn configure(&mut self, configured: u32) {
-        *self = Self::new(configured);
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use deia_actors::ports::server_factory::AddressRefused;
+use deia_actors::{domain::model::is_server_name, ports::server_factory::AddressRefused};
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 
@@ -114,18 +114,13 @@ fn table_draft(table: &Map<String, Value>) -> Result<Draft, String> {
     let name = match table.get("name") {
         None => None,
         Some(name) => match name.as_str() {
-            Some(name) if is_name(name) => Some(name.to_owned()),
-            _ => return Err("tables with names of 1 to 50 of A-Z a-z 0-9 . : _ -".to_owned()),
+            Some(name) if is_server_name(name) => Some(name.to_owned()),
+            _ => return Err("tables with names of 1 to 50 of A-Z a-z 0-9 . : _ - (not . and ..)".to_owned()),
         },
     };
     let named = name.is_some();
     let server = ModelServer { name: name.unwrap_or_else(|| host_and_port(&url)), url, slots: 0 };
     Ok(Draft { server, named, slots })
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=50).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:_-".contains(&byte))
 }
 
 /// The error says what was expected.

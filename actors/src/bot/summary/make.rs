@@ -105,6 +105,7 @@ impl Job {
             class: Class::Background,
             model: self.model.clone(),
             cost: self.due.used.saturating_add(self.due.answer),
+            deadline: None,
             told: None,
             tried: vec![],
         }

@@ -135,6 +135,15 @@ async fn a_model_that_fails_is_paused_and_the_other_models_of_its_server_go_on()
     assert!(house.tree.servers()[0].breaker.paused_models.is_empty());
 }
 
+/// Models of a server, and how it shows that it pauses.
+type Pause = (&'static [&'static str], fn(&Server) -> bool);
+
+/// A model that is paused beside another one, and a server whose only one fails.
+const PAUSES: [Pause; 2] = [
+    (&[MODEL, "b"], |s| !s.breaker.paused_models.is_empty()),
+    (&[MODEL], |s| matches!(s.breaker.state, BreakerState::Open)),
+];
+
 /// Turns fail until a model or a server is paused for the `n`th time: one after every pause, at its end.
 async fn pause_for_the(n: usize, house: &House, is_paused: impl Fn(&Server) -> bool) {
     house.servers[0].is_now(Mood::Fails(failed()));
@@ -149,11 +158,7 @@ async fn pause_for_the(n: usize, house: &House, is_paused: impl Fn(&Server) -> b
 
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_comes_at_the_beginning_of_the_longest_pause_is_answered_after_it() {
-    let pauses: [(&[&str], fn(&Server) -> bool); 2] = [
-        (&[MODEL, "b"], |s| !s.breaker.paused_models.is_empty()),
-        (&[MODEL], |s| s.breaker.state == BreakerState::Open),
-    ];
-    for (models, is_paused) in pauses {
+    for (models, is_paused) in PAUSES {
         let house = House::new(&[models], limits(512)).await;
         pause_for_the(8, &house, is_paused).await;
         house.servers[0].is_now(Mood::Well);
@@ -166,11 +171,8 @@ async fn a_turn_that_comes_at_the_beginning_of_the_longest_pause_is_answered_aft
 #[tokio::test(start_paused = true)]
 async fn a_turn_that_waits_in_vain_for_a_server_that_answers_says_why_and_when_it_is_tried_again() {
     let impatient = InferenceLimits { offline_wait: Duration::ZERO, ..limits(512) };
-    let pauses: [(&[&str], fn(&Server) -> bool, &str); 2] = [
-        (&[MODEL, "b"], |s| !s.breaker.paused_models.is_empty(), "m is paused at s0, because it failed"),
-        (&[MODEL], |s| s.breaker.state == BreakerState::Open, "s0 gets no turns for a while, because"),
-    ];
-    for (models, is_paused, why) in pauses {
+    let words = ["m is paused at s0, because it failed", "s0 gets no turns for a while, because"];
+    for ((models, is_paused), why) in PAUSES.into_iter().zip(words) {
         let house = House::new(&[models], impatient).await;
         pause_for_the(1, &house, is_paused).await;
         let problem = end_of(house.send(0).await).await.error.unwrap();
@@ -263,6 +265,10 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     let twice = AddServer { name: Some("z".into()), ..add("http://a/") };
     assert_eq!(tree.add_server(twice).await.unwrap_err().code, Code::ServerExists);
     assert_eq!(tree.add_server(add("ftp://a")).await.unwrap_err().errors[0].field, "url");
+    for name in ["", ".", "..", "a/b", &"n".repeat(51)] {
+        let named = AddServer { name: Some(name.into()), ..add("http://d") };
+        assert_eq!(tree.add_server(named).await.unwrap_err().errors[0].field, "name", "{name}");
+    }
     tree.remove_server("b").await.unwrap();
     assert_eq!(tree.remove_server("b").await.unwrap_err().code, Code::ServerNotFound);
     tree.add_server(add("http://b")).await.unwrap();

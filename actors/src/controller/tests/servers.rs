@@ -322,6 +322,28 @@ async fn who_waits_behind_a_slow_answer_moves_to_a_server_that_has_nothing_to_do
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_in_line_longer_than_allowed_fails_and_who_runs_or_comes_later_does_not() {
+    let patient = InferenceLimits { queue_wait: Some(Duration::from_secs(7)), ..limits(512) };
+    let house = House::new(&[&[MODEL]], patient).await;
+    let running = house.send(0).await;
+    let answer = house.servers[0].called().await;
+    let waiting = house.send(1).await;
+    until(async || house.tree.servers()[0].queue.depth == 1).await;
+    let began = Instant::now();
+    sleep(Duration::from_secs(5)).await;
+    let later = house.send(2).await;
+    let turn = end_of(waiting).await;
+    assert_eq!((turn.state, turn.error.unwrap().code), (TurnState::Failed, Code::InferenceQueueTimeout));
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(6500) && took < Duration::from_secs(8), "{took:?}");
+    assert!(answer.end().await);
+    assert_eq!(end_of(running).await.state, TurnState::Completed);
+    house.answers(0).await;
+    assert_eq!(end_of(later).await.state, TurnState::Completed);
+    assert_eq!(house.asked(), [2]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_stopped_in_the_line_leaves_it_at_once() {
     let house = House::new(&[&[MODEL]], limits(512)).await;
     let running = house.send(0).await;
