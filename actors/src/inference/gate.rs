@@ -256,7 +256,9 @@ impl Gate {
                 Claim::Back(PutBack { gate, popped }) if Arc::ptr_eq(gate, self) => {
                     state.line.put_back(request, *popped)
                 }
-                Claim::Back(_) | Claim::Reserved(_) | Claim::Nothing => state.line.push(request),
+                Claim::Back(_) | Claim::Reserved(_) | Claim::Away(_) | Claim::Nothing => {
+                    state.line.push(request)
+                }
             };
             refused.is_ok()
         });
