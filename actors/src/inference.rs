@@ -47,11 +47,13 @@ pub mod slots;
 pub(crate) mod tokens;
 
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
-use away::{Away, Stay};
+pub(crate) use away::Room;
+use away::{Away, Stand, Stay};
 use catalogue::Unshown;
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Comes, Gate, SlotPermit, Want};
 pub(crate) use preference::Preference;
+use queue::Class;
 use routing::{ModelAt, ServerView};
 pub(crate) use servers::{GateHouse, Gates};
 use tokens::{Counted, Estimates, Estimator};
@@ -192,6 +194,8 @@ impl Inference {
         if self.closed.load(Ordering::Acquire) {
             return None;
         }
+        let seen = *self.changed.borrow();
+        self.let_in(seen);
         self.route(model, &[])?.try_acquire(model)
     }
 
@@ -203,15 +207,13 @@ impl Inference {
         if let Some(gate) = self.route(model, &[]) {
             return gate.reserve(model, comes).map(Claim::Reserved).inspect_err(refused);
         }
-        if self.away.len() >= self.limits.queue_limit {
+        self.away.reserve(self.limits.queue_limit, comes).map(Claim::Away).ok_or_else(|| {
             let waiting = format!(
                 "{} turns wait for a model server to answer. This message was not stored; send it again later.",
                 self.limits.queue_limit
             );
-            return Err(Problem::new(Code::InferenceQueueFull, waiting).retry_after(AWAY_RETRY_S))
-                .inspect_err(refused);
-        }
-        Ok(Claim::Nothing)
+            Problem::new(Code::InferenceQueueFull, waiting).retry_after(AWAY_RETRY_S)
+        }).inspect_err(refused)
     }
 
     /// Leave for a generation that is no turn; none while there are enough.
@@ -233,7 +235,7 @@ impl Inference {
     pub fn next_place(&self, want: &Want) -> QueuePlace {
         self.route(&want.model, &[]).map_or_else(
             || QueuePlace {
-                position: gate::count(self.away.len() + 1),
+                position: self.away.next_position(),
                 eta_s: None,
                 offline: Some(away::offline(self.limits.offline_wait)),
             },
@@ -273,45 +275,62 @@ impl Inference {
     ) -> Result<SlotPermit, Problem> {
         let mut want = want.clone();
         let mut changes = self.changed.subscribe();
-        let mut offline: Option<Stay> = None;
         loop {
-            changes.borrow_and_update();
-            match self.way(preference) {
-                Some((gate, model)) => {
-                    offline = None;
-                    want.tried = preference.tried(&model);
-                    want.model = model;
-                    want.deadline = want.deadline.or_else(|| Some(gate::now() + self.limits.queue_wait?));
-                    let mut ticket = gate.enqueue(&want, std::mem::take(&mut claim));
-                    tokio::select! {
-                        permit = ticket.permit() => if let Some(permit) = permit {
-                            if self.closed.load(Ordering::Acquire) {
-                                std::future::pending::<()>().await;
-                            }
-                            return Ok(permit);
-                        },
-                        () = route_changed(self, &mut changes, &gate, &want.model) => {}
-                    }
-                    if want.deadline.is_some_and(|deadline| deadline <= gate::now()) {
-                        return Err(self.too_long(&gate.spec.name)).inspect_err(refused);
-                    }
-                }
+            let seen = *changes.borrow_and_update();
+            // Who came before goes before.
+            self.let_in(seen);
+            let mut stand = match self.way(preference) {
+                Some(way) => Stand::at(way, &want, preference, std::mem::take(&mut claim)),
+                // Another occasion comes sooner than a server, for what is nobody's turn.
+                None if want.class == Class::Background => return Err(self.in_vain(preference)),
                 None => {
                     want.deadline = None;
-                    let stay = offline.get_or_insert_with(|| {
-                        let stay = self.away.enter(want.turn, self.limits.offline_wait);
-                        if let Some(place) = self.away.place(want.turn) {
-                            want.told = Some(place);
-                            told(place);
-                        }
-                        stay
-                    });
-                    let wait = tokio::time::timeout_at(stay.until, changes.changed());
-                    if !matches!(wait.await, Ok(Ok(()))) {
-                        return Err(self.in_vain(preference)).inspect_err(refused);
-                    }
+                    let claim = std::mem::take(&mut claim);
+                    let mut stay = self.away.enter(&want, preference, claim, seen, self.limits.offline_wait);
+                    want.told = Some(stay.place);
+                    told(stay.place);
+                    self.let_in_at(&mut changes, &mut stay)
+                        .await
+                        .ok_or_else(|| self.in_vain(preference))
+                        .inspect_err(refused)?
                 }
+            };
+            tokio::select! {
+                permit = stand.ticket.permit() => if let Some(permit) = permit {
+                    if self.closed.load(Ordering::Acquire) {
+                        std::future::pending::<()>().await;
+                    }
+                    return Ok(permit);
+                },
+                () = route_changed(self, &mut changes, &stand.gate, &stand.model) => {}
             }
+            want.deadline = stand.ticket.deadline;
+            if want.deadline.is_some_and(|deadline| deadline <= gate::now()) {
+                return Err(self.too_long(&stand.gate.spec.name)).inspect_err(refused);
+            }
+        }
+    }
+
+    /// Has everybody who waits for any server stand in the line of one that takes him now.
+    fn let_in(&self, seen: u64) {
+        self.away.let_in(seen, |preference| self.way(preference));
+    }
+
+    /// Waits until a server takes one who waits for any; `None` where that took too long.
+    async fn let_in_at(&self, changes: &mut watch::Receiver<u64>, stay: &mut Stay) -> Option<Stand> {
+        let looks = async {
+            while changes.changed().await.is_ok() {
+                // Not as an argument: the value is locked as long as it is borrowed, and whoever is let in changes it.
+                let seen = *changes.borrow_and_update();
+                self.let_in(seen);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            stand = &mut stay.stands => stand.ok(),
+            () = looks => None,
+            () = tokio::time::sleep_until(stay.until) => None,
         }
     }
 

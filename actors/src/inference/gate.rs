@@ -89,7 +89,7 @@ pub(crate) struct Want {
     pub model: String,
     /// Estimated tokens of prompt and answer.
     pub cost: u32,
-    /// When it leaves the line by itself.
+    /// When it leaves the line by itself; none: after the longest wait of the line that it comes to.
     pub deadline: Option<Instant>,
     /// The place that was told last.
     pub told: Option<QueuePlace>,
@@ -130,6 +130,8 @@ pub(crate) struct Gate {
     /// Where its actor is.
     pub actor: ActorSlot<super::GateMessage>,
     limit: usize,
+    /// Longest wait in its line.
+    queue_wait: Option<Duration>,
     state: Mutex<State>,
     /// Whether it was said that its list is cut short.
     lists_too_many: AtomicBool,
@@ -181,9 +183,9 @@ impl Gate {
     pub fn new(spec: ServerSpec, limits: InferenceLimits, changed: watch::Sender<u64>) -> Self {
         let gauges = Gauges::of(&spec.name);
         let state = Mutex::new(State::new(spec.slots, longest_pause(limits.offline_wait)));
-        let (actor, limit) = (ActorSlot::new(), limits.queue_limit);
+        let (actor, limit, queue_wait) = (ActorSlot::new(), limits.queue_limit, limits.queue_wait);
         let (lists_too_many, stood) = (AtomicBool::new(false), Notify::new());
-        Self { spec, gauges, actor, limit, state, lists_too_many, stood, changed }
+        Self { spec, gauges, actor, limit, queue_wait, state, lists_too_many, stood, changed }
     }
 
     /// Changes the state, lets in whom the change made room for, and tells who waits elsewhere, and the actor.
@@ -258,14 +260,17 @@ impl Gate {
         let conversation = (want.class != Class::Background).then_some(want.conversation);
         let (model, tried) = (want.model.clone(), want.tried.clone());
         let waiter = Waiter { conversation, model, tried, permit, told: want.told };
-        let request = want.request(waiter);
+        let deadline = want.deadline.or_else(|| Some(now() + self.queue_wait?));
+        let request = Request { deadline, ..want.request(waiter) };
         let stands = self.with(|state| {
             state.moved = true;
             let refused = match &claim {
                 Claim::Back(PutBack { gate, popped }) if Arc::ptr_eq(gate, self) => {
                     state.line.put_back(request, *popped)
                 }
-                Claim::Back(_) | Claim::Reserved(_) | Claim::Nothing => state.line.push(request),
+                Claim::Back(_) | Claim::Reserved(_) | Claim::Away(_) | Claim::Nothing => {
+                    state.line.push(request)
+                }
             };
             refused.is_ok()
         });
@@ -273,7 +278,7 @@ impl Gate {
             tracing::error!(turn.id = %want.turn, server.name = %self.spec.name, "a turn stands in a line twice; this is a defect");
         }
         self.stood.notify_waiters();
-        Ticket::new(self.clone(), want.turn, receiver)
+        Ticket::new(self.clone(), want.turn, receiver, deadline)
     }
 
     /// Resolves once a turn waits here: who works in the background gives way to it.

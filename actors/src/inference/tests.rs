@@ -32,7 +32,7 @@ fn of(models: Vec<Arc<MoodyModel>>, queue_limit: usize) -> Inference {
         simulated: false,
         model,
     };
-    let limits = InferenceLimits { queue_limit, offline_wait: Duration::from_secs(30) };
+    let limits = InferenceLimits { queue_limit, offline_wait: Duration::from_secs(30), queue_wait: None };
     let models = models.into_iter().map(|m| m as Arc<dyn crate::ports::chat_model::ChatModel>);
     let inference = Inference::new(models.enumerate().map(spec).collect(), limits);
     inference.gates().iter().for_each(|gate| gate.probed(lists(&[MODEL]), now()));
@@ -47,6 +47,7 @@ fn want(bot: u64, class: Class) -> Want {
         class,
         model: MODEL.into(),
         cost: 1000,
+        deadline: None,
         told: None,
         tried: vec![],
     }
@@ -134,4 +135,61 @@ async fn details_are_asked_for_a_few_at_a_time_and_not_again_at_once_where_there
     inference.gates()[0].probed(lists(&names.iter().map(String::as_str).collect::<Vec<_>>()), now());
     model.is_now(Mood::Hangs);
     assert_eq!(asked().await, 8);
+}
+
+fn down() -> Result<ProbeResult, ModelError> {
+    Err(ModelError::Unreachable("refused".into()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_any_server_comes_to_its_line_in_the_order_of_his_coming_whoever_hears_of_it_first() {
+    let inference = inference(1, 512);
+    let gate = inference.gates()[0].clone();
+    gate.probed(down(), now());
+    let wants: Vec<_> = (0..20).map(|_| want(1, Class::Api)).collect();
+    let any = Preference::new(MODEL, &[]);
+    let wait = |want| Box::pin(inference.acquire(want, &any, Claim::Nothing, drop));
+    let mut waits: Vec<_> = wants.iter().map(wait).collect();
+    for (n, wait) in (1..).zip(&mut waits) {
+        assert!(wait.as_mut().now_or_never().is_none());
+        assert_eq!(inference.place(wants[n as usize - 1].turn).unwrap().position, n);
+    }
+    gate.probed(lists(&[MODEL]), now());
+    // One who comes now does not pass them, and the last one looks first.
+    assert!(inference.try_acquire(MODEL).is_none());
+    let held = waits.iter_mut().rev().filter_map(|wait| wait.as_mut().now_or_never()).collect::<Vec<_>>();
+    assert_eq!(held.len(), 1);
+    let line: Vec<_> = gate.line().into_iter().map(|(turn, ..)| turn).collect();
+    assert_eq!(line, wants[1..].iter().map(|want| want.turn).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_no_server_answers_room_is_taken_by_those_who_are_yet_to_come() {
+    let inference = inference(1, 3);
+    inference.gates()[0].probed(down(), now());
+    let reserve = |comes| inference.reserve(MODEL, comes);
+    let [first, behind, other] =
+        [Comes::AtOnce, Comes::Later, Comes::AtOnce].map(|comes| reserve(comes).unwrap());
+    assert_eq!(reserve(Comes::AtOnce).unwrap_err().code, Code::InferenceQueueFull);
+    assert_eq!(inference.next_place(&want(1, Class::Api)).position, 2);
+    let (want, any) = (want(1, Class::Api), Preference::new(MODEL, &[]));
+    let mut waits = Box::pin(inference.acquire(&want, &any, first, drop));
+    assert!(waits.as_mut().now_or_never().is_none());
+    assert!(reserve(Comes::Later).is_err(), "it waits in the room that it had");
+    drop(behind);
+    assert!(reserve(Comes::Later).is_ok());
+    drop((waits, other));
+    assert_eq!([(); 3].map(|()| reserve(Comes::AtOnce).is_ok()), [true; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_summary_does_not_wait_for_a_server() {
+    let inference = inference(1, 512);
+    let gate = inference.gates()[0].clone();
+    let _running = gate.try_acquire(MODEL).unwrap();
+    let (want, any) = (want(1, Class::Background), Preference::new(MODEL, &[]));
+    let mut waits = Box::pin(inference.acquire(&want, &any, Claim::Nothing, drop));
+    assert!(waits.as_mut().now_or_never().is_none());
+    gate.probed(down(), now());
+    assert_eq!(waits.now_or_never().unwrap().unwrap_err().code, Code::OllamaOffline);
 }

@@ -77,10 +77,9 @@ impl Job {
         let Some(_leave) = inference.background() else { return Ok(None) };
         let only = Preference::new(&self.model, &[]);
         for _ in 0..ATTEMPTS {
-            if inference.route(&self.model, &[]).is_none() {
-                return Ok(None);
-            }
-            let mut permit = inference.acquire(&self.want(), &only, Claim::Nothing, drop).await?;
+            // An error means that no server takes any.
+            let acquired = inference.acquire(&self.want(), &only, Claim::Nothing, drop).await;
+            let Ok(mut permit) = acquired else { return Ok(None) };
             let Some(gate) = permit.gate().cloned() else { return Ok(None) };
             tokio::select! {
                 biased;

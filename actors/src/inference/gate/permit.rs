@@ -13,6 +13,7 @@ use super::{Gate, LOADED_WITHIN, now};
 use crate::{
     domain::ids::TurnId,
     inference::{
+        Room,
         breaker::{BreakerState, Pass, Verdict},
         queue::Popped,
     },
@@ -133,6 +134,8 @@ pub(crate) enum Claim {
     Nothing,
     /// The reservation from before it was stored; over as soon as it stands in a line.
     Reserved(#[allow(dead_code, reason = "kept for its end")] Reserved),
+    /// The same, among those who wait for any server.
+    Away(#[allow(dead_code, reason = "kept for its end")] Room),
     /// The turn that it had before.
     Back(PutBack),
 }
@@ -181,11 +184,18 @@ pub(crate) struct Ticket {
     gate: Arc<Gate>,
     turn: TurnId,
     permit: oneshot::Receiver<SlotPermit>,
+    /// When the place is lost.
+    pub deadline: Option<Instant>,
 }
 
 impl Ticket {
-    pub(super) fn new(gate: Arc<Gate>, turn: TurnId, permit: oneshot::Receiver<SlotPermit>) -> Self {
-        Self { gate, turn, permit }
+    pub(super) fn new(
+        gate: Arc<Gate>,
+        turn: TurnId,
+        permit: oneshot::Receiver<SlotPermit>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        Self { gate, turn, permit, deadline }
     }
 
     /// Waits for the slot; `None` if the place is lost.
