@@ -1,7 +1,13 @@
 //! Model servers that come and go while turns run: added, kept over a restart, deleted in the middle of an answer; and what is
 //! never called.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use deia::sim::{Sim, SimConfig};
 use serde_json::{Value, json};
@@ -188,6 +194,8 @@ async fn addresses_that_are_never_called_are_refused_with_the_field() {
 /// A server that lists a model and answers the rest as it likes.
 struct Odd {
     url: String,
+    /// How often it was asked to chat.
+    chats: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -201,20 +209,25 @@ impl Drop for Odd {
 async fn odd(answer: fn(&str) -> Option<String>) -> Odd {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let chats = Arc::new(AtomicUsize::new(0));
+    let counted = chats.clone();
     let task = tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
+            let counted = counted.clone();
             tokio::spawn(async move {
                 let mut request = vec![0; 64 * 1024];
                 let read = socket.read(&mut request).await.unwrap_or(0);
                 let text = String::from_utf8_lossy(&request[..read]).into_owned();
-                match answer(text.split(' ').nth(1).unwrap_or_default()) {
+                let path = text.split(' ').nth(1).unwrap_or_default();
+                counted.fetch_add(usize::from(path == "/api/chat"), Ordering::Relaxed);
+                match answer(path) {
                     Some(said) => drop(socket.write_all(said.as_bytes()).await),
                     None => tokio::time::sleep(Duration::from_secs(60)).await,
                 }
             });
         }
     });
-    Odd { url, task }
+    Odd { url, chats, task }
 }
 
 fn http(status: &str, body: &str) -> String {
@@ -231,7 +244,11 @@ fn lies(path: &str) -> Option<String> {
             "200 OK",
             r#"{"models":[{"name":"simulated","model":"simulated","modified_at":"2026-01-01T00:00:00Z","size":1,"digest":"x","details":{}}]}"#,
         ),
-        "/api/ps" => http("200 OK", r#"{"models":[]}"#),
+        // In memory: so it is the first choice.
+        "/api/ps" => http(
+            "200 OK",
+            r#"{"models":[{"name":"simulated","model":"simulated","size":1,"size_vram":1,"digest":"x","expires_at":"2099-01-01T00:00:00Z"}]}"#,
+        ),
         _ => http("404 Not Found", r#"{"error":"model 'simulated' not found"}"#),
     })
 }
@@ -255,9 +272,12 @@ async fn a_server_that_hangs_babbles_or_lies_harms_nobody_when_it_is_added() {
         api.post("/api/servers", json!({"name": name, "url": odd.url, "slots": 64})).await.expect(201);
     }
     until_up(&api, "liar").await;
+    let honest = stage.sim.url().replace("http://", "");
     for n in 0..8 {
         let answer = api.send("ada", &format!("hello {n}")).await.expect(200);
-        assert_ne!(answer["turn"]["server"], "liar");
+        assert_eq!(answer["turn"]["server"], honest);
+        // The first turn finds out, and the others know.
+        assert_eq!((liar.chats.load(Ordering::Relaxed), stage.sim.stats().requests), (1, n + 1));
     }
     for name in ["silent", "babbles"] {
         assert_eq!(named(&api, name).await.unwrap()["state"], "down", "{name}");
