@@ -1,7 +1,7 @@
 //! What the tree counts and measures, through the facade `metrics`: without a recorder of the process all of it does nothing.
 //!
 //! Every metric is declared here once, with what it means and what its labels may be; `docs/OBSERVABILITY.md` lists the same.
-//! Labels are bounded: a closed list of words, or the names of the configured model servers. Never a bot, a turn or a model,
+//! Labels are bounded: a closed list of words, or the names of model servers. Never a bot, a turn or a model,
 //! which anybody can make more of.
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, histogram};
@@ -83,7 +83,10 @@ pub const SLOTS_BUSY: Metric = Metric {
 pub const REFUSALS: Metric = Metric {
     name: "deia_inference_refusals_total",
     kind: Kind::Counter,
-    labels: &[Label { name: "code", values: &["inference_queue_full", "ollama_offline"] }],
+    labels: &[Label {
+        name: "code",
+        values: &["inference_queue_full", "inference_queue_timeout", "ollama_offline"],
+    }],
     help: "Messages refused because the line was full, and turns given up because they waited too long or no model server answered, by error code",
 };
 

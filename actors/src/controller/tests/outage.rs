@@ -41,7 +41,7 @@ impl House {
         let server = ServerSpec {
             name: "hand".into(),
             url: "http://hand".into(),
-            slots: 8,
+            slots: 10,
             simulated: false,
             model: model.clone(),
         };
@@ -360,23 +360,37 @@ async fn a_running_answer_is_stopped_although_its_end_must_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn text_that_can_not_be_stored_has_a_bound_and_the_turn_beyond_it_fails() {
-    let (house, ada) = House::with_bot("ada").await;
-    let (turn, answer) = house.speaking(&ada, "a lot").await;
+    let house = House::new().await;
+    let mut speaking = vec![];
+    for n in 0..10 {
+        let bot = house.launch(&format!("b{n}")).await.unwrap().id;
+        speaking.push(house.speaking(&bot, "a lot").await);
+    }
     house.store.go_away(Outage::Refusing);
     let piece = "x".repeat(1 << 20);
+    let (turn, last) = speaking.pop().unwrap();
+    for (_, answer) in &speaking {
+        for _ in 0..7 {
+            assert!(answer.say(&piece).await, "63 MiB have room");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
     let mut said = 0;
-    while said < 70 && answer.say(&piece).await {
+    while said < 7 && last.say(&piece).await {
         said += 1;
         sleep(Duration::from_millis(20)).await;
     }
-    assert!((64..68).contains(&said), "{said} MiB were taken");
-    answer.closed().await;
+    assert!((1..4).contains(&said), "{said} MiB more were taken");
+    last.closed().await;
     house.store.come_back();
+    for (_, answer) in speaking {
+        assert!(answer.end().await, "the others go on");
+    }
     house.all_ended_once().await;
     let (stored, reply) = house.reply_of(&turn).await;
     assert_eq!(stored.state, TurnState::Failed);
     assert_eq!(stored.error.unwrap().code, Code::StorageUnavailable);
-    assert_eq!(reply.content.len(), "once ".len() + 64 * (1 << 20), "what readers saw is stored");
+    assert_eq!(reply.content.len(), "once ".len() + (1 << 20), "what readers saw is stored");
 }
 
 #[tokio::test(start_paused = true)]
