@@ -41,7 +41,7 @@ use std::{
 };
 
 use deia::sim::{Sim, SimConfig};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 use self::{
     arguments::Arguments,
@@ -57,7 +57,8 @@ const DEADLINE: Duration = Duration::from_secs(90);
 #[derive(Default)]
 struct Results {
     passed: usize,
-    failed: Vec<String>,
+    /// Names, and what is wrong.
+    failed: Vec<(String, String)>,
 }
 
 fn main() -> ExitCode {
@@ -78,15 +79,21 @@ fn main() -> ExitCode {
     let mut results = Results::default();
     for (name, test) in judge_tests::tests() {
         if arguments.wants(&name) {
-            results.note(&name, catch_unwind(AssertUnwindSafe(test)).is_ok());
+            let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+            results.note(&name, if passed { Ok(()) } else { Err("  it panicked".into()) });
         }
     }
     if arguments.wants("histories") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         runtime.block_on(histories(&arguments, &mut results));
+        // Not for ever: what made a history hang would hold the end of all of them.
+        runtime.shutdown_timeout(Duration::from_secs(5));
     }
     if !results.failed.is_empty() {
-        println!("\nfailures:\n    {}", results.failed.join("\n    "));
+        println!("\nfailures:");
+        for (name, wrong) in &results.failed {
+            println!("    {name}\n{wrong}");
+        }
     }
     println!(
         "\ntest result: {}. {} passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
@@ -99,12 +106,13 @@ fn main() -> ExitCode {
 }
 
 impl Results {
-    fn note(&mut self, name: &str, passed: bool) {
-        if passed {
-            self.passed += 1;
-        } else {
-            println!("test {name} ... FAILED");
-            self.failed.push(name.to_owned());
+    fn note(&mut self, name: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(wrong) => {
+                println!("test {name} ... FAILED");
+                self.failed.push((name.to_owned(), wrong));
+            }
         }
     }
 }
@@ -121,39 +129,33 @@ async fn histories(arguments: &Arguments, results: &mut Results) {
         {
             let (plan, sim, servers) = (Plan::new(seed, arguments.database), sim.clone(), servers.clone());
             running.spawn(async move {
-                let mut history = tokio::spawn(one(plan, sim, servers));
+                let doing = watch::Sender::new("");
+                let mut history = tokio::spawn(one(plan, sim, servers, doing.clone()));
                 let ended = tokio::time::timeout(DEADLINE, &mut history).await;
                 history.abort();
-                (seed, ended.unwrap_or_else(|_| Ok(Err(format!("  no end within {DEADLINE:?}")))))
+                let hangs =
+                    |_| Ok(Err(format!("  no end within {DEADLINE:?}; it hangs in {}", *doing.borrow())));
+                (seed, ended.unwrap_or_else(hangs))
             });
         }
         let Some(ended) = running.join_next().await else { break };
         let (seed, ended) = ended.expect("the task of a history is waited for");
         let name = format!("history::{seed}");
         judged += 1;
-        match ended {
-            Ok(Ok(of_one)) => {
-                counts.add(of_one);
-                results.note(&name, true);
-            }
-            Ok(Err(wrong)) => {
-                results.note(&name, false);
-                println!("{wrong}\n  again: {}", arguments.again(seed));
-            }
-            Err(panicked) => {
-                results.note(&name, false);
-                println!("{panicked}\n  again: {}", arguments.again(seed));
-            }
-        }
+        let judgement = ended.unwrap_or_else(|panicked| Err(format!("  {panicked}")));
+        let judgement = judgement.map(|of_one| counts.add(of_one));
+        results
+            .note(&name, judgement.map_err(|wrong| format!("{wrong}\n  again: {}", arguments.again(seed))));
     }
     println!("{judged} histories: {counts:?}");
-    if judged >= 50 {
+    if arguments.histories >= 50 {
         let rich = counts.acknowledged > judged * 5
             && counts.unknown > judged / 10
             && counts.resumed > judged / 2
             && (arguments.database == Database::Sqlite || counts.cut_commits > judged / 10)
             && ["completed", "stopped", "interrupted"].iter().all(|state| counts.ends.contains_key(*state));
-        results.note("histories::are_worth_judging", rich);
+        let poor = || format!("  too little happened in them: {counts:?}");
+        results.note("histories::are_worth_judging", rich.then_some(()).ok_or_else(poor));
     }
     if let Some(sim) = Arc::into_inner(sim) {
         sim.stop().await;
@@ -161,8 +163,13 @@ async fn histories(arguments: &Arguments, results: &mut Results) {
 }
 
 /// One history; what is wrong with it, in words.
-async fn one(plan: Plan, sim: Arc<Sim>, servers: Arc<Servers>) -> Result<Counts, String> {
-    let (history, counts) = run::run(&plan, &sim, &servers).await;
+async fn one(
+    plan: Plan,
+    sim: Arc<Sim>,
+    servers: Arc<Servers>,
+    doing: watch::Sender<&'static str>,
+) -> Result<Counts, String> {
+    let (history, counts) = run::run(&plan, &sim, &servers, &doing).await;
     let wrong = judge::judge(&history);
     if wrong.is_empty() {
         return Ok(counts);

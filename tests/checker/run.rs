@@ -82,8 +82,14 @@ impl Counts {
     }
 }
 
-/// Lets a history happen; what happened, and of what it consisted.
-pub async fn run(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> (History, Counts) {
+/// Lets a history happen; what happened, and of what it consisted. `doing` says how far it is.
+pub async fn run(
+    plan: &Plan,
+    sim: &Sim,
+    servers: &Arc<Servers>,
+    doing: &watch::Sender<&'static str>,
+) -> (History, Counts) {
+    doing.send_replace("the start");
     let mut house = House::start(plan, sim, servers).await;
     let url = house.url();
     let api = Api::new(&url);
@@ -93,6 +99,7 @@ pub async fn run(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> (History, Co
         topics.push(format!("bot:{}", bot.id));
         topics.push(format!("conversation:{}", id(&launched["main_conversation_id"])));
     }
+    doing.send_replace("clients and faults");
     let stage = Arc::new(Stage {
         url,
         bots: plan.bots.clone(),
@@ -116,15 +123,20 @@ pub async fn run(plan: &Plan, sim: &Sim, servers: &Arc<Servers>) -> (History, Co
         clients.spawn(Client::new(number, stage.clone()).run(steps.clone()));
     }
     let faults = inject(plan, &mut house, &stage, &mut clients).await;
+    doing.send_replace("healing");
     house.heal().await;
-    let Rest { heads, conversations, unrest } = rest(&api, &stage, &topics).await;
+    doing.send_replace("coming to rest");
+    // With connections of its own: one from before the last cut may only now learn of it.
+    let Rest { heads, conversations, unrest } = rest(&Api::new(&stage.url), &stage, &topics).await;
     goal.send_replace(Some(heads.clone()));
     let arrived =
         tokio::time::timeout(READERS, async { while following.join_next().await.is_some() {} }).await;
     // Whoever did not arrive is judged by what it has.
     drop((arrived, following));
     let cut_commits = house.cut_commits();
+    doing.send_replace("closing");
     let record = house.close().await;
+    doing.send_replace("reading the record");
     let outbox = outbox(&record).await;
     record.close().await;
     let mut history = std::mem::take(&mut *stage.notes.lock());

@@ -298,7 +298,7 @@ impl BotActorState {
             };
             context.history.offer(Fact::new(change, events))
         });
-        let live = context.hubs.begin_reply(turn.id, reply.id, turn.conversation_id);
+        let live = context.hubs.begin_reply(turn.bot_id.clone(), turn.id, reply.id, turn.conversation_id);
         let waits = (!begins && prepared.place != Place::Now).then(oneshot::channel);
         let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
         let unsaved = context.history.backlog().unsaved();

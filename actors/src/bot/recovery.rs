@@ -97,6 +97,8 @@ async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundT
     context.history.barrier().await;
     let id = context.entry.id();
     let open = context.read(context.store.open_turns(Some(&id))).await.map_err(|e| storage_problem(&e))?;
+    let ids: Vec<TurnId> = open.iter().map(|(turn, ..)| turn.id).collect();
+    context.hubs.forget_replies(&id, &ids);
     let now = Timestamp::now();
     let (mut ended, mut waiting) = (vec![], vec![]);
     for (turn, message, reply) in open {

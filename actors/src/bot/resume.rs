@@ -179,10 +179,9 @@ impl BotActorState {
         let conversation = turn.conversation_id;
         let context = self.args.context.clone();
         let record = context.entry.record();
-        let live = context
-            .hubs
-            .live(turn.id)
-            .unwrap_or_else(|| context.hubs.begin_reply(turn.id, reply.id, turn.conversation_id));
+        let live = context.hubs.live(turn.id).unwrap_or_else(|| {
+            context.hubs.begin_reply(turn.bot_id.clone(), turn.id, reply.id, turn.conversation_id)
+        });
         let talk = self.talks.entry(turn.conversation_id).or_default();
         let waits = (talk.lane.place(usize::MAX) != Place::Now).then(oneshot::channel);
         let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));

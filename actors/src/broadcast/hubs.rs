@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{hub::Hub, live::LiveReply};
 use crate::domain::{
     event::{CommittedEvent, QueueMoved, Topic, TurnEnd},
-    ids::{ConversationId, Epoch, MessageId, TurnId},
+    ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
 };
 
 /// Hubs of ended turns that are kept for readers that come late.
@@ -110,12 +110,13 @@ impl Hubs {
     /// A reply begins.
     pub fn begin_reply(
         &self,
+        bot: BotId,
         turn: TurnId,
         message: MessageId,
         conversation: ConversationId,
     ) -> Arc<LiveReply> {
         let hubs = [self.hub(&Topic::Conversation(conversation)), self.hub(&Topic::Turn(turn))];
-        let live = Arc::new(LiveReply::new(turn, message, hubs));
+        let live = Arc::new(LiveReply::new(bot, turn, message, hubs));
         for hub in live.hubs() {
             hub.begin(&live);
         }
@@ -138,6 +139,16 @@ impl Hubs {
         if let Some(live) = self.live.write().remove(&turn) {
             for hub in live.hubs() {
                 hub.forget(&live);
+            }
+        }
+    }
+
+    /// Replies of a bot that nobody writes, but for those of the `open` turns: what an actor began and did not live to
+    /// store.
+    pub fn forget_replies(&self, bot: &BotId, open: &[TurnId]) {
+        for live in self.all_live() {
+            if live.bot_id() == bot && !open.contains(&live.turn_id()) {
+                self.forget_reply(live.turn_id());
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     controller::requests::{RunningReply, TextFrom, TextOffsets},
     domain::{
         event::TurnEnd,
-        ids::{MessageId, TurnId},
+        ids::{BotId, MessageId, TurnId},
     },
     ports::chat_model::{Piece, PieceKind},
 };
@@ -35,6 +35,7 @@ pub struct ReplyText {
 /// A reply that is being written.
 #[derive(Debug)]
 pub(crate) struct LiveReply {
+    bot_id: BotId,
     turn_id: TurnId,
     message_id: MessageId,
     /// Hubs that carry it, each with its ready-made frames.
@@ -44,12 +45,16 @@ pub(crate) struct LiveReply {
 }
 
 impl LiveReply {
-    pub fn new(turn_id: TurnId, message_id: MessageId, hubs: [Arc<Hub>; 2]) -> Self {
+    pub fn new(bot_id: BotId, turn_id: TurnId, message_id: MessageId, hubs: [Arc<Hub>; 2]) -> Self {
         let hubs = hubs.map(|hub| {
             let frames = TokenFrames::new(hub.topic().clone(), hub.epoch(), turn_id, message_id);
             (hub, Arc::new(frames))
         });
-        Self { turn_id, message_id, hubs, text: Mutex::default(), end: OnceLock::new() }
+        Self { bot_id, turn_id, message_id, hubs, text: Mutex::default(), end: OnceLock::new() }
+    }
+
+    pub fn bot_id(&self) -> &BotId {
+        &self.bot_id
     }
 
     pub fn turn_id(&self) -> TurnId {

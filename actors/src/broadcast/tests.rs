@@ -18,7 +18,7 @@ use crate::{
     controller::requests::{RunningReply, TextFrom, TextOffsets},
     domain::{
         event::CommittedEvent,
-        ids::{ConversationId, Epoch, EventId, MessageId, TurnId},
+        ids::{BotId, ConversationId, Epoch, EventId, MessageId, TurnId},
         time::Timestamp,
     },
     ports::chat_model::{Piece, PieceKind},
@@ -57,7 +57,7 @@ impl Stage {
     fn new() -> Self {
         let hubs = Hubs::new(Epoch::new());
         let (turn, message, conversation) = (TurnId::new(), MessageId::new(), ConversationId::new());
-        let live = hubs.begin_reply(turn, message, conversation);
+        let live = hubs.begin_reply(BotId::numbered(1), turn, message, conversation);
         let topic = Topic::Conversation(conversation);
         hubs.hub(&topic).init_head(0);
         hubs.hub(&Topic::Turn(turn)).init_head(0);

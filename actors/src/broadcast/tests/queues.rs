@@ -237,7 +237,7 @@ fn behind_a_snapshot_stands_only_what_it_does_not_hold_with_its_number() {
     stage.live.append(&[piece(PieceKind::Content, "over")]);
     hub.publish(4, &committed(&stage.topic, 4, Some(ended)));
     let Topic::Conversation(conversation) = stage.topic.clone() else { unreachable!() };
-    let next = stage.hubs.begin_reply(TurnId::new(), MessageId::new(), conversation);
+    let next = stage.hubs.begin_reply(BotId::numbered(1), TurnId::new(), MessageId::new(), conversation);
     next.append(&[piece(PieceKind::Content, "running")]);
     hub.publish(5, &committed(&stage.topic, 5, None));
     hub.publish(6, &committed(&stage.topic, 6, None));
@@ -246,6 +246,28 @@ fn behind_a_snapshot_stands_only_what_it_does_not_hold_with_its_number() {
     assert_eq!(left.len(), 2, "{left:?}");
     assert_eq!((&left[0]["data"]["text"], &left[0]["seq"]), (&"running".into(), &5.into()));
     assert_eq!((&left[1]["event"], &left[1]["seq"]), (&"turn_started".into(), &6.into()));
+}
+
+#[test]
+fn a_bot_s_replies_that_were_never_stored_are_forgotten_and_no_others() {
+    let stage = Stage::new();
+    let Topic::Conversation(conversation) = stage.topic.clone() else { unreachable!() };
+    let begin =
+        |bot, turn| stage.hubs.begin_reply(BotId::numbered(bot), turn, MessageId::new(), conversation);
+    let (open, lost, other) = (stage.turn, TurnId::new(), TurnId::new());
+    drop((begin(1, lost), begin(2, other)));
+    let running = || {
+        let reader = Reader::new();
+        let attached = stage.hub().attach(reader.queue(), None);
+        attached.running.iter().map(|live| live.turn_id()).collect::<Vec<_>>()
+    };
+    assert_eq!(running(), [open, lost, other]);
+    stage.hubs.forget_replies(&BotId::numbered(1), &[open]);
+    assert_eq!(running(), [open, other]);
+    assert!(stage.hubs.live(lost).is_none() && stage.hubs.live(other).is_some());
+    // The message is handed over once more, with the same ids.
+    drop(begin(1, lost));
+    assert_eq!(running(), [open, other, lost]);
 }
 
 #[tokio::test]
