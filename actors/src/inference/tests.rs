@@ -164,6 +164,19 @@ async fn who_waits_for_any_server_comes_to_its_line_in_the_order_of_his_coming_w
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_any_server_comes_to_one_that_learns_his_model() {
+    let inference = inference(2, 512);
+    let [down_with_it, up_without] = [0, 1].map(|n| inference.gates()[n].clone());
+    down_with_it.probed(down(), now());
+    up_without.probed(lists(&["other"]), now());
+    let (want, any) = (want(1, Class::Api), Preference::new(MODEL, &[]));
+    let mut waits = Box::pin(inference.acquire(&want, &any, Claim::Nothing, drop));
+    assert!(waits.as_mut().now_or_never().is_none());
+    up_without.probed(lists(&["other", MODEL]), now());
+    assert_eq!(waits.await.unwrap().gate().unwrap().spec.name, "s1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_no_server_answers_room_is_taken_by_those_who_are_yet_to_come() {
     let inference = inference(1, 3);
     inference.gates()[0].probed(down(), now());

@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) version: Option<String>,
     pub(super) latency: Option<Duration>,
     pub(super) models: Vec<ModelSummary>,
+    /// Raised whenever its list names other models than the one before.
+    pub(super) lists: u64,
     pub(super) loaded: Vec<LoadedModel>,
     pub(super) details: HashMap<String, Arc<ModelDetails>>,
     pub(super) refreshed: Option<Instant>,
@@ -69,6 +71,7 @@ impl State {
             version: None,
             latency: None,
             models: vec![],
+            lists: 0,
             loaded: vec![],
             details: HashMap::new(),
             refreshed: None,
@@ -112,7 +115,7 @@ impl State {
 
     /// What others have to hear of.
     pub(super) fn standing(&self) -> (ServerState, u64, Option<Instant>) {
-        let turns = self.breaker.turns() + self.pauses.turns() + self.missing.turns();
+        let turns = self.breaker.turns() + self.pauses.turns() + self.missing.turns() + self.lists;
         (self.server_state(), turns, self.held_until)
     }
 
