@@ -236,7 +236,7 @@ impl Controller {
         // Learnt once per model; a server that does not know it says so when it is asked to answer.
         let details = async || match model.as_str() {
             "" => None,
-            named => inference.details(named).await.ok(),
+            named => inference.learnt(named).await,
         };
         if !needs.is_empty()
             && let Some(details) = details().await

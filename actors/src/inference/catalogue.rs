@@ -39,6 +39,10 @@ impl Unshown {
         failed.retain(|_, at| at.elapsed() < UNSHOWN);
         models.filter(|model| !failed.contains_key(model)).collect()
     }
+
+    fn has(&self, model: &str) -> bool {
+        self.0.lock().get(model).is_some_and(|at| at.elapsed() < UNSHOWN)
+    }
 }
 
 impl Inference {
@@ -70,6 +74,15 @@ impl Inference {
                 Err(model_problem(&error, model, &gate.spec.name))
             }
         }
+    }
+
+    /// Details of a model for one who can do without: where they could not be had lately, they are not asked for again.
+    pub async fn learnt(&self, model: &str) -> Option<Arc<ModelDetails>> {
+        let known = self.route(model, &[])?.details(model);
+        if known.is_some() || self.unshown.has(model) {
+            return known;
+        }
+        self.details(model).await.ok()
     }
 
     /// Asks for what the lists don't tell of their models, once per model, a few at a time. Those that it is not begun with in time are

@@ -137,6 +137,31 @@ async fn details_are_asked_for_a_few_at_a_time_and_not_again_at_once_where_there
     assert_eq!(asked().await, 8);
 }
 
+#[tokio::test(start_paused = true)]
+async fn details_of_a_model_named_without_its_tag_outlive_a_probe_and_a_failure_is_not_repeated_by_every_message()
+ {
+    let model = Arc::new(MoodyModel::new(&[MODEL]));
+    let inference = of(vec![model.clone()], 512);
+    let gate = inference.gates()[0].clone();
+    let probe = || gate.probed(lists(&["m:latest", "gone"]), now());
+    probe();
+    assert!(inference.learnt(MODEL).await.is_some());
+    probe();
+    for name in [MODEL, "m:latest"] {
+        assert!(inference.learnt(name).await.is_some() && inference.details(name).await.is_ok(), "{name}");
+    }
+    assert_eq!(model.shows(), 1);
+    for _ in 0..3 {
+        assert!(inference.learnt("gone").await.is_none());
+    }
+    assert_eq!(model.shows(), 2);
+    assert!(inference.details("gone").await.is_err());
+    assert_eq!(model.shows(), 3, "who asks for it by name is told anew");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert!(inference.learnt("gone").await.is_none());
+    assert_eq!(model.shows(), 4);
+}
+
 fn down() -> Result<ProbeResult, ModelError> {
     Err(ModelError::Unreachable("refused".into()))
 }

@@ -34,6 +34,7 @@ pub(super) struct State {
     /// Raised whenever its list names other models than the one before.
     pub(super) lists: u64,
     pub(super) loaded: Vec<LoadedModel>,
+    /// By the name that it lists.
     pub(super) details: HashMap<String, Arc<ModelDetails>>,
     pub(super) refreshed: Option<Instant>,
     /// When a turn was answered last.
@@ -175,6 +176,12 @@ impl State {
     /// Whether its list names the model.
     pub(super) fn names(&self, model: &str) -> bool {
         self.models.iter().any(|m| is_called(&m.name, model))
+    }
+
+    /// What is known of a model, whose tag may be left out.
+    pub(super) fn details_of(&self, model: &str) -> Option<&Arc<ModelDetails>> {
+        // Not by way of the list, which may be long.
+        self.details.get(model).or_else(|| self.details.get(&format!("{model}:latest")))
     }
 
     pub(super) fn is_loaded(&self, model: &str) -> bool {

@@ -203,7 +203,7 @@ impl Gate {
         let state = self.state.lock();
         let listed =
             || state.models.iter().find(|m| is_called(&m.name, model)).and_then(|m| m.context_length);
-        state.details.get(model).and_then(|details| details.context_length).or_else(listed)
+        state.details_of(model).and_then(|details| details.context_length).or_else(listed)
     }
 
     /// The family of a model that it lists.
@@ -217,11 +217,14 @@ impl Gate {
     }
 
     pub fn details(&self, model: &str) -> Option<Arc<ModelDetails>> {
-        self.state.lock().details.get(model).cloned()
+        self.state.lock().details_of(model).cloned()
     }
 
+    /// Keeps them as long as the model is listed.
     pub fn keep_details(&self, model: &str, details: Arc<ModelDetails>) {
-        self.state.lock().details.insert(model.to_owned(), details);
+        let mut state = self.state.lock();
+        let listed = state.models.iter().find(|m| is_called(&m.name, model)).map(|m| m.name.clone());
+        state.details.insert(listed.unwrap_or_else(|| model.to_owned()), details);
     }
 
     /// As shown outside. The wait is that of a new turn with a model of usual length that is in memory.
