@@ -145,8 +145,8 @@ impl State {
                 }
             }
         }
-        // While a second model fails as well, it is the server.
-        if self.pauses.failing() > 1 { Verdict::Failed } else { Verdict::Unclear }
+        // Where a second model fails in the same time, it is the server.
+        if self.pauses.failing(now()) > 1 { Verdict::Failed } else { Verdict::Unclear }
     }
 
     pub(super) fn turn(&mut self, up: bool) {
