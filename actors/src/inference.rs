@@ -49,6 +49,7 @@ pub(crate) mod tokens;
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
 pub(crate) use away::Room;
 use away::{Away, Stand, Stay};
+pub(crate) use catalogue::Known;
 use catalogue::Unshown;
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Comes, Gate, SlotPermit, Want};

@@ -24,6 +24,21 @@ const LEARN: Duration = Duration::from_secs(1);
 /// How long details that could not be had are not asked for again, except by name.
 const UNSHOWN: Duration = Duration::from_secs(60);
 
+/// What is kept of the details of a model: the rest may be megabytes, and there may be thousands of models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// What it can do; empty where its server does not say.
+    pub capabilities: Vec<String>,
+    /// Largest context in tokens.
+    pub context_length: Option<u32>,
+}
+
+impl Known {
+    fn of(details: &ModelDetails) -> Self {
+        Self { capabilities: details.capabilities.clone(), context_length: details.context_length }
+    }
+}
+
 /// Models whose details could not be had, each with when. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unshown(Arc<Mutex<HashMap<String, Instant>>>);
@@ -53,20 +68,16 @@ impl Inference {
         futures_util::future::join_all(stale.map(probe)).await;
     }
 
-    /// Details of a model, asked for once.
+    /// Everything that a server says of a model, asked for now.
     ///
     /// # Errors
     /// `model_not_found` where no server has it, `ollama_offline` where none can be asked.
-    pub async fn details(&self, model: &str) -> Result<Arc<ModelDetails>, Problem> {
+    pub async fn show(&self, model: &str) -> Result<ModelDetails, Problem> {
         let gate = self.route(model, &[]).ok_or_else(|| self.no_details(model))?;
-        if let Some(details) = gate.details(model) {
-            return Ok(details);
-        }
         let shown = tokio::time::timeout(PROBE_TIMEOUT, gate.spec.model.show(model)).await;
         match shown.unwrap_or(Err(ModelError::Timeout(Wait::FirstByte))) {
             Ok(details) => {
-                let details = Arc::new(details);
-                gate.keep_details(model, details.clone());
+                gate.keep_details(model, Known::of(&details));
                 Ok(details)
             }
             Err(error) => {
@@ -76,8 +87,19 @@ impl Inference {
         }
     }
 
-    /// Details of a model for one who can do without: where they could not be had lately, they are not asked for again.
-    pub async fn learnt(&self, model: &str) -> Option<Arc<ModelDetails>> {
+    /// What is used of the details of a model, asked for once.
+    ///
+    /// # Errors
+    /// As [`Self::show`].
+    pub async fn details(&self, model: &str) -> Result<Known, Problem> {
+        match self.route(model, &[]).and_then(|gate| gate.details(model)) {
+            Some(known) => Ok(known),
+            None => self.show(model).await.map(|details| Known::of(&details)),
+        }
+    }
+
+    /// The same for one who can do without: where they could not be had lately, they are not asked for again.
+    pub async fn learnt(&self, model: &str) -> Option<Known> {
         let known = self.route(model, &[])?.details(model);
         if known.is_some() || self.unshown.has(model) {
             return known;

@@ -138,6 +138,20 @@ async fn details_are_asked_for_a_few_at_a_time_and_not_again_at_once_where_there
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_the_details_of_a_model_only_what_is_used_is_kept_and_the_rest_is_fetched_for_who_wants_it() {
+    let model = Arc::new(MoodyModel::new(&[MODEL]));
+    model.has_context(8192);
+    let inference = of(vec![model.clone()], 512);
+    let known = Known { capabilities: vec![], context_length: Some(8192) };
+    assert_eq!(inference.show(MODEL).await.unwrap().context_length, Some(8192));
+    assert_eq!(inference.details(MODEL).await, Ok(known));
+    assert_eq!(model.shows(), 1);
+    model.has_context(4096);
+    assert_eq!(inference.show(MODEL).await.unwrap().context_length, Some(4096));
+    assert_eq!((model.shows(), inference.known_context(MODEL)), (2, Some(4096)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn details_of_a_model_named_without_its_tag_outlive_a_probe_and_a_failure_is_not_repeated_by_every_message()
  {
     let model = Arc::new(MoodyModel::new(&[MODEL]));

@@ -10,13 +10,14 @@ use super::{Comes, Waiter, is_called, missing::Missing, now};
 use crate::{
     domain::{model::ServerState, time::Timestamp},
     inference::{
+        Known,
         breaker::{Breaker, BreakerRules, BreakerState, Verdict},
         pauses::ModelPauses,
         queue::FairQueue,
         service_times::ServiceTimes,
         slots::AdaptiveSlots,
     },
-    ports::chat_model::{LoadedModel, ModelDetails, ModelError, ModelSummary},
+    ports::chat_model::{LoadedModel, ModelError, ModelSummary},
 };
 
 /// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
@@ -35,7 +36,7 @@ pub(super) struct State {
     pub(super) lists: u64,
     pub(super) loaded: Vec<LoadedModel>,
     /// By the name that it lists.
-    pub(super) details: HashMap<String, Arc<ModelDetails>>,
+    pub(super) details: HashMap<String, Known>,
     pub(super) refreshed: Option<Instant>,
     /// When a turn was answered last.
     pub(super) answered: Option<Instant>,
@@ -179,7 +180,7 @@ impl State {
     }
 
     /// What is known of a model, whose tag may be left out.
-    pub(super) fn details_of(&self, model: &str) -> Option<&Arc<ModelDetails>> {
+    pub(super) fn details_of(&self, model: &str) -> Option<&Known> {
         // Not by way of the list, which may be long.
         self.details.get(model).or_else(|| self.details.get(&format!("{model}:latest")))
     }

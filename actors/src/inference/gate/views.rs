@@ -1,9 +1,6 @@
 //! What a gate shows: to the choice among servers, to those who wait, to the outside.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Gate, State, Want, is_called, now};
 use crate::{
@@ -16,10 +13,11 @@ use crate::{
         turn::QueuePlace,
     },
     inference::{
+        Known,
         blocked::Blocked,
         routing::{ModelAt, ServerView},
     },
-    ports::chat_model::{LoadedModel, ModelDetails, ModelSummary},
+    ports::chat_model::{LoadedModel, ModelSummary},
 };
 
 /// A foretold wait is told anew when it differs by more than this share of it, and by more than a second.
@@ -216,12 +214,12 @@ impl Gate {
         self.state.lock().loaded.clone()
     }
 
-    pub fn details(&self, model: &str) -> Option<Arc<ModelDetails>> {
+    pub fn details(&self, model: &str) -> Option<Known> {
         self.state.lock().details_of(model).cloned()
     }
 
     /// Keeps them as long as the model is listed.
-    pub fn keep_details(&self, model: &str, details: Arc<ModelDetails>) {
+    pub fn keep_details(&self, model: &str, details: Known) {
         let mut state = self.state.lock();
         let listed = state.models.iter().find(|m| is_called(&m.name, model)).map(|m| m.name.clone());
         state.details.insert(listed.unwrap_or_else(|| model.to_owned()), details);
