@@ -24,6 +24,9 @@ const LEARN: Duration = Duration::from_secs(1);
 /// How long details that could not be had are not asked for again, except by name.
 const UNSHOWN: Duration = Duration::from_secs(60);
 
+/// Models that are remembered as such.
+const MODELS: usize = 4096;
+
 /// What is kept of the details of a model: the rest may be megabytes, and there may be thousands of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
@@ -45,7 +48,12 @@ pub(super) struct Unshown(Arc<Mutex<HashMap<String, Instant>>>);
 
 impl Unshown {
     fn remember(&self, model: &str) {
-        self.0.lock().insert(model.to_owned(), Instant::now());
+        let mut failed = self.0.lock();
+        failed.retain(|_, at| at.elapsed() < UNSHOWN);
+        // Names may be made up by whoever asks. One that is not remembered is asked for again.
+        if failed.len() < MODELS || failed.contains_key(model) {
+            failed.insert(model.to_owned(), Instant::now());
+        }
     }
 
     /// Those that did not fail lately. What is too long ago is forgotten.
@@ -165,5 +173,22 @@ impl Inference {
         let per_gate =
             |g: &Arc<Gate>| g.loaded().into_iter().map(|l| (g.spec.name.clone(), l)).collect::<Vec<_>>();
         self.gates().iter().flat_map(per_gate).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_names_are_remembered_for_a_minute_and_not_without_end() {
+        let unshown = Unshown::default();
+        for n in 0..MODELS + 10 {
+            unshown.remember(&n.to_string());
+        }
+        assert_eq!(unshown.0.lock().len(), MODELS);
+        tokio::time::advance(UNSHOWN).await;
+        unshown.remember("m");
+        assert_eq!(unshown.0.lock().len(), 1);
     }
 }
