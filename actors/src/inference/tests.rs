@@ -3,12 +3,20 @@
 
 use futures_util::FutureExt;
 use gate::{ProbeResult, now};
+use ractor::Actor;
+use tokio_util::task::TaskTracker;
 
 use super::{queue::Class, *};
 use crate::{
-    domain::ids::{BotId, ConversationId},
+    broadcast::Hubs,
+    domain::ids::{BotId, ConversationId, Epoch},
+    history::{Backlog, History, StorageWatch},
     ports::chat_model::ModelSummary,
-    testkit::fakes::moody_model::{Mood, MoodyModel},
+    supervision::ActorSlot,
+    testkit::fakes::{
+        memory_store::MemoryStore,
+        moody_model::{Mood, MoodyModel},
+    },
 };
 
 const MODEL: &str = "m";
@@ -213,6 +221,40 @@ async fn who_waits_for_any_server_comes_to_one_that_learns_his_model() {
     assert!(waits.as_mut().now_or_never().is_none());
     up_without.probed(lists(&["other", MODEL]), now());
     assert_eq!(waits.await.unwrap().gate().unwrap().spec.name, "s1");
+}
+
+/// What an actor of this gate is started with.
+fn actor_of(gate: &Arc<Gate>, inference: &Inference) -> GateArgs {
+    let watch = StorageWatch::new(Arc::new(MemoryStore::new()), Duration::from_secs(5));
+    GateArgs {
+        gate: gate.clone(),
+        inference: inference.clone(),
+        hubs: Arc::new(Hubs::new(Epoch::new())),
+        history: History::new(ActorSlot::new(), Backlog::default(), watch),
+        tasks: TaskTracker::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_end_of_a_pause_is_let_in_by_an_actor_that_starts_after_it() {
+    let inference = inference(1, 512);
+    let gate = inference.gates()[0].clone();
+    let any = Preference::new(MODEL, &[]);
+    for _ in 0..5 {
+        let want = want(1, Class::Api);
+        let mut permit = inference.acquire(&want, &any, Claim::Nothing, drop).await.unwrap();
+        permit.failed(&ModelError::Failed("500".into()));
+    }
+    let want = want(1, Class::Api);
+    let mut waits = Box::pin(inference.acquire(&want, &any, Claim::Nothing, drop));
+    assert!(waits.as_mut().now_or_never().is_none());
+    tokio::time::advance(gate.next_look().unwrap() - now()).await;
+    assert!(waits.as_mut().now_or_never().is_none(), "nobody says that it is over");
+    let (actor, ended) = Actor::spawn(None, GateActor, actor_of(&gate, &inference)).await.unwrap();
+    let permit = tokio::time::timeout(Duration::from_secs(1), waits).await;
+    assert!(permit.unwrap().is_ok());
+    actor.stop(None);
+    ended.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
