@@ -179,13 +179,12 @@ impl Inference {
         }
     }
 
-    /// The first model that any server offers, a real one before a simulated one.
+    /// The first model that any server offers and that is not known to be unable to chat, a real one before a simulated one.
     pub fn any_model(&self) -> Option<String> {
         let first = |simulated| {
-            self.gates()
-                .iter()
-                .filter(|g| g.is_up() && g.spec.simulated == simulated)
-                .find_map(|g| g.models().first().map(|m| m.name.clone()))
+            let gates = self.gates();
+            let mut up = gates.iter().filter(|g| g.is_up() && g.spec.simulated == simulated);
+            up.find_map(|g| g.first_that_chats())
         };
         first(false).or_else(|| first(true))
     }

@@ -115,6 +115,18 @@ impl Inference {
         self.details(model).await.ok()
     }
 
+    /// As [`Self::any_model`], having asked whether it can chat: a list need not say which models only embed.
+    pub async fn any_that_chats(&self) -> Option<String> {
+        let mut found = self.any_model()?;
+        loop {
+            self.learnt(&found).await;
+            match self.any_model()? {
+                same if same == found => return Some(same),
+                other => found = other,
+            }
+        }
+    }
+
     /// Asks for what the lists don't tell of their models, once per model, a few at a time. Those that it is not begun with in time are
     /// for the next one who comes, and those that failed for one who comes later.
     pub async fn learn(&self) {

@@ -184,6 +184,27 @@ async fn details_of_a_model_named_without_its_tag_outlive_a_probe_and_a_failure_
     assert_eq!(model.shows(), 4);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_bot_without_a_model_is_given_none_that_only_embeds() {
+    let servers: Vec<_> =
+        [&["embed", "other"], &[MODEL, "last"]].map(|m| Arc::new(MoodyModel::new(m))).into();
+    let inference = of(servers.clone(), 512);
+    let lists = |names: [&str; 2], n: usize| inference.gates()[n].probed(lists(&names), now());
+    lists(["embed", "other"], 0);
+    lists([MODEL, "last"], 1);
+    assert_eq!(inference.any_model().as_deref(), Some("embed"), "its list does not say");
+    servers[0].is_able_to(&["embedding"]);
+    servers[1].is_able_to(&["completion", "tools"]);
+    assert_eq!(inference.any_that_chats().await.as_deref(), Some(MODEL));
+    assert_eq!(inference.any_model().as_deref(), Some(MODEL), "it is known now");
+    let asked = || [servers[0].shows(), servers[1].shows()];
+    assert_eq!(asked(), [2, 1]);
+    inference.any_that_chats().await;
+    assert_eq!(asked(), [2, 1], "once per model");
+    inference.gates()[1].probed(down(), now());
+    assert_eq!(inference.any_that_chats().await, None);
+}
+
 fn down() -> Result<ProbeResult, ModelError> {
     Err(ModelError::Unreachable("refused".into()))
 }

@@ -196,6 +196,16 @@ impl Gate {
         self.state.lock().models.clone()
     }
 
+    /// The first model of its list that can chat, or may be able to.
+    pub fn first_that_chats(&self) -> Option<String> {
+        let state = self.state.lock();
+        let chats = |m: &&ModelSummary| {
+            let known = state.details.get(&m.name).map_or(&m.capabilities, |details| &details.capabilities);
+            known.is_empty() || known.iter().any(|ability| ability == "completion")
+        };
+        state.models.iter().find(chats).map(|m| m.name.clone())
+    }
+
     /// The largest context of a model, as far as it told.
     pub fn context_length(&self, model: &str) -> Option<u32> {
         let state = self.state.lock();
