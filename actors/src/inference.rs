@@ -71,7 +71,7 @@ pub struct InferenceLimits {
     pub queue_limit: usize,
     /// How long a turn waits while no server can be asked. Bounds the pauses of servers and models, too.
     pub offline_wait: Duration,
-    /// How long a turn waits in line at most; none where it may wait for ever.
+    /// How long a turn waits in line at most, each time that it stands there; none where it may wait for ever.
     pub queue_wait: Option<Duration>,
 }
 
