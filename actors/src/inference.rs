@@ -49,6 +49,7 @@ pub(crate) mod tokens;
 pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
 pub(crate) use away::Room;
 use away::{Away, Stand, Stay};
+pub(crate) use catalogue::Known;
 use catalogue::Unshown;
 pub use gate::ServerSpec;
 pub(crate) use gate::{Claim, Comes, Gate, SlotPermit, Want};
@@ -70,7 +71,7 @@ pub struct InferenceLimits {
     pub queue_limit: usize,
     /// How long a turn waits while no server can be asked. Bounds the pauses of servers and models, too.
     pub offline_wait: Duration,
-    /// How long a turn waits in line at most; none where it may wait for ever.
+    /// How long a turn waits in line at most, each time that it stands there; none where it may wait for ever.
     pub queue_wait: Option<Duration>,
 }
 
@@ -178,13 +179,12 @@ impl Inference {
         }
     }
 
-    /// The first model that any server offers, a real one before a simulated one.
+    /// The first model that any server offers and that is not known to be unable to chat, a real one before a simulated one.
     pub fn any_model(&self) -> Option<String> {
         let first = |simulated| {
-            self.gates()
-                .iter()
-                .filter(|g| g.is_up() && g.spec.simulated == simulated)
-                .find_map(|g| g.models().first().map(|m| m.name.clone()))
+            let gates = self.gates();
+            let mut up = gates.iter().filter(|g| g.is_up() && g.spec.simulated == simulated);
+            up.find_map(|g| g.first_that_chats())
         };
         first(false).or_else(|| first(true))
     }

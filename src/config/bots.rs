@@ -23,7 +23,7 @@ impl Bots {
         Ok(Self {
             max_running: section.key("max_running", "How many bots may run at once.").number(100, 1..=100_000)?,
             default_model: section
-                .key("default_model", "Model of a bot that is launched without one. Without it the first one found.")
+                .key("default_model", "Model of a bot that is launched without one. Without it the first one found that chats.")
                 .optional_text()?,
             conversation_queue: section
                 .key("conversation_queue", "How many messages may wait behind the running turn of a conversation.")

@@ -83,7 +83,7 @@ impl Inference {
                 section
                     .key(
                         "queue_wait_s",
-                        "Longest wait of a turn in line for a server, in seconds; 0: no limit.",
+                        "Longest wait of a turn in line for a server, each time that it stands there, in seconds; 0: no limit.",
                     )
                     .seconds(0, 0..=86_400)?,
             )

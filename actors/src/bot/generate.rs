@@ -207,7 +207,7 @@ impl TurnJob {
         self.largest = match permit.gate().and_then(|gate| gate.context_length(permit.model())) {
             // Learnt once per model; hardly any has less than the default.
             None if other && context::budget(&self.options).0 > DEFAULT_NUM_CTX => {
-                inference.details(permit.model()).await.ok().and_then(|details| details.context_length)
+                inference.learnt(permit.model()).await.and_then(|details| details.context_length)
             }
             known => known,
         };

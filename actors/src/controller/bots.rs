@@ -103,13 +103,15 @@ impl Controller {
     async fn settle_model(&self, mut config: BotConfig) -> Result<(BotConfig, Vec<String>), Problem> {
         let inference = &self.inner.inference;
         if config.model.is_empty() {
-            let default = self.inner.settings.default_model.clone().or_else(|| inference.any_model());
-            config.model = default.unwrap_or_default();
+            config.model = match &self.inner.settings.default_model {
+                Some(default) => default.clone(),
+                None => inference.any_that_chats().await.unwrap_or_default(),
+            };
         }
         let mut warnings = vec![];
         if config.model.is_empty() {
             warnings.push(
-                "No model server answers, so no model was chosen. Start Ollama, then patch config.model."
+                "No server that answers has a model that chats, so none was chosen. Start Ollama or pull a model, then patch config.model."
                     .into(),
             );
         } else {

@@ -53,7 +53,7 @@ impl Controller {
     /// # Errors
     /// `model_not_found`, `ollama_offline`, or what the server answered.
     pub async fn show_model(&self, model: &str) -> Result<ModelDetails, ControllerError> {
-        self.inner.inference.details(model).await.map(|details| (*details).clone())
+        self.inner.inference.show(model).await
     }
 
     /// Pulls a model to a server (none = the first that answers, a real one before a scripted one) and watches it. A

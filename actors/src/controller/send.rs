@@ -232,11 +232,14 @@ impl Controller {
         let needs = Needs::of_message(&record.config, send.think.as_ref(), send.images.len());
         let large = options.num_ctx.is_some_and(|asked| asked != DEFAULT_NUM_CTX);
         let inference = &self.inner.inference;
-        let model = inference.model_for(&record.config);
+        let model = match record.config.model.as_str() {
+            "" => inference.any_that_chats().await.unwrap_or_default(),
+            _ => inference.model_for(&record.config),
+        };
         // Learnt once per model; a server that does not know it says so when it is asked to answer.
         let details = async || match model.as_str() {
             "" => None,
-            named => inference.details(named).await.ok(),
+            named => inference.learnt(named).await,
         };
         if !needs.is_empty()
             && let Some(details) = details().await

@@ -208,6 +208,8 @@ impl Actor for GateActor {
         let told = standing(&server);
         let mut state = GateState { args, probing: Arc::default(), told, armed: None };
         state.probe(&me);
+        // A pause may have ended while nobody was there to say so.
+        state.args.gate.look();
         state.turned(&me);
         me.send_after(MOVED_EVERY, || GateMessage::MovedDue);
         Ok(state)

@@ -24,13 +24,36 @@ const LEARN: Duration = Duration::from_secs(1);
 /// How long details that could not be had are not asked for again, except by name.
 const UNSHOWN: Duration = Duration::from_secs(60);
 
+/// Models that are remembered as such.
+const MODELS: usize = 4096;
+
+/// What is kept of the details of a model: the rest may be megabytes, and there may be thousands of models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// What it can do; empty where its server does not say.
+    pub capabilities: Vec<String>,
+    /// Largest context in tokens.
+    pub context_length: Option<u32>,
+}
+
+impl Known {
+    fn of(details: &ModelDetails) -> Self {
+        Self { capabilities: details.capabilities.clone(), context_length: details.context_length }
+    }
+}
+
 /// Models whose details could not be had, each with when. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unshown(Arc<Mutex<HashMap<String, Instant>>>);
 
 impl Unshown {
     fn remember(&self, model: &str) {
-        self.0.lock().insert(model.to_owned(), Instant::now());
+        let mut failed = self.0.lock();
+        failed.retain(|_, at| at.elapsed() < UNSHOWN);
+        // Names may be made up by whoever asks. One that is not remembered is asked for again.
+        if failed.len() < MODELS || failed.contains_key(model) {
+            failed.insert(model.to_owned(), Instant::now());
+        }
     }
 
     /// Those that did not fail lately. What is too long ago is forgotten.
@@ -38,6 +61,10 @@ impl Unshown {
         let mut failed = self.0.lock();
         failed.retain(|_, at| at.elapsed() < UNSHOWN);
         models.filter(|model| !failed.contains_key(model)).collect()
+    }
+
+    fn has(&self, model: &str) -> bool {
+        self.0.lock().get(model).is_some_and(|at| at.elapsed() < UNSHOWN)
     }
 }
 
@@ -49,25 +76,53 @@ impl Inference {
         futures_util::future::join_all(stale.map(probe)).await;
     }
 
-    /// Details of a model, asked for once.
+    /// Everything that a server says of a model, asked for now.
     ///
     /// # Errors
     /// `model_not_found` where no server has it, `ollama_offline` where none can be asked.
-    pub async fn details(&self, model: &str) -> Result<Arc<ModelDetails>, Problem> {
+    pub async fn show(&self, model: &str) -> Result<ModelDetails, Problem> {
         let gate = self.route(model, &[]).ok_or_else(|| self.no_details(model))?;
-        if let Some(details) = gate.details(model) {
-            return Ok(details);
-        }
         let shown = tokio::time::timeout(PROBE_TIMEOUT, gate.spec.model.show(model)).await;
         match shown.unwrap_or(Err(ModelError::Timeout(Wait::FirstByte))) {
             Ok(details) => {
-                let details = Arc::new(details);
-                gate.keep_details(model, details.clone());
+                gate.keep_details(model, Known::of(&details));
                 Ok(details)
             }
             Err(error) => {
                 self.unshown.remember(model);
                 Err(model_problem(&error, model, &gate.spec.name))
+            }
+        }
+    }
+
+    /// What is used of the details of a model, asked for once.
+    ///
+    /// # Errors
+    /// As [`Self::show`].
+    pub async fn details(&self, model: &str) -> Result<Known, Problem> {
+        match self.route(model, &[]).and_then(|gate| gate.details(model)) {
+            Some(known) => Ok(known),
+            None => self.show(model).await.map(|details| Known::of(&details)),
+        }
+    }
+
+    /// The same for one who can do without: where they could not be had lately, they are not asked for again.
+    pub async fn learnt(&self, model: &str) -> Option<Known> {
+        let known = self.route(model, &[])?.details(model);
+        if known.is_some() || self.unshown.has(model) {
+            return known;
+        }
+        self.details(model).await.ok()
+    }
+
+    /// As [`Self::any_model`], having asked whether it can chat: a list need not say which models only embed.
+    pub async fn any_that_chats(&self) -> Option<String> {
+        let mut found = self.any_model()?;
+        loop {
+            self.learnt(&found).await;
+            match self.any_model()? {
+                same if same == found => return Some(same),
+                other => found = other,
             }
         }
     }
@@ -130,5 +185,22 @@ impl Inference {
         let per_gate =
             |g: &Arc<Gate>| g.loaded().into_iter().map(|l| (g.spec.name.clone(), l)).collect::<Vec<_>>();
         self.gates().iter().flat_map(per_gate).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_names_are_remembered_for_a_minute_and_not_without_end() {
+        let unshown = Unshown::default();
+        for n in 0..MODELS + 10 {
+            unshown.remember(&n.to_string());
+        }
+        assert_eq!(unshown.0.lock().len(), MODELS);
+        tokio::time::advance(UNSHOWN).await;
+        unshown.remember("m");
+        assert_eq!(unshown.0.lock().len(), 1);
     }
 }

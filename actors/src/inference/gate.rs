@@ -137,7 +137,8 @@ pub(crate) struct Gate {
     lists_too_many: AtomicBool,
     /// Told when somebody had to stand in line.
     stood: Notify,
-    /// Raised whenever the gate takes turns that it did not take before, or no longer takes any; turns that wait look again.
+    /// Raised whenever the gate takes turns that it did not take before, no longer takes any, or lists other models; turns that
+    /// wait look again.
     changed: watch::Sender<u64>,
 }
 
@@ -324,6 +325,8 @@ impl Gate {
             state.latency = Some(found.latency);
             let names: HashSet<_> = found.models.iter().map(|m| m.name.as_str()).collect();
             state.details.retain(|name, _| names.contains(name.as_str()));
+            let before: HashSet<_> = state.models.iter().map(|m| m.name.as_str()).collect();
+            state.lists += u64::from(before != names);
             state.missing.listed(&state.models, &found.models);
             state.models = found.models;
             state.loaded = found.loaded;

@@ -17,6 +17,8 @@ use crate::supervision::tidy_reason;
 const FAILURES: u32 = 3;
 /// The longest first pause; doubled with every further one until the model answers.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Models that failed within so long of each other failed in the same time. No pause is longer, so a model in one counts.
+const SAME_TIME: Duration = Duration::from_secs(60);
 /// Models that are remembered; the one whose last failure is oldest makes room.
 const MODELS: usize = 64;
 
@@ -116,10 +118,11 @@ impl ModelPauses {
         self.of(model, now).is_some()
     }
 
-    /// Models that failed since they answered last.
+    /// Models that failed lately and did not answer since.
     #[must_use]
-    pub fn failing(&self) -> usize {
-        self.failing.len()
+    pub fn failing(&self, now: Instant) -> usize {
+        let lately = |f: &&Failing| now.saturating_duration_since(f.last) <= SAME_TIME;
+        self.failing.values().filter(lately).count()
     }
 
     /// The pauses that are on, by model.
@@ -166,7 +169,7 @@ mod tests {
         assert!(pauses.is_paused("a", now) && !pauses.is_paused("b", now));
         assert_eq!(pauses.next_end(now), Some(now + S));
         pauses.answered("a");
-        assert_eq!((pauses.is_paused("a", now), pauses.turns(), pauses.failing()), (false, 2, 0));
+        assert_eq!((pauses.is_paused("a", now), pauses.turns(), pauses.failing(now)), (false, 2, 0));
     }
 
     #[test]
@@ -198,11 +201,21 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_failed_long_ago_does_not_fail_in_the_same_time_as_another_one() {
+        let (mut pauses, now) = (none(), Instant::now());
+        fails(&mut pauses, "deleted since", now);
+        fails(&mut pauses, "a", now + 60 * S);
+        assert_eq!(pauses.failing(now + 60 * S), 2);
+        fails(&mut pauses, "a", now + 61 * S);
+        assert_eq!(pauses.failing(now + 61 * S), 1);
+    }
+
+    #[test]
     fn models_without_end_are_not_remembered() {
         let (mut pauses, now) = (none(), Instant::now());
         for n in 0..1000u32 {
             fails(&mut pauses, &format!("m{n}"), now + n * S);
         }
-        assert_eq!(pauses.failing(), MODELS);
+        assert_eq!(pauses.failing.len(), MODELS);
     }
 }

@@ -3,12 +3,20 @@
 
 use futures_util::FutureExt;
 use gate::{ProbeResult, now};
+use ractor::Actor;
+use tokio_util::task::TaskTracker;
 
 use super::{queue::Class, *};
 use crate::{
-    domain::ids::{BotId, ConversationId},
+    broadcast::Hubs,
+    domain::ids::{BotId, ConversationId, Epoch},
+    history::{Backlog, History, StorageWatch},
     ports::chat_model::ModelSummary,
-    testkit::fakes::moody_model::{Mood, MoodyModel},
+    supervision::ActorSlot,
+    testkit::fakes::{
+        memory_store::MemoryStore,
+        moody_model::{Mood, MoodyModel},
+    },
 };
 
 const MODEL: &str = "m";
@@ -137,6 +145,66 @@ async fn details_are_asked_for_a_few_at_a_time_and_not_again_at_once_where_there
     assert_eq!(asked().await, 8);
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_the_details_of_a_model_only_what_is_used_is_kept_and_the_rest_is_fetched_for_who_wants_it() {
+    let model = Arc::new(MoodyModel::new(&[MODEL]));
+    model.has_context(8192);
+    let inference = of(vec![model.clone()], 512);
+    let known = Known { capabilities: vec![], context_length: Some(8192) };
+    assert_eq!(inference.show(MODEL).await.unwrap().context_length, Some(8192));
+    assert_eq!(inference.details(MODEL).await, Ok(known));
+    assert_eq!(model.shows(), 1);
+    model.has_context(4096);
+    assert_eq!(inference.show(MODEL).await.unwrap().context_length, Some(4096));
+    assert_eq!((model.shows(), inference.known_context(MODEL)), (2, Some(4096)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn details_of_a_model_named_without_its_tag_outlive_a_probe_and_a_failure_is_not_repeated_by_every_message()
+ {
+    let model = Arc::new(MoodyModel::new(&[MODEL]));
+    let inference = of(vec![model.clone()], 512);
+    let gate = inference.gates()[0].clone();
+    let probe = || gate.probed(lists(&["m:latest", "gone"]), now());
+    probe();
+    assert!(inference.learnt(MODEL).await.is_some());
+    probe();
+    for name in [MODEL, "m:latest"] {
+        assert!(inference.learnt(name).await.is_some() && inference.details(name).await.is_ok(), "{name}");
+    }
+    assert_eq!(model.shows(), 1);
+    for _ in 0..3 {
+        assert!(inference.learnt("gone").await.is_none());
+    }
+    assert_eq!(model.shows(), 2);
+    assert!(inference.details("gone").await.is_err());
+    assert_eq!(model.shows(), 3, "who asks for it by name is told anew");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert!(inference.learnt("gone").await.is_none());
+    assert_eq!(model.shows(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bot_without_a_model_is_given_none_that_only_embeds() {
+    let servers: Vec<_> =
+        [&["embed", "other"], &[MODEL, "last"]].map(|m| Arc::new(MoodyModel::new(m))).into();
+    let inference = of(servers.clone(), 512);
+    let lists = |names: [&str; 2], n: usize| inference.gates()[n].probed(lists(&names), now());
+    lists(["embed", "other"], 0);
+    lists([MODEL, "last"], 1);
+    assert_eq!(inference.any_model().as_deref(), Some("embed"), "its list does not say");
+    servers[0].is_able_to(&["embedding"]);
+    servers[1].is_able_to(&["completion", "tools"]);
+    assert_eq!(inference.any_that_chats().await.as_deref(), Some(MODEL));
+    assert_eq!(inference.any_model().as_deref(), Some(MODEL), "it is known now");
+    let asked = || [servers[0].shows(), servers[1].shows()];
+    assert_eq!(asked(), [2, 1]);
+    inference.any_that_chats().await;
+    assert_eq!(asked(), [2, 1], "once per model");
+    inference.gates()[1].probed(down(), now());
+    assert_eq!(inference.any_that_chats().await, None);
+}
+
 fn down() -> Result<ProbeResult, ModelError> {
     Err(ModelError::Unreachable("refused".into()))
 }
@@ -161,6 +229,53 @@ async fn who_waits_for_any_server_comes_to_its_line_in_the_order_of_his_coming_w
     assert_eq!(held.len(), 1);
     let line: Vec<_> = gate.line().into_iter().map(|(turn, ..)| turn).collect();
     assert_eq!(line, wants[1..].iter().map(|want| want.turn).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_any_server_comes_to_one_that_learns_his_model() {
+    let inference = inference(2, 512);
+    let [down_with_it, up_without] = [0, 1].map(|n| inference.gates()[n].clone());
+    down_with_it.probed(down(), now());
+    up_without.probed(lists(&["other"]), now());
+    let (want, any) = (want(1, Class::Api), Preference::new(MODEL, &[]));
+    let mut waits = Box::pin(inference.acquire(&want, &any, Claim::Nothing, drop));
+    assert!(waits.as_mut().now_or_never().is_none());
+    up_without.probed(lists(&["other", MODEL]), now());
+    assert_eq!(waits.await.unwrap().gate().unwrap().spec.name, "s1");
+}
+
+/// What an actor of this gate is started with.
+fn actor_of(gate: &Arc<Gate>, inference: &Inference) -> GateArgs {
+    let watch = StorageWatch::new(Arc::new(MemoryStore::new()), Duration::from_secs(5));
+    GateArgs {
+        gate: gate.clone(),
+        inference: inference.clone(),
+        hubs: Arc::new(Hubs::new(Epoch::new())),
+        history: History::new(ActorSlot::new(), Backlog::default(), watch),
+        tasks: TaskTracker::new(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_end_of_a_pause_is_let_in_by_an_actor_that_starts_after_it() {
+    let inference = inference(1, 512);
+    let gate = inference.gates()[0].clone();
+    let any = Preference::new(MODEL, &[]);
+    for _ in 0..5 {
+        let want = want(1, Class::Api);
+        let mut permit = inference.acquire(&want, &any, Claim::Nothing, drop).await.unwrap();
+        permit.failed(&ModelError::Failed("500".into()));
+    }
+    let want = want(1, Class::Api);
+    let mut waits = Box::pin(inference.acquire(&want, &any, Claim::Nothing, drop));
+    assert!(waits.as_mut().now_or_never().is_none());
+    tokio::time::advance(gate.next_look().unwrap() - now()).await;
+    assert!(waits.as_mut().now_or_never().is_none(), "nobody says that it is over");
+    let (actor, ended) = Actor::spawn(None, GateActor, actor_of(&gate, &inference)).await.unwrap();
+    let permit = tokio::time::timeout(Duration::from_secs(1), waits).await;
+    assert!(permit.unwrap().is_ok());
+    actor.stop(None);
+    ended.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

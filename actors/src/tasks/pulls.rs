@@ -66,7 +66,8 @@ impl Pulls {
         let mut all = self.0.lock();
         forget(&mut all, Timestamp::now());
         let server = gate.spec.name.as_str();
-        let here = || all.iter().filter(|p| p.runs() && p.gate.spec.name == server);
+        // Not by name: another server may have it by now.
+        let here = || all.iter().filter(|p| p.runs() && Arc::ptr_eq(&p.gate, gate));
         if let Some(pull) = here().find(|p| p.name == *name) {
             return Ok((pull.clone(), false));
         }

@@ -50,8 +50,9 @@ pub(super) async fn check(response: Response, model: &str) -> Result<Response, M
 fn refusal(status: StatusCode, body: &[u8], model: &str) -> ModelError {
     let message = message(status, body);
     match status {
+        // A path that the server does not know says "404 page not found"; a model may have a page in its name, too.
         StatusCode::NOT_FOUND
-            if !model.is_empty() && message.contains("not found") && !message.contains("page") =>
+            if !model.is_empty() && message.contains("not found") && !message.contains("page not found") =>
         {
             ModelError::ModelNotFound(model.to_owned())
         }
@@ -122,6 +123,11 @@ mod tests {
             said(404, "404 page not found"),
             ModelError::Refused { status: 404, message: "404 page not found".into() },
             "a wrong path is not a missing model"
+        );
+        assert_eq!(
+            said(404, r#"{"error":"model 'landing-page:7b' not found"}"#),
+            ModelError::ModelNotFound("m".into()),
+            "a page in its name"
         );
         assert_eq!(said(503, r#"{"error":"server busy"}"#), ModelError::Busy("server busy".into()));
         assert_eq!(said(429, ""), ModelError::Busy("Too Many Requests".into()));

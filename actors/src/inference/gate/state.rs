@@ -10,13 +10,14 @@ use super::{Comes, Waiter, is_called, missing::Missing, now};
 use crate::{
     domain::{model::ServerState, time::Timestamp},
     inference::{
+        Known,
         breaker::{Breaker, BreakerRules, BreakerState, Verdict},
         pauses::ModelPauses,
         queue::FairQueue,
         service_times::ServiceTimes,
         slots::AdaptiveSlots,
     },
-    ports::chat_model::{LoadedModel, ModelDetails, ModelError, ModelSummary},
+    ports::chat_model::{LoadedModel, ModelError, ModelSummary},
 };
 
 /// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
@@ -31,8 +32,11 @@ pub(super) struct State {
     pub(super) version: Option<String>,
     pub(super) latency: Option<Duration>,
     pub(super) models: Vec<ModelSummary>,
+    /// Raised whenever its list names other models than the one before.
+    pub(super) lists: u64,
     pub(super) loaded: Vec<LoadedModel>,
-    pub(super) details: HashMap<String, Arc<ModelDetails>>,
+    /// By the name that it lists.
+    pub(super) details: HashMap<String, Known>,
     pub(super) refreshed: Option<Instant>,
     /// When a turn was answered last.
     pub(super) answered: Option<Instant>,
@@ -69,6 +73,7 @@ impl State {
             version: None,
             latency: None,
             models: vec![],
+            lists: 0,
             loaded: vec![],
             details: HashMap::new(),
             refreshed: None,
@@ -112,7 +117,7 @@ impl State {
 
     /// What others have to hear of.
     pub(super) fn standing(&self) -> (ServerState, u64, Option<Instant>) {
-        let turns = self.breaker.turns() + self.pauses.turns() + self.missing.turns();
+        let turns = self.breaker.turns() + self.pauses.turns() + self.missing.turns() + self.lists;
         (self.server_state(), turns, self.held_until)
     }
 
@@ -141,8 +146,8 @@ impl State {
                 }
             }
         }
-        // While a second model fails as well, it is the server.
-        if self.pauses.failing() > 1 { Verdict::Failed } else { Verdict::Unclear }
+        // Where a second model fails in the same time, it is the server.
+        if self.pauses.failing(now()) > 1 { Verdict::Failed } else { Verdict::Unclear }
     }
 
     pub(super) fn turn(&mut self, up: bool) {
@@ -172,6 +177,12 @@ impl State {
     /// Whether its list names the model.
     pub(super) fn names(&self, model: &str) -> bool {
         self.models.iter().any(|m| is_called(&m.name, model))
+    }
+
+    /// What is known of a model, whose tag may be left out.
+    pub(super) fn details_of(&self, model: &str) -> Option<&Known> {
+        // Not by way of the list, which may be long.
+        self.details.get(model).or_else(|| self.details.get(&format!("{model}:latest")))
     }
 
     pub(super) fn is_loaded(&self, model: &str) -> bool {

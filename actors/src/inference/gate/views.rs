@@ -1,9 +1,6 @@
 //! What a gate shows: to the choice among servers, to those who wait, to the outside.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Gate, State, Want, is_called, now};
 use crate::{
@@ -16,10 +13,11 @@ use crate::{
         turn::QueuePlace,
     },
     inference::{
+        Known,
         blocked::Blocked,
         routing::{ModelAt, ServerView},
     },
-    ports::chat_model::{LoadedModel, ModelDetails, ModelSummary},
+    ports::chat_model::{LoadedModel, ModelSummary},
 };
 
 /// A foretold wait is told anew when it differs by more than this share of it, and by more than a second.
@@ -198,12 +196,22 @@ impl Gate {
         self.state.lock().models.clone()
     }
 
+    /// The first model of its list that can chat, or may be able to.
+    pub fn first_that_chats(&self) -> Option<String> {
+        let state = self.state.lock();
+        let chats = |m: &&ModelSummary| {
+            let known = state.details.get(&m.name).map_or(&m.capabilities, |details| &details.capabilities);
+            known.is_empty() || known.iter().any(|ability| ability == "completion")
+        };
+        state.models.iter().find(chats).map(|m| m.name.clone())
+    }
+
     /// The largest context of a model, as far as it told.
     pub fn context_length(&self, model: &str) -> Option<u32> {
         let state = self.state.lock();
         let listed =
             || state.models.iter().find(|m| is_called(&m.name, model)).and_then(|m| m.context_length);
-        state.details.get(model).and_then(|details| details.context_length).or_else(listed)
+        state.details_of(model).and_then(|details| details.context_length).or_else(listed)
     }
 
     /// The family of a model that it lists.
@@ -216,12 +224,15 @@ impl Gate {
         self.state.lock().loaded.clone()
     }
 
-    pub fn details(&self, model: &str) -> Option<Arc<ModelDetails>> {
-        self.state.lock().details.get(model).cloned()
+    pub fn details(&self, model: &str) -> Option<Known> {
+        self.state.lock().details_of(model).cloned()
     }
 
-    pub fn keep_details(&self, model: &str, details: Arc<ModelDetails>) {
-        self.state.lock().details.insert(model.to_owned(), details);
+    /// Keeps them as long as the model is listed.
+    pub fn keep_details(&self, model: &str, details: Known) {
+        let mut state = self.state.lock();
+        let listed = state.models.iter().find(|m| is_called(&m.name, model)).map(|m| m.name.clone());
+        state.details.insert(listed.unwrap_or_else(|| model.to_owned()), details);
     }
 
     /// As shown outside. The wait is that of a new turn with a model of usual length that is in memory.

@@ -150,31 +150,45 @@ async fn a_shutdown_ends_what_runs_and_closes_its_connection() {
     assert_eq!(stage.pull("other").await.unwrap_err().code, Code::ShuttingDown);
 }
 
-#[tokio::test]
-async fn only_so_many_ended_pulls_are_listed_and_none_for_ever() {
-    let stage = Stage::start().await;
-    let watch = stage.pull("runs").await.unwrap();
-    let pulls = Pulls::default();
-    let gate = Arc::new(Gate::new(
-        ServerSpec {
-            name: "x".into(),
-            url: String::new(),
-            slots: 1,
-            simulated: false,
-            model: stage.hand.clone(),
-        },
-        InferenceLimits::default(),
-        watch::Sender::new(0),
-    ));
-    let audit = AuditEntry {
+/// A server called `x`.
+fn gate(hand: &Arc<HandModel>) -> Arc<Gate> {
+    let spec =
+        ServerSpec { name: "x".into(), url: String::new(), slots: 1, simulated: false, model: hand.clone() };
+    Arc::new(Gate::new(spec, InferenceLimits::default(), watch::Sender::new(0)))
+}
+
+fn audit() -> AuditEntry {
+    AuditEntry {
         at: Timestamp::now(),
         actor: String::new(),
         action: String::new(),
         target: String::new(),
         reason: None,
         detail: Map::new(),
+    }
+}
+
+#[test]
+fn a_pull_to_a_server_that_took_the_name_of_another_one_is_one_of_its_own() {
+    let (pulls, hand) = (Pulls::default(), Arc::new(HandModel::default()));
+    let [before, after] = [gate(&hand), gate(&hand)];
+    let join = |gate| {
+        let (pull, new) = pulls.join(&"new".parse().unwrap(), gate, audit()).unwrap();
+        (pull.id, new)
     };
-    let join = |n: usize| pulls.join(&format!("m{n}").parse().unwrap(), &gate, audit.clone()).unwrap().0;
+    let (first, _) = join(&before);
+    let (second, new) = join(&after);
+    assert!(new && second != first);
+    assert_eq!((join(&before), join(&after)), ((first, false), (second, false)));
+}
+
+#[tokio::test]
+async fn only_so_many_ended_pulls_are_listed_and_none_for_ever() {
+    let stage = Stage::start().await;
+    let watch = stage.pull("runs").await.unwrap();
+    let pulls = Pulls::default();
+    let gate = gate(&stage.hand);
+    let join = |n: usize| pulls.join(&format!("m{n}").parse().unwrap(), &gate, audit()).unwrap().0;
     let running = join(1000);
     for n in 0..ENDED + 20 {
         join(n).end(PullState::Cancelled, None);

@@ -31,6 +31,7 @@ pub struct MoodyModel {
     state: Mutex<(Mood, usize)>,
     shows: AtomicUsize,
     context: Mutex<Option<u32>>,
+    abilities: Mutex<Vec<String>>,
 }
 
 impl MoodyModel {
@@ -44,12 +45,18 @@ impl MoodyModel {
             state: Mutex::new((Mood::Well, 0)),
             shows: AtomicUsize::new(0),
             context: Mutex::default(),
+            abilities: Mutex::default(),
         }
     }
 
     /// Its models have so large a context; it says so where one is shown.
     pub fn has_context(&self, tokens: u32) {
         *self.context.lock() = Some(tokens);
+    }
+
+    /// Its models can do this; it says so where one is shown.
+    pub fn is_able_to(&self, abilities: &[&str]) {
+        *self.abilities.lock() = abilities.iter().map(|&ability| ability.to_owned()).collect();
     }
 
     /// Changes its mood.
@@ -112,7 +119,8 @@ impl ChatModel for MoodyModel {
         match self.models.iter().any(|name| name == model) {
             true => {
                 let context_length = *self.context.lock();
-                Ok(ModelDetails { capabilities: vec![], context_length, raw: serde_json::Value::Null })
+                let capabilities = self.abilities.lock().clone();
+                Ok(ModelDetails { capabilities, context_length, raw: serde_json::Value::Null })
             }
             false => Err(ModelError::ModelNotFound(model.into())),
         }
