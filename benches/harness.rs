@@ -92,10 +92,18 @@ pub fn folder() -> tempfile::TempDir {
 
 /// What the disk takes for an appended page of 4 KiB and an fdatasync: the raw limit under every durable answer. In ms.
 pub fn fsync(folder: &Path) -> Vec<f64> {
+    fsync_paced(folder, 100, Duration::ZERO)
+}
+
+/// So many of them, with a pause before each.
+pub fn fsync_paced(folder: &Path, count: usize, pause: Duration) -> Vec<f64> {
     let mut file = fs::File::create(folder.join("fsync")).unwrap();
     let page = [7; 4096];
-    (0..100)
+    (0..count)
         .map(|_| {
+            if !pause.is_zero() {
+                process::pause(pause);
+            }
             let start = Instant::now();
             file.write_all(&page).unwrap();
             file.sync_data().unwrap();

@@ -183,7 +183,7 @@ impl BotActorState {
     async fn keep(
         &mut self,
         me: &ActorRef<BotMessage>,
-        mut job: TurnJob,
+        mut job: Box<TurnJob>,
         go: Option<oneshot::Sender<Arc<Path>>>,
     ) -> Result<(), ActorProcessingErr> {
         let (id, conversation, leaf) = {

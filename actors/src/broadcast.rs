@@ -9,6 +9,7 @@ mod hub;
 mod hubs;
 mod live;
 pub mod reader;
+mod recent;
 mod replay;
 
 pub(crate) use hub::{Attached, Hub};

@@ -302,7 +302,7 @@ impl BotActorState {
         let waits = (!begins && prepared.place != Place::Now).then(oneshot::channel);
         let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
         let unsaved = context.history.backlog().unsaved();
-        let job = TurnJob {
+        let job = Box::new(TurnJob {
             context,
             bot: me.clone(),
             shared: TurnShared::new(turn, message, live),
@@ -325,7 +325,7 @@ impl BotActorState {
             tightened: 0,
             rounds: Rounds::default(),
             unsaved,
-        };
+        });
         self.keep(me, job, go).await
     }
 }

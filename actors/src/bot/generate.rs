@@ -62,13 +62,19 @@ enum Next {
 
 impl TurnJob {
     pub(super) async fn generate(&mut self) -> End {
-        let (mut permit, mut plan) = match self.begun.take() {
+        let (permit, plan) = match self.begun.take() {
             Some(begun) => begun,
             None => match self.begin().await {
                 Ok(begun) => begun,
                 Err(end) => return end,
             },
         };
+        // Boxed: hundreds wait for each that is here, and they hold no room for it.
+        Box::pin(self.answer(permit, plan)).await
+    }
+
+    /// Asks, with a slot, until there is an answer or nobody left to ask.
+    async fn answer(&mut self, mut permit: SlotPermit, mut plan: Plan) -> End {
         let mut attempts = Attempts { preference: self.preference(), ..Attempts::default() };
         loop {
             let Some(gate) = permit.gate().cloned() else { return End::Abandoned };

@@ -186,7 +186,7 @@ impl BotActorState {
         let waits = (talk.lane.place(usize::MAX) != Place::Now).then(oneshot::channel);
         let (go, gone) = waits.map_or((None, None), |(sender, receiver)| (Some(sender), Some(receiver)));
         let unsaved = context.history.backlog().unsaved();
-        let job = TurnJob {
+        let job = Box::new(TurnJob {
             context,
             bot: me.clone(),
             shared: TurnShared::new(turn, message, live),
@@ -212,7 +212,7 @@ impl BotActorState {
             tightened: 0,
             rounds: Rounds::default(),
             unsaved,
-        };
+        });
         self.keep(me, job, go).await?;
         // More may have been said behind it than turns.
         if let Some(talk) = self.talks.get_mut(&conversation) {

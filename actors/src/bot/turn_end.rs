@@ -54,7 +54,7 @@ fn submit_end(entry: &BotEntry, history: &History, turn: Turn, reply: Message) -
 
 impl TurnJob {
     /// Lets go of a turn that ended without this task, and tells whoever waits for it.
-    async fn let_go(self) {
+    async fn let_go(self: Box<Self>) {
         let mut turn = self.turn();
         let _ = self.bot.cast(BotMessage::TurnGone { turn: turn.id });
         self.shared.live.seal();
@@ -107,7 +107,7 @@ impl TurnJob {
         Some((turn, reply))
     }
 
-    pub(super) async fn finish(mut self, end: End) {
+    pub(super) async fn finish(mut self: Box<Self>, end: End) {
         // What is on its way comes before the end.
         let end = match self.settle().await {
             Ok(()) => end,
@@ -137,7 +137,7 @@ impl TurnJob {
             leaf: reply.id,
             parent: self.shared.message.parent_id,
             entries,
-            path: self.path,
+            path: self.path.take(),
         });
         // Nothing is lost while this task lives: it tries until the database is back.
         let mut decided = context.history.persist(submitted).await;

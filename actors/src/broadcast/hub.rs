@@ -37,6 +37,14 @@ struct State {
     running: Vec<Arc<LiveReply>>,
 }
 
+impl State {
+    fn drop_oldest(&mut self) {
+        if let Some((_, old)) = self.recent.pop_front() {
+            self.recent_bytes -= old.data.len();
+        }
+    }
+}
+
 /// Where a reader stands that was just attached.
 #[derive(Debug)]
 pub(crate) struct Attached {
@@ -106,9 +114,7 @@ impl Hub {
         state.recent_bytes += event.data.len();
         while state.recent.len() > KEEP_EVENTS || (state.recent_bytes > KEEP_BYTES && state.recent.len() > 1)
         {
-            if let Some((_, old)) = state.recent.pop_front() {
-                state.recent_bytes -= old.data.len();
-            }
+            state.drop_oldest();
         }
         if let Some(turn) = event.ends {
             state.running.retain(|live| live.turn_id() != turn);
@@ -133,6 +139,17 @@ impl Hub {
                 return;
             }
             moved.await;
+        }
+    }
+
+    /// All hubs together keep too much: events up to this one are left to the record.
+    pub fn let_go(&self, seq: u64) {
+        let mut state = self.state.lock();
+        while state.recent.front().is_some_and(|(oldest, _)| *oldest <= seq) {
+            state.drop_oldest();
+        }
+        if state.recent.is_empty() {
+            state.recent = VecDeque::new();
         }
     }
 

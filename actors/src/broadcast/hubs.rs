@@ -12,7 +12,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::{hub::Hub, live::LiveReply};
+use super::{hub::Hub, live::LiveReply, recent::Recent};
 use crate::domain::{
     event::{CommittedEvent, QueueMoved, Topic, TurnEnd},
     ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
@@ -31,6 +31,7 @@ pub(crate) type EndReceiver = watch::Receiver<Option<Arc<TurnEnd>>>;
 pub(crate) struct Hubs {
     epoch: Epoch,
     hubs: RwLock<HashMap<Topic, Arc<Hub>>>,
+    recent: Mutex<Recent>,
     ended: Mutex<VecDeque<TurnId>>,
     live: RwLock<HashMap<TurnId, Arc<LiveReply>>>,
     waiters: Mutex<HashMap<TurnId, watch::Sender<Option<Arc<TurnEnd>>>>>,
@@ -42,6 +43,7 @@ impl Hubs {
         Self {
             epoch,
             hubs: RwLock::default(),
+            recent: Mutex::default(),
             ended: Mutex::default(),
             live: RwLock::default(),
             waiters: Mutex::default(),
@@ -77,6 +79,7 @@ impl Hubs {
             for (topic, seq) in &event.seqs {
                 self.hub(topic).publish(*seq, &event);
             }
+            self.keep(&event);
             self.published.fetch_add(1, Ordering::Relaxed);
             if let Some(turn) = event.ends {
                 self.live.write().remove(&turn);
@@ -91,8 +94,19 @@ impl Hubs {
         }
     }
 
+    /// Keeps it for readers that come back, and lets the oldest go where all hubs together keep too much.
+    fn keep(&self, event: &Arc<CommittedEvent>) {
+        let over = self.recent.lock().push(event.clone());
+        for (topic, seq) in over.iter().flat_map(|old| &old.seqs) {
+            if let Some(hub) = self.existing(topic) {
+                hub.let_go(*seq);
+            }
+        }
+    }
+
     /// Messages were deleted, so no buffer may hold them any longer. Events share topics: all buffers go.
     pub fn forget_recent(&self) {
+        *self.recent.lock() = Recent::default();
         for hub in self.hubs.read().values() {
             hub.forget_recent();
         }

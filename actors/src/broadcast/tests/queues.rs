@@ -1,7 +1,10 @@
 //! Queues of single readers and buffers of single hubs: joining, replay, overflow, detaching.
 
 use super::*;
-use crate::{broadcast::hub::KEEP_EVENTS, ports::history_store::Span};
+use crate::{
+    broadcast::{hub::KEEP_EVENTS, recent::KEEP_ALL_BYTES},
+    ports::history_store::Span,
+};
 
 #[test]
 fn text_that_waits_is_joined_within_its_kind_only() {
@@ -282,4 +285,36 @@ async fn an_event_that_is_stored_but_not_published_yet_is_waited_for() {
     assert!(futures_util::poll!(&mut waits).is_pending());
     hub.publish(3, &committed(&stage.topic, 3, None));
     waits.await;
+}
+
+#[test]
+fn all_hubs_together_keep_the_newest_events_and_leave_the_rest_to_the_record() {
+    let hubs = Hubs::new(Epoch::new());
+    let data: Arc<str> = "x".repeat(32 * 1024).into();
+    let topics: Vec<_> =
+        (0..200).map(|_| [Topic::Conversation(ConversationId::new()), Topic::Turn(TurnId::new())]).collect();
+    let say = |of: &[Topic; 2], seq| {
+        let mut event = CommittedEvent::clone(&committed(&of[0], seq, None));
+        event.data = data.clone();
+        event.seqs.push((of[1].clone(), seq));
+        hubs.publish(vec![event]);
+    };
+    topics.iter().for_each(|of| say(of, 1));
+    let kept = Arc::strong_count(&data) - 1;
+    assert!(kept <= KEEP_ALL_BYTES / data.len() && kept > KEEP_ALL_BYTES / data.len() / 10 * 9, "{kept}");
+    let comes_back =
+        |topic: &Topic, after| hubs.hub(topic).attach(Reader::new().queue(), Some(after)).recovery;
+    for (n, topic) in topics.iter().enumerate().flat_map(|(n, of)| of.iter().map(move |topic| (n, topic))) {
+        let span = Span { after: 0, through: 1 };
+        let expected = if n < 200 - kept { Recovery::Record(span) } else { Recovery::Buffer };
+        assert_eq!(comes_back(topic, 0), expected, "{n}");
+    }
+    // What was let go leaves no gap in front of what comes next.
+    say(&topics[0], 2);
+    let cases = [(0, Recovery::Record(Span { after: 0, through: 2 })), (1, Recovery::Buffer)];
+    for (after, recovery) in cases {
+        assert_eq!(comes_back(&topics[0][0], after), recovery);
+    }
+    hubs.forget_recent();
+    assert_eq!(Arc::strong_count(&data), 1, "what is deleted is kept nowhere");
 }
