@@ -37,6 +37,7 @@ mod blocked;
 pub mod breaker;
 mod catalogue;
 pub(crate) mod gate;
+pub mod outlook;
 pub mod pauses;
 mod preference;
 pub mod queue;
@@ -189,14 +190,14 @@ impl Inference {
         first(false).or_else(|| first(true))
     }
 
-    /// A slot at once, if one is free and nobody waits.
-    pub fn try_acquire(&self, model: &str) -> Option<SlotPermit> {
+    /// A slot for this turn at once, if one is free and nobody waits.
+    pub fn try_acquire(&self, turn: TurnId, model: &str) -> Option<SlotPermit> {
         if self.closed.load(Ordering::Acquire) {
             return None;
         }
         let seen = *self.changed.borrow();
         self.let_in(seen);
-        self.route(model, &[])?.try_acquire(model)
+        self.route(model, &[])?.try_acquire(turn, model)
     }
 
     /// Room in a line for a message that is not stored yet.

@@ -183,7 +183,7 @@ impl BotActorState {
             let plan = window::plan(config, &options, path, &probe, behind, estimator, summary.as_deref())
                 .map_err(problem)?;
             used = plan.usage.used;
-            begun = inference.try_acquire(&model).map(|permit| (permit, plan));
+            begun = inference.try_acquire(incoming.turn, &model).map(|permit| (permit, plan));
         }
         let claim = match (&begun, place) {
             (Some(_), _) => Claim::Nothing,

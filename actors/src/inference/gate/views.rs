@@ -17,13 +17,14 @@ use crate::{
     },
     inference::{
         blocked::Blocked,
+        outlook::Outlook,
         routing::{ModelAt, ServerView},
     },
     ports::chat_model::{LoadedModel, ModelDetails, ModelSummary},
 };
 
-/// A foretold wait is told anew when it differs by more than this share of it, and by more than a second.
-const ETA_MOVED: f64 = 0.2;
+/// A foretold wait is told anew when it differs by more than this share of it, and by at least a second.
+const ETA_MOVED: f64 = 0.05;
 /// When to come back where the line is full and nothing was measured yet, in seconds.
 const COME_BACK: f64 = 5.0;
 /// And the longest time that is asked for.
@@ -105,15 +106,14 @@ impl Gate {
             false => ModelAt::Absent,
         };
         let waiting = state.line.len() + state.coming;
-        let position = if waiting == 0 && state.has_room(now) { 0 } else { waiting + 1 };
         ServerView {
             name: &self.spec.name,
             state: state.server_state(),
             admits: state.breaker.admits(now) && !state.pauses.is_paused(model, now),
             model: at,
             full: state.taken() >= self.limit,
-            wait: state.times.eta(model, at == ModelAt::Loaded, position, state.slots.now()),
-            turns: state.busy.saturating_add(count(waiting)),
+            wait: state.outlook().nth(model, at == ModelAt::Loaded, waiting + 1),
+            turns: state.busy().saturating_add(count(waiting)),
             slots: state.slots.now(),
         }
     }
@@ -124,7 +124,7 @@ impl Gate {
         let now = now();
         let open =
             state.line.is_empty() && state.has_room(now) && state.breaker.state() == BreakerState::Closed;
-        if open { state.slots.now() - state.busy } else { 0 }
+        if open { state.slots.now() - state.busy() } else { 0 }
     }
 
     /// Those who wait, the next one first: each with its model, and the servers that failed it with that.
@@ -139,7 +139,7 @@ impl Gate {
 
     /// The refusal of one who came too late for a place. He may come back when about a tenth of the line has moved on.
     pub(super) fn full(&self, state: &State, model: &str) -> Problem {
-        let moved_on = state.times.eta(model, true, (self.limit / 10).max(1), state.slots.now());
+        let moved_on = state.outlook().nth(model, true, (self.limit / 10).max(1));
         let seconds = moved_on.map_or(COME_BACK, |eta| eta.as_secs_f64()).clamp(1.0, COME_BACK_MAX);
         Problem::new(
             Code::InferenceQueueFull,
@@ -162,18 +162,18 @@ impl Gate {
     /// Place that a turn would get.
     pub fn next_place(&self, want: &Want) -> QueuePlace {
         let state = self.state.lock();
-        let ahead = if state.line.is_empty() { 0 } else { state.line.position_for(&want.request(())) - 1 };
-        let position = ahead + state.coming.max(1);
-        let eta = state.times.eta(&want.model, state.is_loaded(&want.model), position, state.slots.now());
-        QueuePlace { position: count(position), eta_s: eta.map(tenths), offline: None }
+        let before = if state.line.is_empty() { vec![] } else { state.line.before(&want.request(())) };
+        let mut outlook = state.outlook();
+        state.begins(&mut outlook, &before);
+        // Itself included; of the others that come it is not known what they want.
+        let coming = state.coming.max(1);
+        let eta = outlook.nth(&want.model, state.is_loaded(&want.model), coming);
+        QueuePlace { position: count(before.len() + coming), eta_s: eta.map(tenths), offline: None }
     }
 
-    /// Places that changed since they were told.
+    /// Places and waits that are not any more what was told: waits get shorter by themselves.
     pub fn moved(&self) -> Vec<(ConversationId, QueueMoved)> {
         let mut state = self.state.lock();
-        if !std::mem::take(&mut state.moved) {
-            return vec![];
-        }
         let mut moved = vec![];
         for (turn_id, place) in state.places() {
             let Some(waiter) = state.line.payload_mut(turn_id) else { continue };
@@ -228,8 +228,6 @@ impl Gate {
     pub fn server(&self) -> Server {
         let state = self.state.lock();
         let waiting = state.line.len();
-        let slots = state.slots.now();
-        let position = if waiting == 0 && state.has_room(now()) { 0 } else { waiting + 1 };
         let next_probe = state.silence.1.filter(|_| !state.up);
         let reason = state.breaker.reason().or(state.silence.0.as_ref().filter(|_| !state.up));
         let paused = state.pauses.paused(now()).into_iter();
@@ -252,11 +250,11 @@ impl Gate {
                 reason: reason.map(|reason| reason.to_string()),
                 paused_models,
             },
-            slots: Slots { total: slots, busy: state.busy },
+            slots: Slots { total: state.slots.now(), busy: state.busy() },
             queue: QueueDepth {
                 depth: count(waiting),
                 limit: count(self.limit),
-                eta_s: state.times.eta("", true, position, slots).map(tenths),
+                eta_s: state.outlook().nth("", true, waiting + 1).map(tenths),
             },
             since: state.since,
         }
@@ -267,8 +265,7 @@ impl State {
     /// Everybody in the line in the order in which slots will be given out.
     fn places(&self) -> Vec<(TurnId, QueuePlace)> {
         let order = self.line.positions();
-        let models = order.iter().filter_map(|turn| self.line.get(*turn)).map(|r| r.payload.model.as_str());
-        let etas = self.times.etas(models.map(|model| (model, self.is_loaded(model))), self.slots.now());
+        let etas = self.begins(&mut self.outlook(), &order);
         let places = (1..).zip(etas).map(|(position, eta)| QueuePlace {
             position,
             eta_s: eta.map(tenths),
@@ -276,11 +273,17 @@ impl State {
         });
         order.iter().copied().zip(places).collect()
     }
+
+    /// When these of the line begin to be answered, one after the other.
+    fn begins(&self, outlook: &mut Outlook<'_>, line: &[TurnId]) -> Vec<Option<Duration>> {
+        let models = line.iter().filter_map(|turn| self.line.get(*turn)).map(|r| r.payload.model.as_str());
+        models.map(|model| outlook.next(model, self.is_loaded(model), Duration::ZERO)).collect()
+    }
 }
 
 fn is_near(told: QueuePlace, place: QueuePlace) -> bool {
     let near = match (told.eta_s, place.eta_s) {
-        (Some(told), Some(eta)) => (told - eta).abs() <= (told * ETA_MOVED).max(1.0),
+        (Some(told), Some(eta)) => (told - eta).abs() < (told * ETA_MOVED).max(1.0),
         (told, eta) => told.is_none() && eta.is_none(),
     };
     told.position == place.position && told.offline == place.offline && near
