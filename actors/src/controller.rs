@@ -68,6 +68,7 @@ mod tests {
     mod servers;
     mod summaries;
     mod tools;
+    mod waits;
 }
 
 pub use builder::Builder;

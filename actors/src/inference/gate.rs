@@ -49,6 +49,7 @@ pub(crate) use permit::{Claim, Comes, SlotPermit, Ticket};
 use permit::{PutBack, Reserved};
 use state::State;
 pub(in crate::inference) use views::count;
+pub(crate) use views::is_near;
 
 /// Models of one server that are used; the first ones of its list.
 const MODELS: usize = 4096;
@@ -257,7 +258,7 @@ impl Gate {
         let (permit, receiver) = oneshot::channel();
         let conversation = (want.class != Class::Background).then_some(want.conversation);
         let (model, tried) = (want.model.clone(), want.tried.clone());
-        let waiter = Waiter { conversation, model, tried, permit, told: want.told };
+        let waiter = Waiter { conversation, model, tried, permit, told: want.told.clone() };
         let deadline = want.deadline.or_else(|| Some(now() + self.queue_wait?));
         let request = Request { deadline, ..want.request(waiter) };
         let stands = self.with(|state| {

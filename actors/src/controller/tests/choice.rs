@@ -212,7 +212,7 @@ async fn while_no_server_answers_turns_wait_in_order_and_say_until_when() {
     let server = &house.tree.servers()[0];
     assert!(server.breaker.retry_at.is_some() && server.breaker.reason.is_some(), "{server:?}");
     let (first, second) = (house.send(0).await, house.send(1).await);
-    let told = first.turn.queue.unwrap();
+    let told = first.turn.queue.clone().unwrap();
     let wait = |o: crate::domain::turn::Offline| o.gives_up_at.0 - o.offline_since.0;
     assert_eq!((told.position, told.offline.map(wait)), (1, Some(30_000_000)));
     until(async || house.tree.turn(second.turn.id).await.unwrap().queue.is_some_and(|q| q.position == 2))

@@ -56,6 +56,7 @@ pub(super) struct State {
     pub(super) answered: Option<Instant>,
     /// Who holds a slot.
     pub(super) running: Vec<Running>,
+    /// Numbers the slots that were given out.
     slots_given: u64,
     /// Turns that were let in while their acceptance is stored; they come to the line in a moment.
     pub(super) coming: usize,

@@ -202,7 +202,7 @@ async fn places_and_waits_are_told_when_they_changed_and_follow_what_was_measure
     running.done(None);
     drop(running);
     let mut running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
-    let place = |position, eta_s: f64| QueuePlace { position, eta_s: Some(eta_s), offline: None };
+    let place = |position, eta_s| QueuePlace::new(position, Some(Duration::from_secs_f64(eta_s))).at("a");
     let mut second = want(2);
     assert_eq!(gate.next_place(&second), place(1, 4.0));
     let _first = join(&gate, 1);

@@ -13,7 +13,7 @@ use crate::{
         model::{BreakerState, BreakerView, PausedModel, QueueDepth, Server, Slots},
         problem::{Code, Problem},
         time::Timestamp,
-        turn::QueuePlace,
+        turn::{QueuePlace, seconds},
     },
     inference::{
         blocked::Blocked,
@@ -156,7 +156,8 @@ impl Gate {
     pub fn place(&self, turn: TurnId) -> Option<QueuePlace> {
         let state = self.state.lock();
         state.line.get(turn)?;
-        state.places().into_iter().find(|(id, _)| *id == turn).map(|(_, place)| place)
+        let (_, place) = state.places().into_iter().find(|(id, _)| *id == turn)?;
+        Some(place.at(&self.spec.name))
     }
 
     /// Place that a turn would get.
@@ -168,23 +169,60 @@ impl Gate {
         // Itself included; of the others that come it is not known what they want.
         let coming = state.coming.max(1);
         let eta = outlook.nth(&want.model, state.is_loaded(&want.model), coming);
-        QueuePlace { position: count(before.len() + coming), eta_s: eta.map(tenths), offline: None }
+        QueuePlace::new(count(before.len() + coming), eta).at(&self.spec.name)
+    }
+
+    /// When a turn that runs or waits here is expected to give its slot back.
+    pub fn end_of(&self, turn: TurnId) -> Option<Duration> {
+        let state = self.state.lock();
+        if let Some(running) = state.running.iter().find(|running| running.turn == turn) {
+            return state.times.left(&running.model, running.held_for(now()));
+        }
+        let held = state.times.held(&state.line.get(turn)?.payload.model)?;
+        let line = state.line.positions();
+        let begins = state.begins(&mut state.outlook(), &line);
+        let begins = line.iter().zip(begins).find(|(other, _)| **other == turn)?.1;
+        begins?.checked_add(held)
+    }
+
+    /// Expected waits of turns that come here one after the other, each when the one before it has ended; the first one when
+    /// what it stands behind has: at `ends`, or, where that is not known, after a turn of its like that is still to come here.
+    pub fn waits_behind(&self, ends: Option<Duration>, waiting: &[&Want]) -> Vec<Option<Duration>> {
+        let Some(first) = waiting.first() else { return vec![] };
+        let state = self.state.lock();
+        let before = if state.line.is_empty() { vec![] } else { state.line.before(&first.request(())) };
+        let mut outlook = state.outlook();
+        state.begins(&mut outlook, &before);
+        // Whoever goes before in the conversation has loaded the model.
+        let mut next = |model: &str, after| {
+            let begins = outlook.next(model, true, after)?;
+            Some((begins, begins.saturating_add(state.times.held(model)?)))
+        };
+        let mut after = ends.or_else(|| next(&first.model, Duration::ZERO).map(|(_, ends)| ends));
+        let one = |want: &&Want| {
+            let (begins, ends) = next(&want.model, after?)?;
+            after = Some(ends);
+            Some(begins)
+        };
+        waiting.iter().map(one).collect()
     }
 
     /// Places and waits that are not any more what was told: waits get shorter by themselves.
     pub fn moved(&self) -> Vec<(ConversationId, QueueMoved)> {
         let mut state = self.state.lock();
+        if state.line.is_empty() {
+            return vec![];
+        }
         let mut moved = vec![];
         for (turn_id, place) in state.places() {
             let Some(waiter) = state.line.payload_mut(turn_id) else { continue };
             let Some(conversation) = waiter.conversation else { continue };
-            if waiter.told.is_some_and(|told| is_near(told, place)) {
+            let place = place.at(&self.spec.name);
+            if waiter.told.as_ref().is_some_and(|told| is_near(told, &place)) {
                 continue;
             }
-            waiter.told = Some(place);
-            let QueuePlace { position, eta_s, offline } = place;
-            let server = self.spec.name.clone();
-            moved.push((conversation, QueueMoved { turn_id, position, eta_s, offline, server }));
+            waiter.told = Some(place.clone());
+            moved.push((conversation, QueueMoved::new(turn_id, place)));
         }
         moved
     }
@@ -254,7 +292,7 @@ impl Gate {
             queue: QueueDepth {
                 depth: count(waiting),
                 limit: count(self.limit),
-                eta_s: state.outlook().nth("", true, waiting + 1).map(tenths),
+                eta_s: state.outlook().nth("", true, waiting + 1).map(seconds),
             },
             since: state.since,
         }
@@ -266,11 +304,7 @@ impl State {
     fn places(&self) -> Vec<(TurnId, QueuePlace)> {
         let order = self.line.positions();
         let etas = self.begins(&mut self.outlook(), &order);
-        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace {
-            position,
-            eta_s: eta.map(tenths),
-            offline: None,
-        });
+        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace::new(position, eta));
         order.iter().copied().zip(places).collect()
     }
 
@@ -281,12 +315,13 @@ impl State {
     }
 }
 
-fn is_near(told: QueuePlace, place: QueuePlace) -> bool {
+/// Whether a place need not be told anew.
+pub(crate) fn is_near(told: &QueuePlace, place: &QueuePlace) -> bool {
     let near = match (told.eta_s, place.eta_s) {
         (Some(told), Some(eta)) => (told - eta).abs() < (told * ETA_MOVED).max(1.0),
         (told, eta) => told.is_none() && eta.is_none(),
     };
-    told.position == place.position && told.offline == place.offline && near
+    (told.position, told.offline, &told.server) == (place.position, place.offline, &place.server) && near
 }
 
 pub(in crate::inference) fn count(n: usize) -> u32 {
@@ -297,9 +332,4 @@ pub(in crate::inference) fn count(n: usize) -> u32 {
 fn on_clock(at: Instant) -> Timestamp {
     let left = at.saturating_duration_since(now());
     Timestamp(Timestamp::now().0.saturating_add(i64::try_from(left.as_micros()).unwrap_or(i64::MAX)))
-}
-
-/// Seconds with one decimal.
-fn tenths(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10.0).round() / 10.0
 }
