@@ -64,6 +64,7 @@ mod subscribe;
 mod tests {
     mod choice;
     mod context;
+    mod models;
     mod outage;
     mod servers;
     mod summaries;
