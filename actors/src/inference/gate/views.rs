@@ -86,7 +86,7 @@ impl Gate {
         }
         let paused = state.pauses.of(model, now)?;
         let why = format!(
-            "{model} is paused at {name}, because it failed there several times in a row ({})",
+            "{model} is paused at {name}, because it failed there several times in a row ({}); the server itself is up",
             paused.reason
         );
         Some(Blocked { why, until: Some(paused.until) })
