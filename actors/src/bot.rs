@@ -16,10 +16,10 @@ use crate::{
     controller::requests::Sent,
     domain::{
         bot::BotStep,
-        event::QueueMoved,
         ids::{ConversationId, MessageId, TurnId},
         problem::Problem,
         time::Timestamp,
+        turn::QueuePlace,
     },
     ports::history_store::{Change, Fact},
     supervision::exit_of,
@@ -31,6 +31,7 @@ mod exchange;
 mod generate;
 pub(crate) mod lane;
 mod output;
+mod places;
 pub(crate) mod recovery;
 mod resume;
 mod rounds;
@@ -86,6 +87,10 @@ pub(crate) enum BotMessage {
     Strays(Vec<FoundTurn>),
     /// Stop a turn; answers whether it is here.
     StopTurn { turn: TurnId, reply: RpcReplyPort<bool> },
+    /// Place of a turn that waits behind its conversation.
+    GetPlace { turn: TurnId, reply: RpcReplyPort<Option<QueuePlace>> },
+    /// Time to look at the lines of the conversations.
+    MovedDue,
     /// Whether the line of a conversation has room for one more.
     HasRoom { conversation: ConversationId, reply: RpcReplyPort<Result<(), Problem>> },
     /// Stop the running turn of a conversation; answers with its id.
@@ -132,6 +137,7 @@ pub(crate) struct BotActorState {
     /// Set once the bot is about to be stopped: nothing begins any more.
     halted: bool,
     rest_timer: bool,
+    moved_timer: bool,
     last_turn: Timestamp,
 }
 
@@ -192,7 +198,7 @@ impl BotActorState {
         };
         job.think = job.think.or_else(|| job.config.think.clone());
         job.format = job.format.or_else(|| job.config.format.clone());
-        let stop = job.stop.clone();
+        let (stop, want) = (job.stop.clone(), job.want(job.shared.message.tokens));
         // Its successor waits until every task of this actor is gone; the token goes with the task.
         let token = self.entry().turns.lock().token();
         let work = Work::begin(
@@ -205,8 +211,9 @@ impl BotActorState {
         .await?;
         let talk = self.talks.entry(conversation).or_default();
         let behind = talk.grow(leaf);
-        talk.lane.push(id, Kept { stop, reply: leaf, behind, go, work: Some(work.get_id()) });
+        talk.lane.push(id, Kept { want, stop, reply: leaf, behind, go, work: Some(work.get_id()) });
         self.last_turn = Timestamp::now();
+        self.arm_moved(me);
         Ok(())
     }
 
@@ -262,11 +269,7 @@ impl BotActorState {
             // A turn that was stopped while it waited does not listen any more.
             let _ = go.send(path);
         }
-        for (position, (turn, _)) in (1..).zip(talk.lane.waiting()) {
-            let moved =
-                QueueMoved { turn_id: *turn, position, eta_s: None, offline: None, server: String::new() };
-            self.args.context.hubs.publish_moved(conversation, &moved);
-        }
+        self.tell_moved(conversation);
     }
 
     fn turn_gone(&mut self, turn: TurnId) {
@@ -400,6 +403,7 @@ impl Actor for BotActor {
             looking: None,
             halted: false,
             rest_timer: false,
+            moved_timer: false,
             last_turn: Timestamp::now(),
         })
     }
@@ -436,6 +440,10 @@ impl Actor for BotActor {
             BotMessage::StopTurn { turn, reply } => {
                 let _ = reply.send(state.stop_turn(turn));
             }
+            BotMessage::GetPlace { turn, reply } => {
+                let _ = reply.send(state.place(turn));
+            }
+            BotMessage::MovedDue => state.moved_due(&me),
             BotMessage::HasRoom { conversation, reply } => {
                 let _ = reply.send(state.has_room(conversation));
             }

@@ -64,10 +64,12 @@ mod subscribe;
 mod tests {
     mod choice;
     mod context;
+    mod models;
     mod outage;
     mod servers;
     mod summaries;
     mod tools;
+    mod waits;
 }
 
 pub use builder::Builder;

@@ -37,6 +37,7 @@ mod blocked;
 pub mod breaker;
 mod catalogue;
 pub(crate) mod gate;
+pub mod outlook;
 pub mod pauses;
 mod preference;
 pub mod queue;
@@ -52,7 +53,7 @@ use away::{Away, Stand, Stay};
 pub(crate) use catalogue::Known;
 use catalogue::Unshown;
 pub use gate::ServerSpec;
-pub(crate) use gate::{Claim, Comes, Gate, SlotPermit, Want};
+pub(crate) use gate::{Claim, Comes, Gate, SlotPermit, Want, is_near};
 pub(crate) use preference::Preference;
 use queue::Class;
 use routing::{ModelAt, ServerView};
@@ -189,14 +190,14 @@ impl Inference {
         first(false).or_else(|| first(true))
     }
 
-    /// A slot at once, if one is free and nobody waits.
-    pub fn try_acquire(&self, model: &str) -> Option<SlotPermit> {
+    /// A slot for this turn at once, if one is free and nobody waits.
+    pub fn try_acquire(&self, turn: TurnId, model: &str) -> Option<SlotPermit> {
         if self.closed.load(Ordering::Acquire) {
             return None;
         }
         let seen = *self.changed.borrow();
         self.let_in(seen);
-        self.route(model, &[])?.try_acquire(model)
+        self.route(model, &[])?.try_acquire(turn, model)
     }
 
     /// Room in a line for a message that is not stored yet.
@@ -235,12 +236,22 @@ impl Inference {
     pub fn next_place(&self, want: &Want) -> QueuePlace {
         self.route(&want.model, &[]).map_or_else(
             || QueuePlace {
-                position: self.away.next_position(),
-                eta_s: None,
                 offline: Some(away::offline(self.limits.offline_wait)),
+                ..QueuePlace::new(self.away.next_position(), None)
             },
             |g| g.next_place(want),
         )
+    }
+
+    /// Places of turns that wait behind the `running` one of their conversation, in their order. Their waits are what goes before
+    /// them there, and the line of the server that the next one would go to now; which one it will be is not known.
+    pub fn places_behind(&self, running: TurnId, waiting: &[&Want]) -> Vec<QueuePlace> {
+        let gate = waiting.first().and_then(|next| self.route(&next.model, &[]));
+        let waits = gate.map_or_else(
+            || vec![None; waiting.len()],
+            |gate| gate.waits_behind(self.gates().iter().find_map(|g| g.end_of(running)), waiting),
+        );
+        (1..).zip(waits).map(|(position, wait)| QueuePlace::new(position, wait)).collect()
     }
 
     /// The first of the models that a server takes turns for which it did not fail, and that server. Where there is none, what is
@@ -287,8 +298,8 @@ impl Inference {
                     want.deadline = None;
                     let claim = std::mem::take(&mut claim);
                     let mut stay = self.away.enter(&want, preference, claim, seen, self.limits.offline_wait);
-                    want.told = Some(stay.place);
-                    told(stay.place);
+                    want.told = Some(stay.place.clone());
+                    told(stay.place.clone());
                     self.let_in_at(&mut changes, &mut stay)
                         .await
                         .ok_or_else(|| self.in_vain(preference))

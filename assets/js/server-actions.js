@@ -60,9 +60,9 @@ function removeModel(name) {
     choice: places.length > 1 ? { label: 'Delete it from', options: [['', `all ${places.length} servers`], ...places.map((p) => [p, p])] } : null,
     hint: 'To free only the memory that it takes, use Unload instead.',
     run: async ({ choice }) => {
-      const { servers } = await api.deleteModel(name, choice || undefined, users.length > 0);
+      const done = await api.deleteModel(name, choice || undefined, users.length > 0);
       modelsSoon();
-      toast(`${name} is deleted from ${servers.join(', ')}.`);
+      tell(`${name} is deleted from ${done.servers.join(', ')}.`, done);
     },
   });
 }
@@ -100,10 +100,16 @@ export const serverActions = {
 };
 
 async function unload(name, at) {
-  const { servers } = await api.unloadModel(name, at);
+  const done = await api.unloadModel(name, at);
   modelsSoon();
   serversSoon();
-  toast(`${name} is unloaded from ${servers.join(', ')}.`);
+  tell(`${name} is unloaded from ${done.servers.join(', ')}.`, done);
+}
+
+/** What was done, and on which servers it was not. */
+function tell(words, { failed = [] }) {
+  const not = failed.map((f) => `${f.server}: ${f.problem.detail}`);
+  toast([words, ...not].join(' '), { tone: not.length ? 'warn' : 'ok' });
 }
 
 export const SERVER_MENU = ['server.probe', 'server.drain', 'server.resume', 'server.remove'];

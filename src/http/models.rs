@@ -5,7 +5,7 @@ mod pull;
 
 use deia_actors::{
     controller::Controller,
-    domain::{model_name::ModelName, problem::Problem},
+    domain::{model::OrderDone, model_name::ModelName, problem::Problem},
 };
 use http::Method;
 use serde::Deserialize;
@@ -124,9 +124,13 @@ async fn show(models: Controller, query: Result<Params, Problem>) -> Answer {
     }))
 }
 
-/// What was done, and where.
-fn done(model: &ModelName, servers: &[String]) -> Answer {
-    answer(&json!({ "model": model, "servers": servers }))
+/// What was done, where, and where not.
+fn done(model: &ModelName, done: &OrderDone) -> Answer {
+    let mut said = json!({ "model": model, "servers": done.servers });
+    if !done.failed.is_empty() {
+        said["failed"] = json!(done.failed);
+    }
+    answer(&said)
 }
 
 async fn preload(

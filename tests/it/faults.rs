@@ -9,7 +9,6 @@ use std::{
     },
 };
 
-use reqwest::Client;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -117,31 +116,6 @@ async fn whatever_a_model_server_does_its_turn_ends_once_and_harms_nobody() {
     assert_eq!(elsewhere.stats().requests, 0, "a redirect leads nowhere");
     let more = peak(deia.pid()).saturating_sub(memory);
     assert!(more < MEMORY, "{more} KiB more than before");
-}
-
-#[tokio::test]
-async fn a_server_that_lists_what_it_does_not_have_costs_its_turn_a_detour() {
-    let models = || SimConfig { models: vec!["m".into()], ..SimConfig::default() };
-    let [liar, honest] =
-        [Sim::start(models()).await.expect("a server"), Sim::start(models()).await.expect("a server")];
-    let home = Home::new().env("DEIA_SERVER__DRAIN_S", "1");
-    let deia = home.env("DEIA_INFERENCE__SERVERS", format!("{},{}", liar.url(), honest.url())).start().await;
-    let api = deia.api();
-    api.launch("ada", "m").await;
-    let name = |sim: &Sim| sim.url().replace("http://", "");
-    // In memory there, so it is the first choice; and then it is not there at all.
-    let http = Client::builder().no_proxy().build().expect("a client");
-    let asked = http.post(format!("{}/api/generate", liar.url())).json(&json!({"model": "m"}));
-    assert_eq!(asked.send().await.expect("an answer").status(), 200);
-    api.post(format!("/api/server/{}/probe", name(&liar)), json!({})).await.expect(200);
-    let asked = http.delete(format!("{}/api/delete", liar.url())).json(&json!({"model": "m"}));
-    assert_eq!(asked.send().await.expect("an answer").status(), 200);
-    let before = liar.stats().requests;
-    let answer = api.send("ada", "hello").await.expect(200);
-    assert_eq!(answer["turn"]["server"], name(&honest));
-    assert!(liar.stats().requests <= before + 1);
-    assert_eq!(honest.stats().requests, 1);
-    assert_eq!(ends(&api, &answer["turn"]["id"]).await, (1, true));
 }
 
 /// A server whose list of models never ends. Counts what its clients took of it.

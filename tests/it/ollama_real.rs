@@ -3,7 +3,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "the real Ollama is named by the environment")]
 
-use std::{env, sync::Arc};
+use std::{
+    env,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use deia::{
     adapters::ollama::{Limits, Ollama, parse_address},
@@ -14,8 +18,12 @@ use deia_actors::{
     testkit::conformance::chat_model::{Subject, collect, request, suite},
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
-use crate::support::Home;
+use crate::support::{DEADLINE, Home};
 
 /// A real Ollama that somebody else started.
 struct RealOllama {
@@ -104,6 +112,86 @@ async fn a_bot_chats_on_a_real_ollama() {
     let missing = json!({"bot_id": id, "content": "/model nope"});
     api.post("/api/chat/send", missing).await.expect(200);
     api.post("/api/chat/send", said).await.expect_problem(422, "model_not_found");
+    deia.terminate().await;
+}
+
+/// Stands before a server and keeps what it is sent.
+async fn tapped(url: &str) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let server = url.trim_start_matches("http://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (tap, sent) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(Mutex::new(vec![])));
+    let kept = sent.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (kept, server) = (kept.clone(), TcpStream::connect(&server).await.unwrap());
+            tokio::spawn(async move {
+                let ((mut asks, mut hears), (mut answers, mut takes)) =
+                    (client.into_split(), server.into_split());
+                let there = async {
+                    let mut piece = [0; 4096];
+                    while let Ok(n @ 1..) = asks.read(&mut piece).await {
+                        kept.lock().unwrap().extend_from_slice(&piece[..n]);
+                        takes.write_all(&piece[..n]).await?;
+                    }
+                    takes.shutdown().await
+                };
+                // Whoever ends first ends the other one, too.
+                tokio::select! { _ = there => {}, _ = tokio::io::copy(&mut answers, &mut hears) => {} }
+            });
+        }
+    });
+    (tap, sent)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a real Ollama: scripts/test ollama"]
+async fn what_a_small_context_does_not_hold_is_summed_up_by_a_real_ollama_for_the_turns_after() {
+    let real = RealOllama::named();
+    let (tap, sent) = tapped(&real.url).await;
+    let deia = Home::new().env("DEIA_INFERENCE__SERVERS", tap).start().await;
+    let api = deia.api();
+    let config = json!({
+        "model": real.model, "options": {"num_ctx": 768, "num_predict": 8, "seed": 7},
+        "context": {"overflow": "summarise"},
+    });
+    api.post("/api/bot/launch", json!({"bot_id": "ada", "config": config})).await.expect(201);
+    let sent = || String::from_utf8_lossy(&sent.lock().unwrap()).into_owned();
+    let notes_are_asked_for = || sent().contains("You keep the notes of a conversation");
+    // Its tokens are about as long as a character: a quarter of the context each.
+    let mut turns = 0;
+    while !notes_are_asked_for() {
+        let said = "apple pear plum ".repeat(12);
+        let context = api.send("ada", &said).await.expect(200)["turn"]["context"].clone();
+        turns += 1;
+        assert!(turns < 10 && (turns > 2 || context["trimmed_messages"] == 0), "turn {turns}: {context}");
+    }
+    assert!(turns > 2, "while everything fits nothing is summed up");
+
+    // A turn goes before the making of a summary, which then begins anew.
+    let is_idle = async || api.get("/api/servers").await.expect(200)["items"][0]["slots"]["busy"] == json!(0);
+    let summarised = async {
+        loop {
+            if is_idle().await {
+                let turn = api.send("ada", "and then?").await.expect(200)["turn"].clone();
+                if sent().contains("Summary of the earlier conversation") {
+                    return turn;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // A hundred tokens of a model are many on a busy machine.
+    let told = tokio::time::timeout(6 * DEADLINE, summarised).await.expect("a summary in a prompt");
+    // The notes of the model itself stand in the prompt, and the context says what they stand for.
+    let sent = sent();
+    let (_, prompt) = sent.split_once("Summary of the earlier conversation").unwrap();
+    let (notes, _) = prompt.split_once("\"}").unwrap();
+    let (_, notes) = notes.split_once("\\n").unwrap();
+    assert!(!notes.trim().is_empty());
+    let (context, counted) = (&told["context"], &told["usage"]["prompt_tokens"]);
+    assert!(context["trimmed_messages"].as_u64().unwrap() > 0, "{context}");
+    assert_eq!((&context["num_ctx"], &context["used"]), (&json!(768), counted), "as counted by the server");
+    println!("{context} after {turns} turns; notes of {} bytes", notes.len());
     deia.terminate().await;
 }
 

@@ -285,6 +285,30 @@ async fn a_server_that_hangs_babbles_or_lies_harms_nobody_when_it_is_added() {
 }
 
 #[tokio::test]
+async fn a_server_that_lists_what_it_does_not_have_costs_one_turn_a_detour_and_no_other() {
+    let (liar, honest) = (odd(lies).await, sim().await);
+    let [to_liar, to_honest] = [&liar.url, &honest.url()].map(|url| url.replace("http://", ""));
+    let home = Home::new().env("DEIA_SERVER__DRAIN_S", "1");
+    let deia = home.env("DEIA_INFERENCE__SERVERS", format!("{},{}", liar.url, honest.url())).start().await;
+    let api = deia.api();
+    api.launch("ada", "simulated").await;
+    until_up(&api, &to_liar).await;
+    until_up(&api, &to_honest).await;
+    // In memory at the liar, as it says: so the first turn begins there.
+    for (n, way) in [(1, vec![&to_liar, &to_honest]), (2, vec![&to_honest]), (3, vec![&to_honest])] {
+        let events = api.send_and_stream("ada", "hello").await.rest().await;
+        let started = events.iter().filter(|e| e.event.as_deref() == Some("turn_started"));
+        let servers: Vec<_> = started.map(|e| e.data["data"]["server"].as_str().unwrap()).collect();
+        assert_eq!(servers, way, "turn {n}");
+        let ends = events.iter().filter(|e| e.data["data"]["turn"]["ended_at"].is_string());
+        let ends: Vec<_> = ends.map(|e| (e.event.as_deref(), &e.data["data"]["turn"]["server"])).collect();
+        assert_eq!(ends, [(Some("turn_completed"), &json!(to_honest))], "turn {n}");
+        // The liar was asked once, the other one once a turn.
+        assert_eq!((liar.chats.load(Ordering::Relaxed), honest.stats().requests), (1, n), "turn {n}");
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_of_a_server_is_not_followed() {
     let home = nowhere();
     let deia = home.start().await;

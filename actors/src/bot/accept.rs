@@ -183,7 +183,7 @@ impl BotActorState {
             let plan = window::plan(config, &options, path, &probe, behind, estimator, summary.as_deref())
                 .map_err(problem)?;
             used = plan.usage.used;
-            begun = inference.try_acquire(&model).map(|permit| (permit, plan));
+            begun = inference.try_acquire(incoming.turn, &model).map(|permit| (permit, plan));
         }
         let claim = match (&begun, place) {
             (Some(_), _) => Claim::Nothing,
@@ -249,20 +249,21 @@ impl BotActorState {
             metadata: serde_json::Map::new(),
             ..message.clone()
         };
+        let want = Want {
+            turn: incoming.turn,
+            conversation: prepared.conversation,
+            bot: bot_id.clone(),
+            class: send.class,
+            model: prepared.model.clone(),
+            cost: prepared.cost,
+            deadline: None,
+            told: None,
+            tried: vec![],
+        };
         let queue = match (&prepared.begun, prepared.place) {
             (Some(_), _) => None,
-            (None, Place::Behind(position)) => Some(QueuePlace { position, eta_s: None, offline: None }),
-            (None, _) => Some(context.inference.next_place(&Want {
-                turn: incoming.turn,
-                conversation: prepared.conversation,
-                bot: bot_id.clone(),
-                class: send.class,
-                model: prepared.model.clone(),
-                cost: prepared.cost,
-                deadline: None,
-                told: None,
-                tried: vec![],
-            })),
+            (None, Place::Behind(_)) => self.places(prepared.conversation, Some(&want)).pop(),
+            (None, _) => Some(context.inference.next_place(&want)),
         };
         let begins = prepared.begun.is_some();
         let (num_ctx, _) = context::budget(&prepared.options);
@@ -333,19 +334,19 @@ impl BotActorState {
 /// The events of an acceptance, in the order in which they happened.
 fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> Vec<NewEvent> {
     let topics = || turn_events::topics(turn);
-    let progress = |place: Option<QueuePlace>| TurnProgress {
+    let progress = |place: Option<&QueuePlace>| TurnProgress {
         turn_id: turn.id,
         position: place.map(|place| place.position),
         eta_s: place.and_then(|place| place.eta_s),
         offline: place.and_then(|place| place.offline),
-        server: None,
+        server: place.and_then(|place| place.server.clone()),
         model: Some(turn.model.clone()),
     };
     let mut events = vec![
         NewEvent::new(topics(), &EventBody::MessageReceived { message: message.clone() }),
         NewEvent::new(topics(), &EventBody::TurnAccepted(progress(None))),
     ];
-    match turn.queue {
+    match &turn.queue {
         Some(place) => {
             let queued = EventBody::TurnQueued(progress(Some(place)));
             events.push(NewEvent::new(topics(), &queued));

@@ -24,7 +24,7 @@ use crate::{
         bot::DEFAULT_NUM_CTX,
         event::QueueMoved,
         problem::{Code, Problem},
-        turn::{QueuePlace, TurnStep},
+        turn::TurnStep,
     },
     history::storage_problem,
     inference::{Claim, Preference, SlotPermit, Want},
@@ -229,12 +229,9 @@ impl TurnJob {
         preference: &Preference,
         claim: Claim,
     ) -> Result<SlotPermit, Problem> {
-        let (want, context) = (self.want(plan), &self.context);
+        let (want, context) = (self.want(plan.usage.used), &self.context);
         let (turn_id, conversation, hubs) = (want.turn, want.conversation, context.hubs.clone());
-        let told = |QueuePlace { position, eta_s, offline }| {
-            let moved = QueueMoved { turn_id, position, eta_s, offline, server: String::new() };
-            hubs.publish_moved(conversation, &moved);
-        };
+        let told = |place| hubs.publish_moved(conversation, &QueueMoved::new(turn_id, place));
         context.inference.acquire(&want, preference, claim, told).await
     }
 
@@ -282,7 +279,8 @@ impl TurnJob {
         }
     }
 
-    fn want(&self, plan: &Plan) -> Want {
+    /// What it wants of a server, with so many tokens of prompt.
+    pub(super) fn want(&self, prompt: u32) -> Want {
         let turn = self.shared.turn.lock();
         Want {
             turn: turn.id,
@@ -290,9 +288,9 @@ impl TurnJob {
             bot: turn.bot_id.clone(),
             class: self.class,
             model: turn.model.clone(),
-            cost: context::cost(plan.usage.used, &self.options),
+            cost: context::cost(prompt, &self.options),
             deadline: None,
-            told: turn.queue,
+            told: turn.queue.clone(),
             tried: vec![],
         }
     }

@@ -85,6 +85,11 @@ impl<T> Lane<T> {
         self.waiting.iter()
     }
 
+    /// The same, to be changed.
+    pub fn waiting_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.waiting.iter_mut().map(|(_, kept)| kept)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.running.is_none() && self.waiting.is_empty()
     }

@@ -6,7 +6,7 @@ use ractor::ActorId;
 use tokio::sync::oneshot;
 
 use super::{context::Path, lane::Lane, stop::Stop};
-use crate::domain::ids::MessageId;
+use crate::{domain::ids::MessageId, inference::Want};
 
 /// A conversation in memory.
 #[derive(Default)]
@@ -56,6 +56,8 @@ impl Talk {
 
 /// A turn in a lane.
 pub(super) struct Kept {
+    /// What it will want of a model server, and the place that was told last.
+    pub want: Want,
     /// Stops it.
     pub stop: Stop,
     /// The reply that it writes: the end of the path while it is the last one.

@@ -409,7 +409,11 @@ impl TurnJob {
     }
 
     pub(super) fn problem(&self, error: &ModelError, server: &str) -> Problem {
-        self.kept(model_problem(error, &self.shared.turn.lock().model, server))
+        let model = self.shared.turn.lock().model.clone();
+        self.kept(match error {
+            ModelError::ModelNotFound(_) => self.context.inference.no_such_model(&model, server),
+            _ => model_problem(error, &model, server),
+        })
     }
 
     pub(super) fn kept(&self, mut problem: Problem) -> Problem {

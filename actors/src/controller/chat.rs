@@ -8,6 +8,7 @@ use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
         time::Timestamp,
+        turn::{QueuePlace, TurnState},
     },
     ports::{
         history_store::{Cursor, TurnSnapshot},
@@ -51,13 +52,23 @@ impl Controller {
     pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<TurnSnapshot, Problem> {
         let found = self.read(self.inner.store.turn_snapshot(id)).await?;
         let mut found = found.ok_or_else(|| no_such_turn(id))?;
-        // Also one that began and waits for another server.
-        if !found.turn.state.is_terminal()
-            && let Some(place) = self.inner.inference.place(id)
-        {
+        if let Some(place) = self.place_of(&found.turn).await {
             found.turn.queue = Some(place);
         }
         Ok(found)
+    }
+
+    /// Where a turn waits now, also one that began and waits for another server.
+    async fn place_of(&self, turn: &Turn) -> Option<QueuePlace> {
+        if turn.state.is_terminal() {
+            return None;
+        }
+        if let Some(place) = self.inner.inference.place(turn.id) {
+            return Some(place);
+        }
+        let entry = self.inner.roster.get(&turn.bot_id).filter(|_| turn.state == TurnState::Queued)?;
+        let place = |reply| BotMessage::GetPlace { turn: turn.id, reply };
+        entry.actor.call(place, CALL).await.ok().flatten()
     }
 
     /// One turn.

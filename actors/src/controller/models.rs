@@ -7,7 +7,7 @@ use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
         ids::PullId,
-        model::Model,
+        model::{Model, OrderDone, ServerFailed},
         model_name::ModelName,
         problem::FieldError,
         pull::{Pull, PullState},
@@ -135,7 +135,7 @@ impl Controller {
         &self,
         name: &ModelName,
         server: Option<&str>,
-    ) -> Result<Vec<String>, ControllerError> {
+    ) -> Result<OrderDone, ControllerError> {
         self.open()?;
         let places = self.places(name, server).await?;
         let least = places.into_iter().min_by(|a, b| load(&a.gate).total_cmp(&load(&b.gate)));
@@ -143,15 +143,15 @@ impl Controller {
         each(Deed::Load, least.as_slice()).await
     }
 
-    /// Takes a model out of the memory of a server (none = of all that have it); answers which. Audited.
+    /// Takes a model out of the memory of a server (none = of all that have it); answers which did so and which failed. Audited.
     ///
     /// # Errors
-    /// `server_not_found`, `ollama_offline`, `model_not_found`, `storage_unavailable`, `upstream_error`.
+    /// Where none did so: `server_not_found`, `ollama_offline`, `model_not_found`, `storage_unavailable`, `upstream_error`.
     pub async fn unload_model(
         &self,
         name: &ModelName,
         server: Option<&str>,
-    ) -> Result<Vec<String>, ControllerError> {
+    ) -> Result<OrderDone, ControllerError> {
         self.open()?;
         let (me, name, places) = (self.clone(), name.clone(), self.places(name, server).await?);
         self.carry_out(async move {
@@ -161,18 +161,18 @@ impl Controller {
         .await
     }
 
-    /// Deletes a model from a server (none = from all that have it); answers which. Audited. With `force` also one that
-    /// bots use.
+    /// Deletes a model from a server (none = from all that have it); answers which did so and which failed. Audited. With
+    /// `force` also one that bots use.
     ///
     /// # Errors
-    /// `server_not_found`, `ollama_offline`, `model_not_found`, `model_in_use` with the bots, `storage_unavailable`,
+    /// Where none did so: `server_not_found`, `ollama_offline`, `model_not_found`, `model_in_use` with the bots, `storage_unavailable`,
     /// `upstream_error`.
     pub async fn delete_model(
         &self,
         name: &ModelName,
         server: Option<&str>,
         force: bool,
-    ) -> Result<Vec<String>, ControllerError> {
+    ) -> Result<OrderDone, ControllerError> {
         self.open()?;
         let places = self.places(name, server).await?;
         let users = self.bots_with(name);
@@ -182,11 +182,11 @@ impl Controller {
         let (me, name) = (self.clone(), name.clone());
         self.carry_out(async move {
             me.audit_each("model.delete", &name, &places).await?;
-            let servers = each(Deed::Delete, &places).await?;
-            let body = EventBody::ModelDeleted { model: name, servers: servers.clone() };
+            let done = each(Deed::Delete, &places).await?;
+            let body = EventBody::ModelDeleted { model: name, servers: done.servers.clone() };
             let event = NewEvent::new(vec![Topic::Models], &body);
             me.inner.history.append(Fact::new(Change::None, vec![event])).await?;
-            Ok(servers)
+            Ok(done)
         })
         .await
     }
@@ -276,9 +276,12 @@ enum Deed {
     Delete,
 }
 
-/// Does it at each place in turn, and looks at what the server shows afterwards; answers the servers.
-async fn each(deed: Deed, places: &[Place]) -> Result<Vec<String>, Problem> {
-    let mut servers = vec![];
+/// Does it at each place in turn, also where it failed at one before, and looks at what the server shows afterwards.
+///
+/// # Errors
+/// Where no server did it: the first problem, with those of all servers in `errors` if there are several.
+async fn each(deed: Deed, places: &[Place]) -> Result<OrderDone, Problem> {
+    let mut all = OrderDone::default();
     for Place { gate, listed } in places {
         let model = &gate.spec.model;
         let done = match deed {
@@ -289,11 +292,32 @@ async fn each(deed: Deed, places: &[Place]) -> Result<Vec<String>, Problem> {
         if matches!(done, Err(ModelError::Unreachable(_))) {
             probe(gate).await;
         }
-        done.map_err(|error| model_problem(&error, listed, &gate.spec.name))?;
-        settle(deed, gate, listed).await;
-        servers.push(gate.spec.name.clone());
+        let server = gate.spec.name.clone();
+        match done {
+            Ok(()) => {
+                settle(deed, gate, listed).await;
+                all.servers.push(server);
+            }
+            Err(error) => {
+                let problem = model_problem(&error, listed, &server);
+                all.failed.push(ServerFailed { server, problem });
+            }
+        }
     }
-    Ok(servers)
+    match all.failed.first().filter(|_| all.servers.is_empty()) {
+        Some(first) => Err(nowhere(first.problem.clone(), &all.failed)),
+        None => Ok(all),
+    }
+}
+
+/// The problem of an order that no server carried out.
+fn nowhere(first: Problem, failed: &[ServerFailed]) -> Problem {
+    let error = |f: &ServerFailed| FieldError {
+        field: format!("server:{}", f.server),
+        reason: f.problem.detail.clone(),
+    };
+    let errors = if failed.len() > 1 { failed.iter().map(error).collect() } else { vec![] };
+    Problem { errors, ..first }
 }
 
 /// Turns that run and wait at a server, per slot.

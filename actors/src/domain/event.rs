@@ -14,7 +14,7 @@ use super::{
     task::TaskEnd,
     time::Timestamp,
     tool::{ToolCalled, ToolReturned},
-    turn::{Offline, Turn},
+    turn::{Offline, QueuePlace, Turn},
 };
 use crate::ports::chat_model::PieceKind;
 
@@ -404,8 +404,18 @@ pub struct QueueMoved {
     /// It waits for any server to answer.
     #[serde(flatten)]
     pub offline: Option<Offline>,
-    /// The server waited for; empty where that is none in particular.
-    pub server: String,
+    /// The server in whose line it stands; left out where it waits for any server, or behind its own conversation.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server: Option<String>,
+}
+
+impl QueueMoved {
+    /// The place that a turn has now.
+    #[must_use]
+    pub fn new(turn_id: TurnId, place: QueuePlace) -> Self {
+        let QueuePlace { position, eta_s, server, offline } = place;
+        Self { turn_id, position, eta_s, offline, server }
+    }
 }
 
 #[cfg(test)]

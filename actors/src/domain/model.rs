@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::time::Timestamp;
+use super::{problem::Problem, time::Timestamp};
 
 /// A model over all servers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,6 +110,24 @@ pub struct BreakerView {
     /// Models that get no turns there for a while.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paused_models: Vec<PausedModel>,
+}
+
+/// What became of an order about a model, server by server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OrderDone {
+    /// Servers that carried it out.
+    pub servers: Vec<String>,
+    /// Servers that did not.
+    pub failed: Vec<ServerFailed>,
+}
+
+/// A server that did not carry an order out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerFailed {
+    /// Its name.
+    pub server: String,
+    /// Why.
+    pub problem: Problem,
 }
 
 /// Longest name of a model server, in bytes.

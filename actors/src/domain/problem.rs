@@ -150,7 +150,7 @@ codes! {
     /// A turn waited in line for a model server as long as it may.
     InferenceQueueTimeout = "inference_queue_timeout", 503, "The turn waited too long for the model server";
     /// No model server answers.
-    OllamaOffline = "ollama_offline", 503, "Ollama is offline";
+    OllamaOffline = "ollama_offline", 503, "No model server takes this now";
     /// The bot crashed or the process ended in the middle of the answer.
     TurnInterrupted = "turn_interrupted", 503, "The turn was interrupted";
     /// The actor that should answer is restarting.

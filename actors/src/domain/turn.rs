@@ -1,5 +1,7 @@
 //! A turn: one user message and the answer to it, with exactly one end.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -85,16 +87,38 @@ impl TurnState {
     }
 }
 
-/// Place in the line.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Place in the line: of a model server, of those who wait for any server, or of its conversation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QueuePlace {
     /// From 1.
     pub position: u32,
     /// Estimated wait in seconds; none while nothing is known.
     pub eta_s: Option<f64>,
+    /// The model server in whose line it stands; none where it waits for any server, or behind its own conversation.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server: Option<String>,
     /// It waits for any server that can run it to answer.
     #[serde(flatten)]
     pub offline: Option<Offline>,
+}
+
+impl QueuePlace {
+    /// A place in no line in particular, with the wait as expected.
+    #[must_use]
+    pub fn new(position: u32, wait: Option<Duration>) -> Self {
+        Self { position, eta_s: wait.map(seconds), server: None, offline: None }
+    }
+
+    /// The same in the line of this server.
+    #[must_use]
+    pub fn at(self, server: &str) -> Self {
+        Self { server: Some(server.to_owned()), ..self }
+    }
+}
+
+/// Seconds with one decimal, as waits are told.
+pub(crate) fn seconds(wait: Duration) -> f64 {
+    (wait.as_secs_f64() * 10.0).round() / 10.0
 }
 
 /// A wait for a server to come back.

@@ -136,8 +136,8 @@ impl Away {
         let (preference, offline) = (preference.clone(), offline(wait));
         let mut line = self.0.lock();
         let place =
-            QueuePlace { position: count(line.waiting.len() + 1), eta_s: None, offline: Some(offline) };
-        let want = Want { told: Some(place), ..want.clone() };
+            QueuePlace { offline: Some(offline), ..QueuePlace::new(count(line.waiting.len() + 1), None) };
+        let want = Want { told: Some(place.clone()), ..want.clone() };
         let turn = want.turn;
         line.waiting.push(Waiter { want, preference, claim, offline, stands });
         line.looked = line.looked.min(seen);
@@ -175,7 +175,7 @@ impl Away {
         let line = self.0.lock();
         let index = line.waiting.iter().position(|waiter| waiter.want.turn == turn)?;
         let offline = Some(line.waiting[index].offline);
-        Some(QueuePlace { position: count(index + 1), eta_s: None, offline })
+        Some(QueuePlace { offline, ..QueuePlace::new(count(index + 1), None) })
     }
 }
 

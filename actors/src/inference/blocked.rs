@@ -1,9 +1,12 @@
 //! Why nobody can be asked, in words for people: a server that is up and pauses is not one that is offline.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use super::{Inference, Preference, gate};
+use super::{Gate, Inference, Preference, gate};
 use crate::domain::problem::{Code, Problem};
+
+/// Servers that a problem names.
+const SERVERS_NAMED: usize = 5;
 
 /// Why a server that answers gets no turns for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,15 @@ impl Inference {
         Problem::new(Code::InferenceQueueTimeout, detail)
     }
 
+    /// The problem of a model that this server was asked for and does not have, nor any other that answers.
+    pub(crate) fn no_such_model(&self, model: &str, asked: &str) -> Problem {
+        let gates = self.gates();
+        let lack = |gate: &&Arc<Gate>| gate.is_up() && !gate.serves(model) && gate.spec.name != asked;
+        let others = gates.iter().filter(lack).map(|gate| gate.spec.name.as_str());
+        let servers: Vec<_> = std::iter::once(asked).chain(others).collect();
+        Problem::new(Code::ModelNotFound, without(model, &servers))
+    }
+
     /// The problem of a model of which nobody can be asked.
     pub(super) fn no_details(&self, model: &str) -> Problem {
         let blocked = self.blocked(model);
@@ -54,6 +66,22 @@ impl Inference {
         let gates = self.gates();
         let blocked = gates.iter().filter_map(|gate| gate.blocked(model));
         blocked.min_by_key(|b| (b.until.is_none(), b.until))
+    }
+}
+
+fn without(model: &str, servers: &[&str]) -> String {
+    let named = &servers[..servers.len().min(SERVERS_NAMED)];
+    let more = servers.len() - named.len();
+    match named {
+        [one] => format!("{one} has no model {model}. Pull it there, or choose another model."),
+        [first @ .., last] if more == 0 => format!(
+            "Neither {} nor {last} has a model {model}. Pull it to one of them, or choose another model.",
+            first.join(", ")
+        ),
+        _ => format!(
+            "None of {} and {more} more has a model {model}. Pull it to one of them, or choose another model.",
+            named.join(", ")
+        ),
     }
 }
 

@@ -90,7 +90,10 @@ impl Inference {
             }
             Err(error) => {
                 self.unshown.remember(model);
-                Err(model_problem(&error, model, &gate.spec.name))
+                Err(match error {
+                    ModelError::ModelNotFound(_) => self.no_such_model(model, &gate.spec.name),
+                    _ => model_problem(&error, model, &gate.spec.name),
+                })
             }
         }
     }

@@ -49,6 +49,7 @@ pub(crate) use permit::{Claim, Comes, SlotPermit, Ticket};
 use permit::{PutBack, Reserved};
 use state::State;
 pub(in crate::inference) use views::count;
+pub(crate) use views::is_near;
 
 /// Models of one server that are used; the first ones of its list.
 const MODELS: usize = 4096;
@@ -162,7 +163,7 @@ impl Gauges {
 
     fn show(&self, state: &State) {
         self.waiting.set(f64::from(count(state.line.len())));
-        self.busy.set(state.busy);
+        self.busy.set(f64::from(state.busy()));
     }
 }
 
@@ -212,31 +213,29 @@ impl Gate {
 
     fn dispatch(self: &Arc<Self>, state: &mut State) {
         // Whoever holds the ticket of one that is dropped here sees that its time is over.
-        state.moved |= !state.line.expire(now()).is_empty();
+        state.line.expire(now());
         while !state.line.is_empty() && state.has_room(now()) {
             let Some(pass) = state.breaker.admit(now()) else { return };
             let Some((request, popped)) = state.line.pop() else { return };
             let Waiter { model, permit, .. } = request.payload;
-            state.busy += 1;
-            state.moved = true;
-            if let Err(mut unused) = permit.send(SlotPermit::new(self.clone(), model, pass, popped)) {
+            let slot = state.begin(request.turn, &model);
+            if let Err(mut unused) = permit.send(SlotPermit::new(self.clone(), model, pass, popped, slot)) {
                 // Nobody waits there any more: undone here, as its own end would wait for this lock.
-                unused.disarm();
-                state.busy -= 1;
+                state.end(unused.disarm());
                 state.breaker.verdict(pass, Verdict::Unclear, "", now(), 0.0);
             }
         }
     }
 
-    /// A slot, if one is free and nobody waits.
-    pub fn try_acquire(self: &Arc<Self>, model: &str) -> Option<SlotPermit> {
+    /// A slot for this turn, if one is free and nobody waits.
+    pub fn try_acquire(self: &Arc<Self>, turn: TurnId, model: &str) -> Option<SlotPermit> {
         self.with(|state| {
             if !state.line.is_empty() || !state.has_room(now()) {
                 return None;
             }
             let pass = state.breaker.admit(now())?;
-            state.busy += 1;
-            Some(SlotPermit::new(self.clone(), model.to_owned(), pass, state.line.passed_by()))
+            let slot = state.begin(turn, model);
+            Some(SlotPermit::new(self.clone(), model.to_owned(), pass, state.line.passed_by(), slot))
         })
     }
 
@@ -260,11 +259,10 @@ impl Gate {
         let (permit, receiver) = oneshot::channel();
         let conversation = (want.class != Class::Background).then_some(want.conversation);
         let (model, tried) = (want.model.clone(), want.tried.clone());
-        let waiter = Waiter { conversation, model, tried, permit, told: want.told };
+        let waiter = Waiter { conversation, model, tried, permit, told: want.told.clone() };
         let deadline = want.deadline.or_else(|| Some(now() + self.queue_wait?));
         let request = Request { deadline, ..want.request(waiter) };
         let stands = self.with(|state| {
-            state.moved = true;
             let refused = match &claim {
                 Claim::Back(PutBack { gate, popped }) if Arc::ptr_eq(gate, self) => {
                     state.line.put_back(request, *popped)
@@ -298,7 +296,7 @@ impl Gate {
     /// Sends one who waits elsewhere: the place is lost, and whoever holds the ticket looks for another one.
     pub fn dismiss(&self, turn: TurnId) {
         let mut state = self.state.lock();
-        state.moved |= state.line.cancel(turn).is_some();
+        state.line.cancel(turn);
         self.gauges.show(&state);
     }
 
@@ -408,7 +406,7 @@ impl Gate {
         self.with(|state| {
             match error {
                 ModelError::Busy(_) => {
-                    state.slots.busy(state.busy.saturating_sub(1));
+                    state.slots.busy(state.busy().saturating_sub(1));
                     state.hold();
                 }
                 ModelError::Unreachable(_) => {

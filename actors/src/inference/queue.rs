@@ -219,15 +219,15 @@ impl<T> FairQueue<T> {
     /// Position of one of them, 1 is the next.
     #[must_use]
     pub fn position(&self, turn: TurnId) -> Option<usize> {
-        self.held.contains_key(&turn).then(|| place_of(self.order.clone(), turn))
+        self.held.contains_key(&turn).then(|| 1 + line_before(self.order.clone(), turn).count())
     }
 
-    /// Position that a request would get if it came now.
+    /// Those that would be served before a request if it came now, the next one first.
     #[must_use]
-    pub fn position_for<U>(&self, request: &Request<U>) -> usize {
+    pub fn before<U>(&self, request: &Request<U>) -> Vec<TurnId> {
         let mut order = self.order.clone();
         order.push(request.turn, request.cost.max(1), &account(request));
-        place_of(order, request.turn)
+        line_before(order, request.turn).collect()
     }
 
     fn hold(&mut self, at: Id, request: Request<T>) {
@@ -252,6 +252,6 @@ fn account<T>(request: &Request<T>) -> Account<'_> {
     Account { class: request.class, bot: &request.bot, weight: request.weight, user: &request.user }
 }
 
-fn place_of(mut order: Order, turn: TurnId) -> usize {
-    1 + std::iter::from_fn(|| order.pop()).take_while(|(next, _)| *next != turn).count()
+fn line_before(mut order: Order, turn: TurnId) -> impl Iterator<Item = TurnId> {
+    std::iter::from_fn(move || order.pop()).map(|(next, _)| next).take_while(move |next| *next != turn)
 }

@@ -65,13 +65,13 @@ fn want(bot: u64, class: Class) -> Want {
 async fn who_was_failed_by_the_server_with_a_free_slot_keeps_his_place_at_the_other_one() {
     let inference = inference(2, 512);
     let [here, other] = [0, 1].map(|n| inference.gates()[n].clone());
-    let running = here.try_acquire(MODEL).unwrap();
+    let running = here.try_acquire(TurnId::new(), MODEL).unwrap();
     let mut tried = Preference::new(MODEL, &[]);
     tried.failed(MODEL, "s1");
     let (first, second) = (want(1, Class::Api), want(2, Class::Api));
     let mut waits = Box::pin(inference.acquire(&first, &tried, Claim::Nothing, drop));
     assert!(waits.as_mut().now_or_never().is_none());
-    let held = other.try_acquire(MODEL).unwrap();
+    let held = other.try_acquire(TurnId::new(), MODEL).unwrap();
     let mut ticket = here.enqueue(&second, Claim::Nothing);
     drop(held);
     inference.relieve(&here);
@@ -88,7 +88,7 @@ async fn a_server_that_lacks_what_it_lists_is_not_believed_for_a_minute_or_until
     let inference = inference(2, 512);
     let liar = inference.gates()[0].clone();
     let lies = || {
-        let mut permit = liar.try_acquire(MODEL).unwrap();
+        let mut permit = liar.try_acquire(TurnId::new(), MODEL).unwrap();
         permit.failed(&ModelError::ModelNotFound(MODEL.into()));
         drop(permit);
         assert!(!liar.serves(MODEL));
@@ -224,7 +224,7 @@ async fn who_waits_for_any_server_comes_to_its_line_in_the_order_of_his_coming_w
     }
     gate.probed(lists(&[MODEL]), now());
     // One who comes now does not pass them, and the last one looks first.
-    assert!(inference.try_acquire(MODEL).is_none());
+    assert!(inference.try_acquire(TurnId::new(), MODEL).is_none());
     let held = waits.iter_mut().rev().filter_map(|wait| wait.as_mut().now_or_never()).collect::<Vec<_>>();
     assert_eq!(held.len(), 1);
     let line: Vec<_> = gate.line().into_iter().map(|(turn, ..)| turn).collect();
@@ -301,7 +301,7 @@ async fn while_no_server_answers_room_is_taken_by_those_who_are_yet_to_come() {
 async fn a_summary_does_not_wait_for_a_server() {
     let inference = inference(1, 512);
     let gate = inference.gates()[0].clone();
-    let _running = gate.try_acquire(MODEL).unwrap();
+    let _running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
     let (want, any) = (want(1, Class::Background), Preference::new(MODEL, &[]));
     let mut waits = Box::pin(inference.acquire(&want, &any, Claim::Nothing, drop));
     assert!(waits.as_mut().now_or_never().is_none());

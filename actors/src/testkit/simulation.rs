@@ -224,8 +224,7 @@ impl World {
 
     fn route(&mut self, request: Request<Job>) {
         let model = request.payload.bot % self.servers.len();
-        let at = self.epoch + self.now;
-        let views: Vec<_> = self.servers.iter().map(|s| s.view(model, at)).collect();
+        let views: Vec<_> = self.servers.iter().map(|s| s.view(model, self.epoch, self.now)).collect();
         let chosen = choose(&views, &request.payload.tried);
         let Some(n) = chosen.and_then(|name| self.servers.iter().position(|s| s.name == name)) else {
             self.outcome.refused += 1;
@@ -250,7 +249,8 @@ impl World {
         let line = server.queue.positions();
         let names: Vec<_> =
             line.iter().filter_map(|t| server.queue.get(*t)).map(|r| r.payload.model(&self.plan)).collect();
-        let etas = server.times.etas(names.iter().map(|name| (&**name, true)), server.slots.now());
+        let mut outlook = server.outlook(self.now);
+        let etas = names.iter().map(|name| outlook.next(name, true, Duration::ZERO));
         let eta = line.iter().zip(etas).find(|(t, _)| **t == turn).and_then(|(_, eta)| eta);
         if let Some(job) = server.queue.payload_mut(turn) {
             job.eta = eta;
@@ -304,17 +304,18 @@ impl World {
         let load = server.bring(job.bot % self.plan.servers);
         self.outcome.loads += u64::from(!load.is_zero());
         let takes = load + Duration::from_secs_f64(f64::from(request.cost) / server.speed);
-        let turn = request.turn;
-        server.running.insert(turn, Running { request, pass, began: self.now, load });
+        let (turn, model) = (request.turn, request.payload.model(&self.plan));
+        server.running.insert(turn, Running { request, pass, model, began: self.now, load });
         self.plan_event(takes, Event::Ends { server: n, turn });
     }
 
     fn ends(&mut self, n: usize, turn: TurnId) {
         let server = &mut self.servers[n];
         // One that died with its server ended then.
-        let Some(Running { request, pass, began, load }) = server.running.remove(&turn) else { return };
+        let Some(Running { request, pass, model, began, load }) = server.running.remove(&turn) else {
+            return;
+        };
         let bot = request.payload.bot;
-        let model = request.payload.model(&self.plan);
         server.times.measured(&model, self.now - began, load);
         server.slots.succeeded();
         server.breaker.verdict(pass, Verdict::Answered, "", self.epoch + self.now, 0.0);

@@ -178,7 +178,8 @@ async fn a_turn_that_waits_in_vain_for_a_server_that_answers_says_why_and_when_i
         let problem = end_of(house.send(0).await).await.error.unwrap();
         assert_eq!((problem.code, problem.retry_after_s), (Code::OllamaOffline, Some(1)));
         assert!(problem.detail.starts_with(why) && problem.detail.contains("500"), "{problem}");
-        assert!(!problem.detail.contains("start Ollama"), "{problem}");
+        assert!(!problem.detail.contains("start Ollama") && !problem.title.contains("offline"), "{problem}");
+        assert_eq!(problem.detail.contains("the server itself is up"), why.starts_with("m is"), "{problem}");
     }
     let house = House::new(&[&[MODEL]], impatient).await;
     house.tree.drain_server("s0").unwrap();
@@ -212,7 +213,7 @@ async fn while_no_server_answers_turns_wait_in_order_and_say_until_when() {
     let server = &house.tree.servers()[0];
     assert!(server.breaker.retry_at.is_some() && server.breaker.reason.is_some(), "{server:?}");
     let (first, second) = (house.send(0).await, house.send(1).await);
-    let told = first.turn.queue.unwrap();
+    let told = first.turn.queue.clone().unwrap();
     let wait = |o: crate::domain::turn::Offline| o.gives_up_at.0 - o.offline_since.0;
     assert_eq!((told.position, told.offline.map(wait)), (1, Some(30_000_000)));
     until(async || house.tree.turn(second.turn.id).await.unwrap().queue.is_some_and(|q| q.position == 2))
@@ -228,6 +229,35 @@ async fn while_no_server_answers_turns_wait_in_order_and_say_until_when() {
     until(async || house.tree.servers().iter().all(|s| s.state == ServerState::Down)).await;
     let turn = end_of(house.send(3).await).await;
     assert_eq!((turn.state, turn.error.unwrap().code), (TurnState::Failed, Code::OllamaOffline));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_nobody_has_is_missed_by_name_at_every_server_that_answers_and_a_few_are_named() {
+    let without = |more: usize| {
+        let mut models: Vec<&[&str]> = vec![&["other"]; more];
+        models.push(&[MODEL]);
+        models
+    };
+    for (servers, words) in [
+        (0, "s0 has no model m."),
+        (1, "Neither s1 nor s0 has a model m."),
+        (2, "Neither s2, s0 nor s1 has a model m."),
+        (7, "None of s7, s0, s1, s2, s3 and 3 more has a model m."),
+    ] {
+        let house = House::new(&without(servers), limits(512)).await;
+        house.servers[servers].is_now(Mood::Fails(ModelError::ModelNotFound(MODEL.into())));
+        let problem = end_of(house.send(0).await).await.error.unwrap();
+        assert_eq!(problem.code, Code::ModelNotFound);
+        assert!(problem.detail.starts_with(words), "{problem}");
+    }
+    let house = House::new(&[&[MODEL], &[MODEL]], limits(512)).await;
+    house
+        .servers
+        .iter()
+        .for_each(|server| server.is_now(Mood::Fails(ModelError::ModelNotFound(MODEL.into()))));
+    let problem = end_of(house.send(0).await).await.error.unwrap();
+    assert!(problem.detail.starts_with("Neither s1 nor s0 has a model m."), "{problem}");
+    assert_eq!(house.asked(), [1, 1]);
 }
 
 /// Makes servers whose model is in their address.

@@ -28,7 +28,7 @@ pub(crate) struct SlotPermit {
     model: String,
     pass: Pass,
     popped: Popped,
-    taken: Instant,
+    slot: u64,
     answered: bool,
     load: Duration,
 }
@@ -40,9 +40,9 @@ impl fmt::Debug for SlotPermit {
 }
 
 impl SlotPermit {
-    pub(super) fn new(gate: Arc<Gate>, model: String, pass: Pass, popped: Popped) -> Self {
+    pub(super) fn new(gate: Arc<Gate>, model: String, pass: Pass, popped: Popped, slot: u64) -> Self {
         let gate = Some(gate);
-        Self { gate, model, pass, popped, taken: now(), answered: false, load: Duration::ZERO }
+        Self { gate, model, pass, popped, slot, answered: false, load: Duration::ZERO }
     }
 
     /// The gate that it is a slot of; `None` only while it is being dropped.
@@ -59,9 +59,10 @@ impl SlotPermit {
         self.pass
     }
 
-    /// Ends it without a release.
-    pub(super) fn disarm(&mut self) {
+    /// Ends it without a release; with the answer its slot is given back.
+    pub(super) fn disarm(&mut self) -> u64 {
         self.gate = None;
+        self.slot
     }
 
     /// The answer begins. One that is on trial has passed it; failures in a row are forgotten only at the end of an answer, so
@@ -114,13 +115,11 @@ impl Drop for SlotPermit {
     fn drop(&mut self) {
         let Some(gate) = self.gate.take() else { return };
         gate.with(|state| {
-            state.busy = state.busy.saturating_sub(1);
+            let held = state.end(self.slot);
             state.breaker.verdict(self.pass, Verdict::Unclear, "", now(), 0.0);
             // How soon a server refuses says nothing about how long turns take.
             if self.answered {
-                let held = now().saturating_duration_since(self.taken);
                 state.times.measured(&self.model, held, self.load);
-                state.moved = true;
             }
         });
     }

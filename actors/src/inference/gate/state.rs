@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Comes, Waiter, is_called, missing::Missing, now};
+use super::{Comes, Waiter, count, is_called, missing::Missing, now};
 use crate::{
-    domain::{model::ServerState, time::Timestamp},
+    domain::{ids::TurnId, model::ServerState, time::Timestamp},
     inference::{
         Known,
         breaker::{Breaker, BreakerRules, BreakerState, Verdict},
+        outlook::Outlook,
         pauses::ModelPauses,
         queue::FairQueue,
         service_times::ServiceTimes,
@@ -22,6 +23,23 @@ use crate::{
 
 /// The first pause after a 503, before jitter, and the longest; doubled by each 503 until a turn goes well.
 const HOLD: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// A turn that holds a slot.
+#[derive(Debug)]
+pub(super) struct Running {
+    slot: u64,
+    pub(super) turn: TurnId,
+    pub(super) model: String,
+    since: Instant,
+}
+
+impl Running {
+    /// How long it has held its slot.
+    pub(super) fn held_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+}
+
 pub(super) struct State {
     pub(super) up: bool,
     /// Takes no new turns; what runs goes on.
@@ -40,14 +58,15 @@ pub(super) struct State {
     pub(super) refreshed: Option<Instant>,
     /// When a turn was answered last.
     pub(super) answered: Option<Instant>,
-    pub(super) busy: u32,
+    /// Who holds a slot.
+    pub(super) running: Vec<Running>,
+    /// Numbers the slots that were given out.
+    slots_given: u64,
     /// Turns that were let in while their acceptance is stored; they come to the line in a moment.
     pub(super) coming: usize,
     /// Turns that wait behind another one of their conversation.
     pub(super) behind: usize,
     pub(super) line: FairQueue<Waiter>,
-    /// The line changed since its places were told.
-    pub(super) moved: bool,
     pub(super) slots: AdaptiveSlots,
     pub(super) breaker: Breaker,
     pub(super) pauses: ModelPauses,
@@ -78,12 +97,12 @@ impl State {
             details: HashMap::new(),
             refreshed: None,
             answered: None,
-            busy: 0,
+            running: vec![],
+            slots_given: 0,
             coming: 0,
             behind: 0,
             // The limit is for those who come anew (`reserve`); who was acknowledged always finds a place.
             line: FairQueue::new(usize::MAX),
-            moved: false,
             slots: AdaptiveSlots::new(slots),
             breaker: Breaker::new(BreakerRules { longest: longest_pause, ..BreakerRules::DEFAULT }),
             pauses: ModelPauses::new(longest_pause),
@@ -107,8 +126,35 @@ impl State {
         }
     }
 
+    /// Slots that are taken.
+    pub(super) fn busy(&self) -> u32 {
+        count(self.running.len())
+    }
+
+    /// Takes a slot; with the answer it is given back.
+    pub(super) fn begin(&mut self, turn: TurnId, model: &str) -> u64 {
+        self.slots_given += 1;
+        self.running.push(Running { slot: self.slots_given, turn, model: model.to_owned(), since: now() });
+        self.slots_given
+    }
+
+    /// Gives a slot back; how long it was held.
+    pub(super) fn end(&mut self, slot: u64) -> Duration {
+        let at = self.running.iter().position(|running| running.slot == slot);
+        at.map(|at| self.running.swap_remove(at).held_for(now())).unwrap_or_default()
+    }
+
+    /// When slots come free, as expected.
+    pub(super) fn outlook(&self) -> Outlook<'_> {
+        let now = now();
+        let pauses = [self.held_until, self.breaker.retry_at()].into_iter().flatten();
+        let pause = pauses.map(|until| until.saturating_duration_since(now)).max();
+        let running = self.running.iter().map(|turn| (turn.model.as_str(), turn.held_for(now)));
+        Outlook::new(&self.times, self.slots.now(), running, pause.unwrap_or_default())
+    }
+
     pub(super) fn has_room(&self, now: Instant) -> bool {
-        self.is_open() && self.busy < self.slots.now() && self.held_until.is_none_or(|at| now >= at)
+        self.is_open() && self.busy() < self.slots.now() && self.held_until.is_none_or(|at| now >= at)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -142,7 +188,7 @@ impl State {
             // Whoever waits here for this model looks for another way.
             for turn in self.line.positions() {
                 if self.line.get(turn).is_some_and(|r| r.payload.model == model) {
-                    self.moved |= self.line.cancel(turn).is_some();
+                    self.line.cancel(turn);
                 }
             }
         }

@@ -56,7 +56,7 @@ fn slot(ticket: &mut Ticket) -> Option<SlotPermit> {
 
 /// Takes a slot and is refused.
 fn refused(gate: &Arc<Gate>, error: ModelError) {
-    gate.try_acquire(MODEL).expect("a slot").failed(&error);
+    gate.try_acquire(TurnId::new(), MODEL).expect("a slot").failed(&error);
 }
 
 fn failed() -> ModelError {
@@ -66,7 +66,7 @@ fn failed() -> ModelError {
 #[tokio::test(start_paused = true)]
 async fn at_one_slot_two_bots_take_turns_however_much_one_of_them_asks_for() {
     let gate = gate(1, 512);
-    let mut running = gate.try_acquire(MODEL);
+    let mut running = gate.try_acquire(TurnId::new(), MODEL);
     let mut line: Vec<_> = [1, 1, 1, 1, 1, 2, 2].map(|bot| (bot, join(&gate, bot))).into_iter().collect();
     let mut order = vec![];
     while let Some(mut permit) = running.take() {
@@ -86,7 +86,7 @@ async fn at_one_slot_two_bots_take_turns_however_much_one_of_them_asks_for() {
 #[tokio::test(start_paused = true)]
 async fn who_leaves_the_line_frees_his_place_and_who_leaves_with_a_slot_frees_it() {
     let gate = gate(1, 512);
-    let running = gate.try_acquire(MODEL).unwrap();
+    let running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
     let [first, second, mut third] = [1, 1, 1].map(|bot| join(&gate, bot));
     drop(second);
     assert_eq!(gate.server().queue.depth, 2);
@@ -100,11 +100,11 @@ async fn who_leaves_the_line_frees_his_place_and_who_leaves_with_a_slot_frees_it
 #[tokio::test(start_paused = true)]
 async fn a_line_is_full_for_those_who_come_anew_and_never_for_those_who_were_let_in() {
     let gate = gate(1, 2);
-    let mut running = gate.try_acquire(MODEL).unwrap();
+    let mut running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
     running.answered();
     advance(10 * S).await;
     drop(running);
-    let running = gate.try_acquire(MODEL).unwrap();
+    let running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
     let reserved: Vec<_> = (0..2).map(|_| gate.reserve(MODEL, Comes::AtOnce).unwrap()).collect();
     let problem = gate.reserve(MODEL, Comes::AtOnce).unwrap_err();
     assert_eq!((problem.code, problem.retry_after_s), (Code::InferenceQueueFull, Some(10)));
@@ -130,7 +130,7 @@ async fn a_breaker_opens_lets_one_through_after_its_pause_and_closes_when_he_is_
     let breaker = gate.server().breaker;
     assert_eq!((breaker.state, breaker.retry_at.is_some()), (BreakerState::Open, true));
     assert!(breaker.reason.unwrap().contains("500"));
-    assert!(gate.try_acquire(MODEL).is_none() && !gate.takes(MODEL));
+    assert!(gate.try_acquire(TurnId::new(), MODEL).is_none() && !gate.takes(MODEL));
     let mut line = [1, 2, 3].map(|bot| join(&gate, bot));
     advance(gate.next_look().unwrap() - now()).await;
     gate.look();
@@ -152,16 +152,16 @@ async fn one_on_trial_who_fails_costs_a_longer_pause_and_one_who_gives_up_lets_t
     let second = gate.next_look().unwrap() - now();
     assert!(second >= S && first <= S, "{first:?} {second:?}");
     advance(second).await;
-    drop(gate.try_acquire(MODEL).unwrap());
+    drop(gate.try_acquire(TurnId::new(), MODEL).unwrap());
     assert_eq!(gate.server().breaker.state, BreakerState::HalfOpen);
-    assert!(gate.try_acquire(MODEL).is_some());
+    assert!(gate.try_acquire(TurnId::new(), MODEL).is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_begins_every_answer_and_ends_none_is_found_out() {
     let gate = gate(1, 512);
     for _ in 0..5 {
-        let mut permit = gate.try_acquire(MODEL).unwrap();
+        let mut permit = gate.try_acquire(TurnId::new(), MODEL).unwrap();
         permit.answered();
         permit.failed(&ModelError::Cut);
     }
@@ -171,8 +171,8 @@ async fn a_server_that_begins_every_answer_and_ends_none_is_found_out() {
 #[tokio::test(start_paused = true)]
 async fn a_busy_server_gets_fewer_turns_after_a_pause_and_more_again_when_they_go_well() {
     let gate = gate(3, 512);
-    let [one, two] = [(); 2].map(|()| gate.try_acquire(MODEL).unwrap());
-    let mut third = gate.try_acquire(MODEL).unwrap();
+    let [one, two] = [(); 2].map(|()| gate.try_acquire(TurnId::new(), MODEL).unwrap());
+    let mut third = gate.try_acquire(TurnId::new(), MODEL).unwrap();
     let mut waiting = join(&gate, 9);
     third.failed(&ModelError::Busy("full".into()));
     let mut back = gate.enqueue(&want(1), third.give_back());
@@ -188,7 +188,7 @@ async fn a_busy_server_gets_fewer_turns_after_a_pause_and_more_again_when_they_g
     let waiting = slot(&mut waiting).unwrap();
     drop(waiting);
     for _ in 0..64 {
-        gate.try_acquire(MODEL).unwrap().done(None);
+        gate.try_acquire(TurnId::new(), MODEL).unwrap().done(None);
     }
     assert_eq!(gate.server().slots.total, 3);
 }
@@ -196,13 +196,13 @@ async fn a_busy_server_gets_fewer_turns_after_a_pause_and_more_again_when_they_g
 #[tokio::test(start_paused = true)]
 async fn places_and_waits_are_told_when_they_changed_and_follow_what_was_measured() {
     let gate = gate(1, 512);
-    let mut running = gate.try_acquire(MODEL).unwrap();
+    let mut running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
     running.answered();
     advance(4 * S).await;
     running.done(None);
     drop(running);
-    let mut running = gate.try_acquire(MODEL).unwrap();
-    let place = |position, eta_s: f64| QueuePlace { position, eta_s: Some(eta_s), offline: None };
+    let mut running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
+    let place = |position, eta_s| QueuePlace::new(position, Some(Duration::from_secs_f64(eta_s))).at("a");
     let mut second = want(2);
     assert_eq!(gate.next_place(&second), place(1, 4.0));
     let _first = join(&gate, 1);
@@ -221,10 +221,42 @@ async fn places_and_waits_are_told_when_they_changed_and_follow_what_was_measure
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_gets_shorter_while_nobody_comes_or_goes_and_that_is_told() {
+    let gate = gate(2, 512);
+    let mut measured = gate.try_acquire(TurnId::new(), MODEL).unwrap();
+    measured.answered();
+    advance(40 * S).await;
+    drop(measured);
+    let _first = gate.try_acquire(TurnId::new(), MODEL).unwrap();
+    advance(10 * S).await;
+    let _second = gate.try_acquire(TurnId::new(), MODEL).unwrap();
+    let (next, behind) = (want(1), want(2));
+    let _line = [&next, &behind].map(|want| gate.enqueue(want, Claim::Nothing));
+    let told = || gate.moved().into_iter().map(|(_, m)| m.eta_s.unwrap()).collect::<Vec<_>>();
+    assert_eq!(told(), [30.0, 40.0]);
+    let mut of_next = vec![];
+    for _ in 0..70 {
+        advance(S / 2).await;
+        of_next.extend(
+            gate.moved().into_iter().filter(|(_, m)| m.turn_id == next.turn).map(|(_, m)| m.eta_s.unwrap()),
+        );
+        let waits = [&next, &behind].map(|want| gate.place(want.turn).unwrap().eta_s.unwrap());
+        assert!(waits[0] <= waits[1] && waits[0] >= 4.0, "{waits:?}");
+    }
+    assert!(of_next.is_sorted_by(|before, after| before > after), "{of_next:?}");
+    assert!(
+        of_next.len() > 15 && of_next.windows(2).all(|w| w[0] - w[1] <= 2.0),
+        "without a jump: {of_next:?}"
+    );
+    assert!(of_next.last().is_some_and(|last| *last < 5.0), "{of_next:?}");
+    assert_eq!(gate.place(next.turn).unwrap().eta_s, Some(4.0), "overdue");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_model_that_had_to_be_loaded_is_expected_to_take_that_long_again_only_where_it_is_not_loaded() {
     let gate = gate(1, 512);
     for load in [Duration::from_millis(200), 3 * S] {
-        let mut permit = gate.try_acquire(MODEL).unwrap();
+        let mut permit = gate.try_acquire(TurnId::new(), MODEL).unwrap();
         advance(5 * S).await;
         permit.done(Some(load));
     }
@@ -238,7 +270,7 @@ async fn a_model_that_had_to_be_loaded_is_expected_to_take_that_long_again_only_
 async fn a_server_that_answers_turns_is_not_down_because_a_probe_came_to_nothing() {
     let gate = gate(1, 512);
     let asked = now();
-    let mut running = gate.try_acquire(MODEL).unwrap();
+    let mut running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
     advance(S).await;
     running.answered();
     gate.probed(Err(ModelError::Cut), asked);
@@ -256,12 +288,13 @@ async fn a_server_that_answers_turns_is_not_down_because_a_probe_came_to_nothing
 async fn a_model_that_fails_is_paused_alone_and_the_server_only_when_a_second_one_fails_too() {
     let gate = gate(8, 512);
     gate.probed(with_models(&["bad", "good", "worse"]), now());
-    let fails = |model: &str| gate.try_acquire(model).expect("a slot").failed(&failed());
+    let fails = |model: &str| gate.try_acquire(TurnId::new(), model).expect("a slot").failed(&failed());
     fails("bad");
     fails("bad");
     assert!(gate.offers("bad"));
     // One stands in the line when the pause begins: it looks for another way.
-    let mut running: Vec<_> = (0..8).map(|_| gate.try_acquire("bad").expect("a slot")).collect();
+    let mut running: Vec<_> =
+        (0..8).map(|_| gate.try_acquire(TurnId::new(), "bad").expect("a slot")).collect();
     let mut waiting = gate.enqueue(&Want { model: "bad".into(), ..want(1) }, Claim::Nothing);
     running.pop().unwrap().failed(&failed());
     assert!(matches!(waiting.permit().now_or_never(), Some(None)), "its place is lost");
@@ -271,16 +304,16 @@ async fn a_model_that_fails_is_paused_alone_and_the_server_only_when_a_second_on
     let paused = gate.server().breaker;
     assert_eq!((paused.state, paused.paused_models[0].model.as_str()), (BreakerState::Closed, "bad"));
     for _ in 0..4 {
-        gate.try_acquire("good").unwrap().done(None);
+        gate.try_acquire(TurnId::new(), "good").unwrap().done(None);
     }
     advance(gate.next_look().unwrap() - now()).await;
     assert!(gate.offers("bad"), "after the pause it is tried again");
     for _ in 0..3 {
-        gate.try_acquire("worse").unwrap().failed(&failed());
+        gate.try_acquire(TurnId::new(), "worse").unwrap().failed(&failed());
     }
     assert!(gate.offers("good"));
     for _ in 0..2 {
-        gate.try_acquire("good").unwrap().failed(&failed());
+        gate.try_acquire(TurnId::new(), "good").unwrap().failed(&failed());
     }
     assert!(!gate.offers("good"), "nothing goes well there any more");
     assert_eq!(gate.server().breaker.state, BreakerState::Open);

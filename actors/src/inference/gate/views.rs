@@ -10,18 +10,19 @@ use crate::{
         model::{BreakerState, BreakerView, PausedModel, QueueDepth, Server, Slots},
         problem::{Code, Problem},
         time::Timestamp,
-        turn::QueuePlace,
+        turn::{QueuePlace, seconds},
     },
     inference::{
         Known,
         blocked::Blocked,
+        outlook::Outlook,
         routing::{ModelAt, ServerView},
     },
     ports::chat_model::{LoadedModel, ModelSummary},
 };
 
-/// A foretold wait is told anew when it differs by more than this share of it, and by more than a second.
-const ETA_MOVED: f64 = 0.2;
+/// A foretold wait is told anew when it differs by more than this share of it, and by at least a second.
+const ETA_MOVED: f64 = 0.05;
 /// When to come back where the line is full and nothing was measured yet, in seconds.
 const COME_BACK: f64 = 5.0;
 /// And the longest time that is asked for.
@@ -83,7 +84,7 @@ impl Gate {
         }
         let paused = state.pauses.of(model, now)?;
         let why = format!(
-            "{model} is paused at {name}, because it failed there several times in a row ({})",
+            "{model} is paused at {name}, because it failed there several times in a row ({}); the server itself is up",
             paused.reason
         );
         Some(Blocked { why, until: Some(paused.until) })
@@ -103,15 +104,14 @@ impl Gate {
             false => ModelAt::Absent,
         };
         let waiting = state.line.len() + state.coming;
-        let position = if waiting == 0 && state.has_room(now) { 0 } else { waiting + 1 };
         ServerView {
             name: &self.spec.name,
             state: state.server_state(),
             admits: state.breaker.admits(now) && !state.pauses.is_paused(model, now),
             model: at,
             full: state.taken() >= self.limit,
-            wait: state.times.eta(model, at == ModelAt::Loaded, position, state.slots.now()),
-            turns: state.busy.saturating_add(count(waiting)),
+            wait: state.outlook().nth(model, at == ModelAt::Loaded, waiting + 1),
+            turns: state.busy().saturating_add(count(waiting)),
             slots: state.slots.now(),
         }
     }
@@ -122,7 +122,7 @@ impl Gate {
         let now = now();
         let open =
             state.line.is_empty() && state.has_room(now) && state.breaker.state() == BreakerState::Closed;
-        if open { state.slots.now() - state.busy } else { 0 }
+        if open { state.slots.now() - state.busy() } else { 0 }
     }
 
     /// Those who wait, the next one first: each with its model, and the servers that failed it with that.
@@ -137,7 +137,7 @@ impl Gate {
 
     /// The refusal of one who came too late for a place. He may come back when about a tenth of the line has moved on.
     pub(super) fn full(&self, state: &State, model: &str) -> Problem {
-        let moved_on = state.times.eta(model, true, (self.limit / 10).max(1), state.slots.now());
+        let moved_on = state.outlook().nth(model, true, (self.limit / 10).max(1));
         let seconds = moved_on.map_or(COME_BACK, |eta| eta.as_secs_f64()).clamp(1.0, COME_BACK_MAX);
         Problem::new(
             Code::InferenceQueueFull,
@@ -154,35 +154,73 @@ impl Gate {
     pub fn place(&self, turn: TurnId) -> Option<QueuePlace> {
         let state = self.state.lock();
         state.line.get(turn)?;
-        state.places().into_iter().find(|(id, _)| *id == turn).map(|(_, place)| place)
+        let (_, place) = state.places().into_iter().find(|(id, _)| *id == turn)?;
+        Some(place.at(&self.spec.name))
     }
 
     /// Place that a turn would get.
     pub fn next_place(&self, want: &Want) -> QueuePlace {
         let state = self.state.lock();
-        let ahead = if state.line.is_empty() { 0 } else { state.line.position_for(&want.request(())) - 1 };
-        let position = ahead + state.coming.max(1);
-        let eta = state.times.eta(&want.model, state.is_loaded(&want.model), position, state.slots.now());
-        QueuePlace { position: count(position), eta_s: eta.map(tenths), offline: None }
+        let before = if state.line.is_empty() { vec![] } else { state.line.before(&want.request(())) };
+        let mut outlook = state.outlook();
+        state.begins(&mut outlook, &before);
+        // Itself included; of the others that come it is not known what they want.
+        let coming = state.coming.max(1);
+        let eta = outlook.nth(&want.model, state.is_loaded(&want.model), coming);
+        QueuePlace::new(count(before.len() + coming), eta).at(&self.spec.name)
     }
 
-    /// Places that changed since they were told.
+    /// When a turn that runs or waits here is expected to give its slot back.
+    pub fn end_of(&self, turn: TurnId) -> Option<Duration> {
+        let state = self.state.lock();
+        if let Some(running) = state.running.iter().find(|running| running.turn == turn) {
+            return state.times.left(&running.model, running.held_for(now()));
+        }
+        let held = state.times.held(&state.line.get(turn)?.payload.model)?;
+        let line = state.line.positions();
+        let begins = state.begins(&mut state.outlook(), &line);
+        let begins = line.iter().zip(begins).find(|(other, _)| **other == turn)?.1;
+        begins?.checked_add(held)
+    }
+
+    /// Expected waits of turns that come here one after the other, each when the one before it has ended; the first one when
+    /// what it stands behind has: at `ends`, or, where that is not known, after a turn of its like that is still to come here.
+    pub fn waits_behind(&self, ends: Option<Duration>, waiting: &[&Want]) -> Vec<Option<Duration>> {
+        let Some(first) = waiting.first() else { return vec![] };
+        let state = self.state.lock();
+        let before = if state.line.is_empty() { vec![] } else { state.line.before(&first.request(())) };
+        let mut outlook = state.outlook();
+        state.begins(&mut outlook, &before);
+        // Whoever goes before in the conversation has loaded the model.
+        let mut next = |model: &str, after| {
+            let begins = outlook.next(model, true, after)?;
+            Some((begins, begins.saturating_add(state.times.held(model)?)))
+        };
+        let mut after = ends.or_else(|| next(&first.model, Duration::ZERO).map(|(_, ends)| ends));
+        let one = |want: &&Want| {
+            let (begins, ends) = next(&want.model, after?)?;
+            after = Some(ends);
+            Some(begins)
+        };
+        waiting.iter().map(one).collect()
+    }
+
+    /// Places and waits that are not any more what was told: waits get shorter by themselves.
     pub fn moved(&self) -> Vec<(ConversationId, QueueMoved)> {
         let mut state = self.state.lock();
-        if !std::mem::take(&mut state.moved) {
+        if state.line.is_empty() {
             return vec![];
         }
         let mut moved = vec![];
         for (turn_id, place) in state.places() {
             let Some(waiter) = state.line.payload_mut(turn_id) else { continue };
             let Some(conversation) = waiter.conversation else { continue };
-            if waiter.told.is_some_and(|told| is_near(told, place)) {
+            let place = place.at(&self.spec.name);
+            if waiter.told.as_ref().is_some_and(|told| is_near(told, &place)) {
                 continue;
             }
-            waiter.told = Some(place);
-            let QueuePlace { position, eta_s, offline } = place;
-            let server = self.spec.name.clone();
-            moved.push((conversation, QueueMoved { turn_id, position, eta_s, offline, server }));
+            waiter.told = Some(place.clone());
+            moved.push((conversation, QueueMoved::new(turn_id, place)));
         }
         moved
     }
@@ -239,8 +277,6 @@ impl Gate {
     pub fn server(&self) -> Server {
         let state = self.state.lock();
         let waiting = state.line.len();
-        let slots = state.slots.now();
-        let position = if waiting == 0 && state.has_room(now()) { 0 } else { waiting + 1 };
         let next_probe = state.silence.1.filter(|_| !state.up);
         let reason = state.breaker.reason().or(state.silence.0.as_ref().filter(|_| !state.up));
         let paused = state.pauses.paused(now()).into_iter();
@@ -263,11 +299,11 @@ impl Gate {
                 reason: reason.map(|reason| reason.to_string()),
                 paused_models,
             },
-            slots: Slots { total: slots, busy: state.busy },
+            slots: Slots { total: state.slots.now(), busy: state.busy() },
             queue: QueueDepth {
                 depth: count(waiting),
                 limit: count(self.limit),
-                eta_s: state.times.eta("", true, position, slots).map(tenths),
+                eta_s: state.outlook().nth("", true, waiting + 1).map(seconds),
             },
             since: state.since,
         }
@@ -278,23 +314,25 @@ impl State {
     /// Everybody in the line in the order in which slots will be given out.
     fn places(&self) -> Vec<(TurnId, QueuePlace)> {
         let order = self.line.positions();
-        let models = order.iter().filter_map(|turn| self.line.get(*turn)).map(|r| r.payload.model.as_str());
-        let etas = self.times.etas(models.map(|model| (model, self.is_loaded(model))), self.slots.now());
-        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace {
-            position,
-            eta_s: eta.map(tenths),
-            offline: None,
-        });
+        let etas = self.begins(&mut self.outlook(), &order);
+        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace::new(position, eta));
         order.iter().copied().zip(places).collect()
+    }
+
+    /// When these of the line begin to be answered, one after the other.
+    fn begins(&self, outlook: &mut Outlook<'_>, line: &[TurnId]) -> Vec<Option<Duration>> {
+        let models = line.iter().filter_map(|turn| self.line.get(*turn)).map(|r| r.payload.model.as_str());
+        models.map(|model| outlook.next(model, self.is_loaded(model), Duration::ZERO)).collect()
     }
 }
 
-fn is_near(told: QueuePlace, place: QueuePlace) -> bool {
+/// Whether a place need not be told anew.
+pub(crate) fn is_near(told: &QueuePlace, place: &QueuePlace) -> bool {
     let near = match (told.eta_s, place.eta_s) {
-        (Some(told), Some(eta)) => (told - eta).abs() <= (told * ETA_MOVED).max(1.0),
+        (Some(told), Some(eta)) => (told - eta).abs() < (told * ETA_MOVED).max(1.0),
         (told, eta) => told.is_none() && eta.is_none(),
     };
-    told.position == place.position && told.offline == place.offline && near
+    (told.position, told.offline, &told.server) == (place.position, place.offline, &place.server) && near
 }
 
 pub(in crate::inference) fn count(n: usize) -> u32 {
@@ -305,9 +343,4 @@ pub(in crate::inference) fn count(n: usize) -> u32 {
 fn on_clock(at: Instant) -> Timestamp {
     let left = at.saturating_duration_since(now());
     Timestamp(Timestamp::now().0.saturating_add(i64::try_from(left.as_micros()).unwrap_or(i64::MAX)))
-}
-
-/// Seconds with one decimal.
-fn tenths(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10.0).round() / 10.0
 }

@@ -184,9 +184,10 @@ proptest! {
             model.apply(&mut queue, epoch, step);
         }
         let new = request(1000, class, bot, user, cost);
-        let foretold = queue.position_for(&new);
+        let foretold = queue.before(&new);
         queue.push(new).unwrap();
-        prop_assert_eq!(queue.position(turn(1000)), Some(foretold));
+        prop_assert_eq!(queue.position(turn(1000)), Some(foretold.len() + 1));
+        prop_assert_eq!(&queue.positions()[..foretold.len()], foretold);
     }
 }
 

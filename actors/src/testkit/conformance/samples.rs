@@ -1,6 +1,9 @@
 //! Bots, conversations, messages and turns to store, each different from the others.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use serde_json::{Map, json};
 
@@ -129,7 +132,7 @@ pub fn turn(home: &Conversation, parent: Option<MessageId>, text: &str) -> (Turn
         model: "llama3.2".into(),
         server: None,
         attempt_of: None,
-        queue: Some(QueuePlace { position: 2, eta_s: Some(1.5), offline: None }),
+        queue: Some(QueuePlace::new(2, Some(Duration::from_millis(1500))).at("one")),
         usage: Usage::default(),
         timings: Timings::default(),
         context: ContextUse { num_ctx: 4096, ..ContextUse::default() },

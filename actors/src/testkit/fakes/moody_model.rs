@@ -94,6 +94,19 @@ impl MoodyModel {
     }
 }
 
+impl MoodyModel {
+    /// What is done with a model, as far as it shows: its list stays as it is.
+    async fn done(&self, model: &str) -> Result<(), ModelError> {
+        self.there().await?;
+        let mood = self.state.lock().0.clone();
+        match mood {
+            Mood::Fails(error) => Err(error),
+            _ if self.models.iter().any(|name| name == model) => Ok(()),
+            _ => Err(ModelError::ModelNotFound(model.into())),
+        }
+    }
+}
+
 #[async_trait]
 impl ChatModel for MoodyModel {
     async fn chat(&self, request: ChatRequest) -> Result<ChatStream, ModelError> {
@@ -133,15 +146,12 @@ impl ChatModel for MoodyModel {
         self.hand.pull(model).await
     }
     async fn delete(&self, model: &str) -> Result<(), ModelError> {
-        self.there().await?;
-        self.hand.delete(model).await
+        self.done(model).await
     }
     async fn load(&self, model: &str) -> Result<(), ModelError> {
-        self.there().await?;
-        self.hand.load(model).await
+        self.done(model).await
     }
     async fn unload(&self, model: &str) -> Result<(), ModelError> {
-        self.there().await?;
-        self.hand.unload(model).await
+        self.done(model).await
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     domain::{ids::TurnId, model::ServerState},
     inference::{
         breaker::{Breaker, Pass},
+        outlook::Outlook,
         queue::{FairQueue, Request},
         routing::{ModelAt, ServerView},
         service_times::ServiceTimes,
@@ -41,6 +42,7 @@ impl Job {
 pub(super) struct Running {
     pub request: Request<Job>,
     pub pass: Pass,
+    pub model: String,
     pub began: Duration,
     pub load: Duration,
 }
@@ -61,26 +63,30 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub fn view(&self, model: usize, now: Instant) -> ServerView<'_> {
+    pub fn view(&self, model: usize, epoch: Instant, now: Duration) -> ServerView<'_> {
         let loaded = self.loaded.contains(&model);
         let at = match (loaded, self.has.contains(&model)) {
             (true, _) => ModelAt::Loaded,
             (false, true) => ModelAt::Present,
             (false, false) => ModelAt::Absent,
         };
-        let idle = (self.running.len() as u32) < self.slots.now() && self.queue.is_empty();
-        let position = if idle { 0 } else { self.queue.len() + 1 };
         ServerView {
             name: &self.name,
             state: ServerState::Up,
             // A model that no server but others has is no answer here.
-            admits: self.breaker.admits(now) && at != ModelAt::Absent,
+            admits: self.breaker.admits(epoch + now) && at != ModelAt::Absent,
             model: at,
             full: self.queue.len() >= self.queue.limit(),
-            wait: self.times.eta(&model.to_string(), loaded, position, self.slots.now()),
+            wait: self.outlook(now).nth(&model.to_string(), loaded, self.queue.len() + 1),
             turns: (self.running.len() + self.queue.len()) as u32,
             slots: self.slots.now(),
         }
+    }
+
+    /// When its slots come free, as expected.
+    pub fn outlook(&self, now: Duration) -> Outlook<'_> {
+        let running = self.running.values().map(|r| (r.model.as_str(), now - r.began));
+        Outlook::new(&self.times, self.slots.now(), running, Duration::ZERO)
     }
 
     /// Has a model in memory; how long that takes.

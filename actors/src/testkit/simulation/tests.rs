@@ -52,12 +52,19 @@ fn under_too_much_work_who_sits_and_waits_goes_first_and_the_others_still_come_u
 
 #[test]
 fn with_room_to_spare_a_dying_and_a_busy_server_cost_only_what_ran_on_them() {
-    let plan = Plan::new(Load::Offered(0.8), 2 * MINUTE);
-    let fair = simulate(plan);
-    println!("{} {} {} {}", fair.cut, fair.busy, fair.opened, fair.failovers);
-    assert!(fair.cut <= plan.slots.into() && fair.cut > 0, "{} cut", fair.cut);
-    assert_eq!((fair.refused, fair.expired), (0, 0));
-    assert!(fair.opened > 0 && fair.failovers > 0 && fair.busy > 0);
-    assert!(fair.busy < fair.arrived / 100, "busy is not asked for again and again: {}", fair.busy);
-    assert!(wait(&fair, Class::Interactive, 99.0) < 10.0);
+    let mut waits = vec![];
+    for seed in 5..9 {
+        let plan = Plan { seed, ..Plan::new(Load::Offered(0.8), 2 * MINUTE) };
+        let fair = simulate(plan);
+        println!("{} {} {} {}", fair.cut, fair.busy, fair.opened, fair.failovers);
+        assert!(fair.cut <= plan.slots.into() && fair.cut > 0, "{} cut", fair.cut);
+        assert_eq!((fair.refused, fair.expired), (0, 0));
+        assert!(fair.opened > 0 && fair.failovers > 0 && fair.busy > 0);
+        assert!(fair.busy < fair.arrived / 100, "busy is not asked for again and again: {}", fair.busy);
+        waits.extend_from_slice(&fair.waits[Class::Interactive as usize]);
+    }
+    // One seed says little: where the dying server's turns go to is chance.
+    let long = percentile(&waits, 99.0);
+    println!("{long:.1}");
+    assert!(long < 10.0, "{long}");
 }
