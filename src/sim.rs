@@ -67,6 +67,7 @@ impl Sim {
         let shared = Arc::new(server::Shared {
             catalogue: Arc::new(catalogue::Catalogue::new(config.models)),
             counters: Arc::default(),
+            let_go: CancellationToken::new(),
         });
         let stop = CancellationToken::new();
         let accept = tokio::spawn(server::serve(listener, Arc::clone(&shared), stop.clone()));
@@ -95,6 +96,12 @@ impl Sim {
     #[must_use]
     pub fn last_left(&self) -> Option<Instant> {
         self.shared.counters.left()
+    }
+
+    /// Lets every answer go on that waits at its `hold_at`, those to come included: what has to happen in the middle of an
+    /// answer has happened.
+    pub fn let_go(&self) {
+        self.shared.let_go.cancel();
     }
 
     /// Stops accepting, closes idle connections, gives running answers a quarter of a second, and waits for the end.

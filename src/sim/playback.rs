@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     answer::Answer,
@@ -50,6 +51,9 @@ pub(crate) struct Performance {
     pub(crate) drip_ms: u64,
 }
 
+/// After so many tokens the answer waits for this.
+pub(crate) type Hold = (u32, Pin<Box<WaitForCancellationFutureOwned>>);
+
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -79,6 +83,7 @@ pub(crate) struct Playback {
     /// The time of the next token, when there is a pace.
     due: Instant,
     sleep: Option<Pin<Box<Sleep>>>,
+    hold: Option<Hold>,
     /// Parts of a line that was chopped.
     parts: VecDeque<Bytes>,
 }
@@ -104,8 +109,14 @@ impl Playback {
             stage,
             due: now,
             sleep: None,
+            hold: None,
             parts: VecDeque::new(),
         }
+    }
+
+    /// The same with a wait in it.
+    pub(crate) fn held(self, hold: Option<Hold>) -> Self {
+        Self { hold, ..self }
     }
 
     /// The next line, or `None` where there is none now.
@@ -210,6 +221,13 @@ impl Body for Playback {
             }
             if let Some(part) = this.parts.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            if let Stage::Token(n) = this.stage
+                && let Some((_, let_go)) = this.hold.as_mut().filter(|(at, _)| n >= *at as usize)
+            {
+                std::task::ready!(let_go.as_mut().poll(cx));
+                this.hold = None;
+                this.due = this.due.max(Instant::now());
             }
             if this.how.pace != Pace::Fixed(0) && matches!(this.stage, Stage::Token(_)) {
                 if this.sleep.is_none() && this.due > Instant::now() {

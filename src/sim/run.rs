@@ -10,10 +10,11 @@ use super::{
     answer::{Answer, compose, hash},
     catalogue::{Catalogue, EMBEDDING_LENGTH, Unplayable, capabilities},
     masked,
-    playback::{Performance, Playback, Start, duration, error_text, totals},
+    playback::{Hold, Performance, Playback, Start, duration, error_text, totals},
     reply::{self, Refusal, Reply, ReplyBody},
     request::{Embed, Run},
     script::{Fault, Pace, Script},
+    server::Shared,
     stats::{Counters, OpenCall},
     wire::{Dialect, LineWriter},
 };
@@ -23,14 +24,9 @@ const TOO_LONG: &str = "the input length exceeds the context length";
 
 /// Chat and generate. The waits for loading and for the first token are before the head of the response, as with the
 /// real server; a client that leaves meanwhile drops this future.
-pub(crate) async fn run(
-    dialect: Dialect,
-    body: &[u8],
-    catalogue: &Catalogue,
-    counters: &Arc<Counters>,
-) -> Reply {
-    let start = Instant::now();
-    let call = counters.begin();
+pub(crate) async fn run(dialect: Dialect, body: &[u8], shared: &Shared) -> Reply {
+    let (start, catalogue) = (Instant::now(), &*shared.catalogue);
+    let call = shared.counters.begin();
     let mut run: Run<'_> = match parse(body) {
         Ok(run) => run,
         Err(refusal) => return ended(call, *refusal),
@@ -86,7 +82,8 @@ pub(crate) async fn run(
         chopped: script.chopped,
         drip_ms: script.drip_ms,
     };
-    reply::lines(ReplyBody::Answer(Box::new(Playback::new(answer, lines, how, start, call))))
+    let hold = script.hold.map(|at| -> Hold { (at, Box::pin(shared.let_go.clone().cancelled_owned())) });
+    reply::lines(ReplyBody::Answer(Box::new(Playback::new(answer, lines, how, start, call).held(hold))))
 }
 
 /// Everything that the real server checks before it schedules a request.

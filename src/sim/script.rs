@@ -89,6 +89,8 @@ pub(crate) struct Script {
     pub(crate) vision: bool,
     /// Answers a demanded format with something else.
     pub(crate) misform: bool,
+    /// Waits after so many tokens of a stream until [`super::Sim::let_go`].
+    pub(crate) hold: Option<u32>,
     /// So many milliseconds between any few bytes.
     pub(crate) drip_ms: u64,
     /// Answers with something else.
@@ -104,7 +106,7 @@ pub(crate) enum ScriptError {
     Empty,
     #[error(
         "unknown script key '{key}'; known are echo, system, tokens, gap_ms, first_ms, error_at, cut_at, reset_at, stall_at, \
-         long_at, busy, load_ms, drip_ms, utf8, think, tools, calls, vision, misform, garbage, html, gzip, redirect"
+         hold_at, long_at, busy, load_ms, drip_ms, utf8, think, tools, calls, vision, misform, garbage, html, gzip, redirect"
     )]
     UnknownKey { key: String },
     #[error("script key '{key}' is given twice")]
@@ -132,6 +134,7 @@ impl Script {
             calls: 1,
             vision: true,
             misform: false,
+            hold: None,
             drip_ms: 0,
             mask: None,
             chopped: false,
@@ -179,6 +182,7 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
             "cut_at" => script.fail(count(key, value)?, Fault::Cut),
             "reset_at" => script.fail(count(key, value)?, Fault::Reset),
             "long_at" => script.fail(count(key, value)?, Fault::Long),
+            "hold_at" => script.hold = Some(count(key, value)?),
             "drip_ms" => script.drip_ms = number(key, value, MAX_MS)?,
             "html" if flag(key, value)? => script.mask = Some(Mask::Html),
             "gzip" if flag(key, value)? => script.mask = Some(Mask::Gzip),
@@ -304,7 +308,7 @@ mod tests {
             (keys, shuffled) in proptest::sample::subsequence(
                 vec!["tokens=7", "gap_ms=3", "first_ms=9", "error_at=5", "cut_at=6", "stall_at=8", "busy=2",
                      "load_ms=30", "drip_ms=2", "utf8", "think", "tools=2", "calls=3", "vision", "misform", "garbage",
-                     "reset_at=9", "long_at=4"], 1..=18)
+                     "reset_at=9", "long_at=4", "hold_at=6"], 1..=19)
                 .prop_flat_map(|keys| (Just(keys.clone()), Just(keys).prop_shuffle()))
         ) {
             prop_assert_eq!(

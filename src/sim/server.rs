@@ -40,6 +40,8 @@ const VERSION: &str = "0.17.4+deia.sim";
 pub(crate) struct Shared {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) counters: Arc<Counters>,
+    /// What is held goes on.
+    pub(crate) let_go: CancellationToken,
 }
 
 /// Accepts until `stop`, then ends the connections and waits for their tasks.
@@ -156,8 +158,8 @@ async fn with_body(path: &str, body: Incoming, shared: &Shared) -> Reply {
         }
     };
     match path {
-        "/api/chat" => run::run(Dialect::Chat, &bytes, &shared.catalogue, &shared.counters).await,
-        "/api/generate" => run::run(Dialect::Generate, &bytes, &shared.catalogue, &shared.counters).await,
+        "/api/chat" => run::run(Dialect::Chat, &bytes, shared).await,
+        "/api/generate" => run::run(Dialect::Generate, &bytes, shared).await,
         "/api/embed" => run::embed(&bytes, &shared.catalogue, &shared.counters),
         "/api/show" => show(&bytes, shared).unwrap_or_else(|refusal| *refusal),
         "/api/pull" => pull(&bytes, shared).await.unwrap_or_else(|refusal| *refusal),

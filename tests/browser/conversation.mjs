@@ -27,13 +27,13 @@ export function conversation(page, api = mainApi) {
   /** Waits until the last message sent has its whole answer. */
   const answered = () => until('a finished answer', async () => (await count()) > replies && (await lastReply().locator('.m-t').count()) > 0, 60_000);
 
-  /** The exact text of the last reply, as the page itself holds it, through its Copy action. */
-  async function copied() {
+  /** The exact text of the last reply, as the page itself holds it, through its Copy action; '' where that does nothing. */
+  async function copied(patience) {
     const article = lastReply();
     await article.focus();
     await page.evaluate(() => navigator.clipboard.writeText(''));
     await page.keyboard.press('c');
-    return until('the copied text', () => page.evaluate(() => navigator.clipboard.readText()), 3000).catch(() => '');
+    return until('the copied text', () => page.evaluate(() => navigator.clipboard.readText()), patience).catch(() => '');
   }
 
   const turnsOf = async (bot) => (await api('GET', `/api/chat/${bot}`)).body.items;

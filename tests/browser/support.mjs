@@ -19,7 +19,7 @@ export const apiOf = (origin) => async (method, path, body, headers = {}) => {
 export const api = apiOf(base);
 
 /** Waits until `read` gives something true, and returns it; names what it waited for when it does not. */
-export async function until(what, read, timeout = 15_000) {
+export async function until(what, read, timeout = 30_000) {
   const end = Date.now() + timeout;
   for (;;) {
     const value = await read();

@@ -12,12 +12,14 @@ use crate::{
     shared::support::{Database, Deia, Home, InProcess, Signal},
 };
 
-/// Budgets that no history exhausts, so that it is always healed.
-const KEYS: [(&str, &str); 4] = [
+/// Budgets that no history exhausts, so that it is always healed; and waits.
+const KEYS: [(&str, &str); 5] = [
     ("supervision.root_restarts", "1000"),
     ("supervision.bot_restarts", "1000"),
     ("supervision.allow_kill", "true"),
     ("bots.conversation_queue", "64"),
+    // Less than the patience of clients, so that they are told of a database that is frozen.
+    ("storage.acquire_timeout_s", "5"),
 ];
 
 enum Service {

@@ -82,7 +82,7 @@ pub struct Stream {
 }
 
 /// A message in the end.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
     pub id: String,
     pub parent: Option<String>,
@@ -93,7 +93,7 @@ pub struct Message {
 }
 
 /// A turn in the end.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Turn {
     pub id: String,
     pub message: String,
@@ -102,7 +102,7 @@ pub struct Turn {
 }
 
 /// A conversation in the end.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Conversation {
     pub bot: String,
     pub id: String,

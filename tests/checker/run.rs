@@ -8,7 +8,7 @@ use std::{
 
 use deia::sim::Sim;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
@@ -25,9 +25,10 @@ use crate::{
 /// Rows of the outbox that are read at once.
 const PAGE: u32 = 1000;
 /// How long a reader may take to get what there is.
-const READERS: Duration = Duration::from_secs(20);
+const READERS: Duration = Duration::from_secs(60);
 
-/// How long it may take until everything that was sent has ended.
+/// How long nothing may happen in a conversation of which something has not ended. How long all of it takes is the affair of
+/// the machine.
 const REST: Duration = Duration::from_secs(30);
 /// Between two looks.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -95,7 +96,7 @@ pub async fn run(
     let api = Api::new(&url);
     let mut topics = vec!["bots".to_owned(), "tree".to_owned()];
     for bot in &plan.bots {
-        let launched = api.launch(&bot.id, &bot.model).await;
+        let launched = launched(&api, bot).await;
         topics.push(format!("bot:{}", bot.id));
         topics.push(format!("conversation:{}", id(&launched["main_conversation_id"])));
     }
@@ -147,6 +148,20 @@ pub async fn run(
     (history, counts)
 }
 
+/// The bot, however slow the disk is: where the service can't tell whether it is stored, it is asked again.
+async fn launched(api: &Api, bot: &Bot) -> Value {
+    let launch = json!({"bot_id": bot.id, "config": {"model": bot.model}});
+    let mut known = true;
+    loop {
+        let answer = api.post("/api/bot/launch", launch.clone()).await;
+        match answer.status.as_u16() {
+            503 => known = false,
+            409 if !known => return api.get(format!("/api/bot/{}", bot.id)).await.expect(200),
+            _ => return answer.expect(201),
+        }
+    }
+}
+
 /// Lets the planned faults happen while the clients are busy; answers how many did when all clients are done.
 async fn inject(plan: &Plan, house: &mut House, stage: &Stage, clients: &mut JoinSet<()>) -> usize {
     let mut finished = stage.finished.subscribe();
@@ -186,11 +201,14 @@ struct Rest {
 async fn rest(api: &Api, stage: &Stage, topics: &[String]) -> Rest {
     let mut rest = Rest::default();
     for bot in &stage.bots {
-        let begun = Instant::now();
+        let (mut last, mut since) = (None, Instant::now());
         loop {
             // What was sent without an answer may begin only now.
             let seen = look(api, bot).await;
-            let over = begun.elapsed() > REST;
+            if last != seen {
+                (last, since) = (seen.clone(), Instant::now());
+            }
+            let over = since.elapsed() > REST;
             match seen {
                 Some((conversation, at_rest)) if at_rest || over => {
                     if !at_rest {

@@ -40,6 +40,8 @@ fn note(frame: &Value, texts: &mut HashMap<String, String>, terminal: &mut HashM
 const UP: [&str; 4] = ["ready", "active", "processing", "idle"];
 const BOTS: usize = 10;
 const TOKENS: usize = 200;
+/// As many as take far longer than any test.
+const ENDLESS: usize = 9999;
 
 async fn crash_one_of_ten(how: &str, kth: usize) {
     let stage = Stage::new().await;
@@ -51,6 +53,12 @@ async fn crash_one_of_ten(how: &str, kth: usize) {
         socket.subscribe(&format!("conversation:{}", bot["main_conversation_id"].as_str().unwrap())).await;
     }
     let victim = "b3";
+    // It is still speaking whenever it is crashed; what it says afterwards ends.
+    let model = async |tokens: usize| {
+        let model = format!("sim:tokens={tokens},gap_ms=10");
+        api.patch(format!("/api/bot/{victim}"), json!({"config": {"model": model}})).await.expect(200)
+    };
+    model(ENDLESS).await;
     let mut replies = HashMap::new();
     let mut crashed = Value::Null;
     for n in 0..BOTS {
@@ -58,6 +66,8 @@ async fn crash_one_of_ten(how: &str, kth: usize) {
         let told = api.send_without_waiting(&id, "talk").await.expect(202);
         if id == victim {
             crashed = told["turn"].clone();
+            api.turn_in(&crashed["id"], "generating").await;
+            model(TOKENS).await;
         } else {
             replies.insert(told["turn"]["reply_id"].as_str().unwrap().to_owned(), id);
         }
@@ -86,7 +96,7 @@ async fn crash_one_of_ten(how: &str, kth: usize) {
     assert_eq!(turn["error"]["code"], "turn_interrupted");
     let stored = api.message(victim, &crashed["reply_id"]).await;
     assert_eq!((&stored["content"], &stored["state"]), (&json!(texts[&reply]), &json!("partial")));
-    assert!(numbered(TOKENS).starts_with(&texts[&reply]) && texts[&reply].len() >= kth * 5);
+    assert!(numbered(ENDLESS).starts_with(&texts[&reply]) && texts[&reply].len() >= kth * 5);
     // It is back, and its next message was answered.
     let turn = api.ended(&next["turn"]["id"]).await;
     assert_eq!(turn["state"], "completed");
@@ -179,6 +189,10 @@ async fn a_panic_loop_ends_in_quarantine_while_the_others_serve() {
     assert_eq!(status["restarts_left"], 5, "a fresh budget");
 }
 
+const SENDERS: usize = 8;
+/// Of each.
+const MESSAGES: usize = 80;
+
 #[tokio::test]
 async fn messages_to_a_bot_that_keeps_crashing_are_stored_once_and_end_once() {
     let stage = Stage::new().await;
@@ -190,7 +204,9 @@ async fn messages_to_a_bot_that_keeps_crashing_are_stored_once_and_end_once() {
     // A conversation for each sender, so that at every moment messages are on their way to storage.
     let mut senders = vec![];
     let mut conversations = vec![];
-    for sender in 0..8 {
+    // Read all the time: who leaves the service's pings unanswered is hung up on.
+    let events = tokio::spawn(async move { collect(&mut socket, SENDERS * MESSAGES).await });
+    for sender in 0..SENDERS {
         let made = api.post("/api/chat/ada/conversations", json!({})).await.expect(201)["id"].clone();
         conversations.push(made.clone());
         senders.push(tokio::spawn(send_many(api.clone(), sender, made)));
@@ -203,7 +219,7 @@ async fn messages_to_a_bot_that_keeps_crashing_are_stored_once_and_end_once() {
     for sender in senders {
         told.extend(sender.await.unwrap());
     }
-    let (_, terminal) = collect(&mut socket, told.len()).await;
+    let (_, terminal) = events.await.unwrap();
     let mut stored: HashMap<String, usize> = HashMap::new();
     for conversation in &conversations {
         let conversation = conversation.as_str().unwrap();
@@ -235,7 +251,7 @@ async fn messages_to_a_bot_that_keeps_crashing_are_stored_once_and_end_once() {
 
 async fn send_many(api: Api, sender: usize, conversation: Value) -> Vec<(String, String)> {
     let mut told = vec![];
-    while told.len() < 80 {
+    while told.len() < MESSAGES {
         let content = format!("{sender}-{}", told.len());
         let answer = api.submit("ada", &content, json!({"conversation_id": conversation})).await;
         match answer.status.as_u16() {

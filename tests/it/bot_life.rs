@@ -10,12 +10,13 @@ async fn a_restart_stops_what_runs_and_keeps_what_waits() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:tokens=150,gap_ms=10").await;
-    let mut turns = vec![];
-    for content in ["one", "two", "three"] {
+    api.launch("ada", "sim:stall_at=10").await;
+    let mut turns = vec![api.send_without_waiting("ada", "one").await.expect(202)["turn"]["id"].clone()];
+    let seen = api.written(&turns[0], 10).await;
+    api.patch("/api/bot/ada", json!({"config": {"model": "sim:echo"}})).await.expect(200);
+    for content in ["two", "three"] {
         turns.push(api.send_without_waiting("ada", content).await.expect(202)["turn"]["id"].clone());
     }
-    let seen = api.written(&turns[0], 10).await;
     let bot = api.post("/api/bot/ada/restart", json!({})).await.expect(200);
     assert_ne!(bot["state"], "terminated");
     let states: Vec<Value> = join_all(turns.iter().map(|t| api.ended(t))).await;
@@ -65,12 +66,13 @@ async fn a_quarantined_bot_holds_its_messages_and_lets_them_be_stopped() {
     let stage = Stage::with(&[("DEIA_SUPERVISION__BOT_RESTARTS", "0")]).await;
     let deia = stage.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:tokens=400,gap_ms=5").await;
-    let mut turns = vec![];
-    for content in ["one", "two", "three"] {
+    api.launch("ada", "sim:stall_at=10").await;
+    let mut turns = vec![api.send_without_waiting("ada", "one").await.expect(202)["turn"]["id"].clone()];
+    api.written(&turns[0], 10).await;
+    api.patch("/api/bot/ada", json!({"config": {"model": "sim:echo"}})).await.expect(200);
+    for content in ["two", "three"] {
         turns.push(api.send_without_waiting("ada", content).await.expect(202)["turn"]["id"].clone());
     }
-    api.written(&turns[0], 10).await;
     api.post("/api/bot/ada/kill", json!({"reason": "to see it"})).await.expect(200);
     api.bot_in("ada", &["quarantined"]).await;
     assert_eq!(api.ended(&turns[0]).await["state"], "interrupted");

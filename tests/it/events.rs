@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::support::{Api, Deia, Socket, Stage, numbered};
+use crate::support::{Deia, ServerSentEvents, Socket, Stage, numbered};
 
 /// What a reader has put together of replies.
 #[derive(Default)]
@@ -108,7 +108,7 @@ async fn a_reader_that_comes_back_in_mid_answer_misses_nothing() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    let bot = api.launch("ada", "sim:tokens=300,gap_ms=3").await;
+    let bot = api.launch("ada", "sim:tokens=300,hold_at=30").await;
     let topic = conversation(&bot);
     let mut socket = deia.socket().await;
     let first = socket.subscribe(&topic).await;
@@ -127,6 +127,7 @@ async fn a_reader_that_comes_back_in_mid_answer_misses_nothing() {
     assert_eq!((&back["recovered"], &back["seq"]), (&json!(true), &json!(seq)));
     assert!(back.get("snapshot").is_none_or(Value::is_null));
     texts.begin(&back);
+    stage.sim.let_go();
     let mut next = seq;
     until_ends(&mut socket, &topic, 2, |frame| {
         texts.note(frame);
@@ -168,7 +169,7 @@ async fn readers_that_come_at_any_time_see_the_same_text() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    let bot = api.launch("ada", "sim:utf8,tokens=200,gap_ms=10").await;
+    let bot = api.launch("ada", "sim:utf8,tokens=200,gap_ms=5,hold_at=100").await;
     let topic = conversation(&bot);
     let mut early = deia.socket().await;
     let mut first = Texts::default();
@@ -182,7 +183,8 @@ async fn readers_that_come_at_any_time_see_the_same_text() {
     assert_eq!((&pending["id"], &pending["state"]), (&message, &json!("pending")));
     second.begin(&subscribed);
     let events = format!("/api/turn/{}/events", told["turn"]["id"].as_str().unwrap());
-    let streamed = tokio::spawn(read_stream(api.clone(), events.clone(), None));
+    let streamed = tokio::spawn(read_all(api.events(events.clone(), None).await));
+    stage.sim.let_go();
     until_ends(&mut early, &topic, 1, |frame| first.note(frame)).await;
     until_ends(&mut late, &topic, 1, |frame| second.note(frame)).await;
     let stored = api.message("ada", &message).await["content"].clone();
@@ -192,15 +194,15 @@ async fn readers_that_come_at_any_time_see_the_same_text() {
     assert_eq!(text, stored);
     // Over SSE, from any place in the middle: exactly the rest.
     let (id, length) = ids[ids.len() / 2].clone();
-    let (rest, _) = read_stream(api.clone(), events, Some(id)).await;
+    let (rest, _) = read_all(api.events(events, Some(&id)).await).await;
     assert!(stored.as_str().unwrap().ends_with(&rest), "{rest}");
     assert!(rest.is_empty() || rest.len() == stored.as_str().unwrap().len() - length, "{} of it", rest.len());
 }
 
 /// The text of a turn's stream, and the ids of its token events with the length of the text so far.
-async fn read_stream(api: Api, path: String, last: Option<String>) -> (String, Vec<(String, usize)>) {
+async fn read_all(events: ServerSentEvents) -> (String, Vec<(String, usize)>) {
     let (mut text, mut ids) = (String::new(), vec![]);
-    let events = api.events(path, last.as_deref()).await.rest().await;
+    let events = events.rest().await;
     assert_eq!(events.last().and_then(|e| e.event.as_deref()), Some("turn_completed"));
     for event in events {
         if event.event.as_deref() == Some("token") {

@@ -45,6 +45,8 @@ async fn busy_slots(api: &Api) -> Value {
     api.get("/api/servers").await.expect(200)["items"][0]["slots"]["busy"].clone()
 }
 
+const HELD: &str = "sim:tokens=30,hold_at=10,reset_at=10";
+
 /// A way to go wrong: the model that does, how its turn ends, tokens kept, requests that the turn made.
 type Fault<'a> = (&'a str, Result<(), &'a str>, usize, u64);
 
@@ -52,9 +54,9 @@ type Fault<'a> = (&'a str, Result<(), &'a str>, usize, u64);
 async fn whatever_a_model_server_does_its_turn_ends_once_and_harms_nobody() {
     let elsewhere = Sim::start(SimConfig::default()).await.expect("another server");
     let stage = Stage::with(&[
-        ("DEIA_INFERENCE__IDLE_S", "1"),
-        ("DEIA_INFERENCE__FIRST_BYTE_S", "4"),
-        ("DEIA_INFERENCE__OFFLINE_WAIT_S", "1"),
+        // Far longer than what is to end well takes, far shorter than what is not to.
+        ("DEIA_INFERENCE__IDLE_S", "2"),
+        ("DEIA_INFERENCE__FIRST_BYTE_S", "12"),
     ])
     .await;
     let deia = stage.start().await;
@@ -71,15 +73,15 @@ async fn whatever_a_model_server_does_its_turn_ends_once_and_harms_nobody() {
         ("sim:tokens=30,cut_at=0", Err("upstream_error"), 0, 1),
         ("sim:tokens=30,cut_at=10", Err("upstream_error"), 10, 1),
         ("sim:tokens=30,reset_at=0", Err("upstream_error"), 0, 1),
-        // What a reset overtakes on its way is lost; what was read before is not.
-        ("sim:tokens=30,gap_ms=20,reset_at=10", Err("upstream_error"), 10, 1),
+        // What a reset overtakes on its way is lost; what was read before is not, so it is held until all of it was.
+        (HELD, Err("upstream_error"), 10, 1),
         ("sim:tokens=30,garbage", Err("upstream_error"), 3, 1),
         ("sim:tokens=30,garbage=0", Err("upstream_error"), 0, 1),
         ("no-such-model", Err("model_not_found"), 0, 1),
         ("sim:tokens=30,error_at=0", Err("upstream_error"), 0, 1),
         ("sim:tokens=30,error_at=10", Err("upstream_error"), 10, 1),
         // A byte now and then is no answer: a line must come.
-        ("sim:tokens=3,drip_ms=60", Err("upstream_timeout"), 1, 1),
+        ("sim:tokens=3,drip_ms=100", Err("upstream_timeout"), 1, 1),
         ("sim:tokens=30,long_at=2", Err("upstream_error"), 2, 1),
         ("sim:long_at=0", Err("upstream_error"), 0, 1),
         ("sim:gzip", Err("upstream_error"), 0, 1),
@@ -91,6 +93,10 @@ async fn whatever_a_model_server_does_its_turn_ends_once_and_harms_nobody() {
         let (bot, before) = (format!("b{n}"), stage.sim.stats());
         api.launch(&bot, model).await;
         let told = api.send_without_waiting(&bot, "talk").await.expect(202);
+        if model == HELD {
+            api.written(&told["turn"]["id"], numbered(tokens).len()).await;
+            stage.sim.let_go();
+        }
         let meanwhile = api.send("eve", "and you?").await.expect(200);
         assert_eq!(meanwhile["reply"]["content"], "and you?", "{model}");
         let turn = api.ended(&told["turn"]["id"]).await;

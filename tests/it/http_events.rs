@@ -26,7 +26,8 @@ fn content(event: &ServerSentEvent) -> &str {
 async fn a_stream_cut_after_any_event_goes_on_exactly_there() {
     let (_home, deia) = start().await;
     let api = deia.api();
-    api.launch("A", "sim:tokens=60,gap_ms=4").await;
+    // Longer than any reader is away: each turn is ended by a stop.
+    api.launch("A", "sim:tokens=9999,gap_ms=4").await;
     for cut in [1, 3, 8, 20] {
         let mut stream = api.send_and_stream("A", "go").await;
         let mut seen = vec![];
@@ -36,9 +37,11 @@ async fn a_stream_cut_after_any_event_goes_on_exactly_there() {
         drop(stream);
         let turn = seen[0].data["topic"].as_str().unwrap().strip_prefix("turn:").unwrap().to_owned();
         let last = seen.last().unwrap().id.clone().unwrap();
-        let rest = api.events(format!("/api/turn/{turn}/events"), Some(&last)).await.rest().await;
+        let rest = api.events(format!("/api/turn/{turn}/events"), Some(&last)).await;
+        api.post(format!("/api/turn/{turn}/stop"), json!({})).await.expect(200);
+        let rest = rest.rest().await;
         let end = rest.last().unwrap();
-        assert_eq!(end.event.as_deref(), Some("turn_completed"));
+        assert_eq!(end.event.as_deref(), Some("turn_stopped"));
         assert_eq!(format!("{}{}", text(&seen), text(&rest)), content(end), "cut after {cut}");
         let seqs: Vec<u64> = seen
             .iter()
@@ -59,7 +62,7 @@ async fn a_stream_cut_after_any_event_goes_on_exactly_there() {
         {
             let told = api.events(format!("/api/turn/{turn}/events"), Some(&forged)).await.rest().await;
             let names: Vec<_> = told.iter().map(|e| e.event.as_deref().unwrap()).collect();
-            assert_eq!(names, ["snapshot", "turn_completed"], "{forged}");
+            assert_eq!(names, ["snapshot", "turn_stopped"], "{forged}");
             assert_eq!(told[0].data["data"]["recovered"], false);
         }
     }

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Answer, Deia, Home};
+use crate::support::{Answer, Deia, Home, eventually};
 
 async fn start() -> (Home, Deia) {
     let home = Home::new().env("DEIA_INFERENCE__SIMULATED", "on").env("DEIA_SUPERVISION__ALLOW_KILL", "true");
@@ -199,26 +199,37 @@ async fn a_send_has_three_forms_and_a_history_that_pages() {
 async fn health_says_what_works() {
     let (_home, deia) = start().await;
     let api = deia.api();
+    // Health is of a moment: where the disk keeps the database waiting for most of a second, it says so.
+    let well = async |path: &str| {
+        eventually(&format!("{path} is well"), async || {
+            let answer = api.get(path).await;
+            (answer.status.as_u16() == 200).then_some(answer.body)
+        })
+        .await
+    };
     for path in ["/health", "/ready", "/health/db", "/health/ollama"] {
-        let body = api.get(path).await.expect(200);
+        let body = well(path).await;
         assert!(body["status"].is_string() && body["checks"].is_object(), "{path}: {body}");
     }
-    let deep = api.get("/health/deep").await.expect(200);
-    assert_eq!(
-        (&deep["checks"]["db"]["status"], &deep["checks"]["tree"]["status"]),
-        (&json!("ok"), &json!("ok"))
-    );
+    eventually("the database and the tree are well", async || {
+        let checks = well("/health/deep").await["checks"].clone();
+        (checks["db"]["status"] == "ok" && checks["tree"]["status"] == "ok").then_some(())
+    })
+    .await;
     api.launch("A", "sim:echo").await;
     api.send("A", "hello").await.expect(200);
-    let deep = api.get("/health/deep").await.expect(200);
     for (actor, words) in [
         ("history", "0 facts wait"),
         ("broadcast", "0 readers on "),
         ("state", "1 of 1 bots run"),
         ("bots", "1 actors up; 0 wait"),
     ] {
-        let check = &deep["checks"][actor];
-        assert_eq!(check["status"], "ok", "{deep}");
-        assert!(check["detail"].as_str().unwrap().starts_with(words), "{check}");
+        // What the bot says of its new state may still be on its way.
+        eventually(&format!("{actor}: {words}"), async || {
+            let check = well("/health/deep").await["checks"][actor].clone();
+            let said = check["detail"].as_str().is_some_and(|detail| detail.starts_with(words));
+            (check["status"] == "ok" && said).then_some(())
+        })
+        .await;
     }
 }

@@ -24,7 +24,7 @@ impl Two {
         let sims = [sim().await, sim().await];
         let names = [sims[0].address().to_string(), sims[1].address().to_string()];
         let servers = format!("{},{}", sims[0].url(), sims[1].url());
-        let home = home.env("DEIA_INFERENCE__SERVERS", servers).env("DEIA_INFERENCE__IDLE_S", "1");
+        let home = home.env("DEIA_INFERENCE__SERVERS", servers).env("DEIA_INFERENCE__IDLE_S", "5");
         let deia = home.start().await;
         let api = deia.api();
         eventually("both servers are known", async || {

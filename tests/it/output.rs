@@ -125,7 +125,7 @@ async fn thoughts_are_kept_as_they_were_seen_through_stop_and_crash() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:think,tokens=9,gap_ms=40").await;
+    api.launch("ada", "sim:think,stall_at=3").await;
     for how in ["stop", "kill"] {
         let mut events = api.send_and_stream("ada", "one two three").await;
         let (mut seen, mut end) = (String::new(), Value::Null);

@@ -123,7 +123,7 @@ async fn a_running_reply_is_found_when_it_has_ended() {
     let stage = Stage::new().await;
     let deia = stage.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:tokens=400,gap_ms=5").await;
+    api.launch("ada", "sim:stall_at=10").await;
     let told = api.send_without_waiting("ada", "count").await.expect(202);
     api.written(&told["turn"]["id"], 20).await;
     assert_eq!(found(&api, "0003").await, []);

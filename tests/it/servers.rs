@@ -96,7 +96,7 @@ async fn a_server_that_is_killed_takes_only_what_it_was_saying_with_it() {
 #[tokio::test]
 async fn a_server_that_hangs_keeps_only_its_own_turns_waiting_and_is_used_again_when_it_goes_on() {
     let (home, sims) = two("sim:stall_at=10,sim:echo");
-    let home = home.env("DEIA_INFERENCE__FIRST_BYTE_S", "2").env("DEIA_INFERENCE__SLOTS", "2");
+    let home = home.env("DEIA_INFERENCE__FIRST_BYTE_S", "10").env("DEIA_INFERENCE__SLOTS", "2");
     let deia = home.start().await;
     let api = deia.api();
     let bots: Vec<_> = (0..8).map(|n| format!("b{n}")).collect();

@@ -109,7 +109,7 @@ async fn a_server_that_is_deleted_ends_what_it_says_and_gives_up_who_waits_for_i
     let deia = stage.start().await;
     let api = deia.api();
     let first = stage.sim.url().replace("http://", "");
-    api.launch("ada", "sim:tokens=60,gap_ms=10").await;
+    api.launch("ada", "sim:tokens=60,hold_at=10").await;
     api.launch("bob", "sim:echo").await;
     let running = api.send_without_waiting("ada", "talk").await.expect(202);
     api.written(&running["turn"]["id"], 10).await;
@@ -120,6 +120,7 @@ async fn a_server_that_is_deleted_ends_what_it_says_and_gives_up_who_waits_for_i
     api.post(format!("/api/server/{first}/drain"), json!({})).await.expect(200);
     api.delete(format!("/api/server/{first}")).await.expect(200);
     assert!(servers(&api).await.is_empty() && gates(&api).await.is_empty());
+    stage.sim.let_go();
     let whole = api.ended(&running["turn"]["id"]).await;
     assert_eq!((&whole["state"], &whole["server"]), (&json!("completed"), &json!(first)));
     assert_eq!(api.message("ada", &whole["reply_id"]).await["content"], numbered(60));

@@ -1,28 +1,26 @@
 //! SIGTERM while answers are written.
 
-use std::time::{Duration, Instant};
-
 use serde_json::json;
 
 use crate::support::{Signal, Stage, numbered};
 
 #[tokio::test]
 async fn answers_that_end_within_the_drain_are_completed() {
-    let stage = Stage::with(&[("DEIA_SERVER__DRAIN_S", "10")]).await;
+    let stage = Stage::with(&[("DEIA_SERVER__DRAIN_S", "600")]).await;
     let deia = stage.start().await;
     let api = deia.api();
-    api.launch("ada", "sim:tokens=150,gap_ms=2").await;
+    api.launch("ada", "sim:tokens=150,hold_at=50").await;
     let waiting = tokio::spawn({
         let api = api.clone();
         async move { api.send("ada", "talk").await }
     });
     api.bot_in("ada", &["processing"]).await;
-    let begun = Instant::now();
     deia.signal(Signal::Terminate);
+    stage.sim.let_go();
     let answer = waiting.await.unwrap().expect(200);
     assert_eq!(answer["reply"]["content"], numbered(150));
+    // Who waits for it waits far less than the drain is long: it is not waited for to its end.
     assert_eq!(deia.ended().await.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(10), "it does not wait for the whole drain");
     let deia = stage.start().await;
     let turn = deia.api().turn(&answer["turn"]["id"]).await;
     assert_eq!(turn["state"], "completed");
@@ -33,7 +31,8 @@ async fn longer_answers_are_interrupted_with_all_that_was_seen() {
     let stage = Stage::with(&[("DEIA_SERVER__DRAIN_S", "1")]).await;
     let deia = stage.start().await;
     let api = deia.api();
-    let bot = api.launch("ada", "sim:tokens=9999,gap_ms=2").await;
+    // Longer than the harness waits for the end of a process.
+    let bot = api.launch("ada", "sim:tokens=9999,gap_ms=20").await;
     let mut socket = deia.socket().await;
     socket.subscribe(&format!("conversation:{}", bot["main_conversation_id"].as_str().unwrap())).await;
     let told = api.send_without_waiting("ada", "talk").await.expect(202);
@@ -41,7 +40,6 @@ async fn longer_answers_are_interrupted_with_all_that_was_seen() {
     api.patch("/api/bot/ada", json!({"config": {"model": "sim:echo"}})).await.expect(200);
     let next = api.send_without_waiting("ada", "and then?").await.expect(202);
     api.written(&told["turn"]["id"], 50).await;
-    let begun = Instant::now();
     deia.signal(Signal::Terminate);
     let (mut seen, mut closing) = (String::new(), None);
     while let Some(frame) = socket.next().await {
@@ -58,7 +56,6 @@ async fn longer_answers_are_interrupted_with_all_that_was_seen() {
     let code = socket.closed().await.expect("a close code");
     assert!(code < 4500 && closing["code"] == code, "{closing}");
     assert_eq!(deia.ended().await.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?} for a drain of 1 s", begun.elapsed());
     let deia = stage.start().await;
     let api = deia.api();
     let turn = api.ended(&told["turn"]["id"]).await;

@@ -9,9 +9,9 @@ use crate::support::{Stage, numbered};
 #[tokio::test]
 async fn each_fault_of_the_model_server_has_its_code_and_keeps_the_partial() {
     let stage = Stage::with(&[
-        ("DEIA_INFERENCE__IDLE_S", "1"),
-        ("DEIA_INFERENCE__FIRST_BYTE_S", "1"),
-        ("DEIA_INFERENCE__OFFLINE_WAIT_S", "1"),
+        // Long enough for what does not stall.
+        ("DEIA_INFERENCE__IDLE_S", "3"),
+        ("DEIA_INFERENCE__FIRST_BYTE_S", "10"),
     ])
     .await;
     let deia = stage.start().await;

@@ -17,10 +17,14 @@ use tokio::{
 use super::*;
 use crate::sim::{Sim, SimConfig};
 
-const SHORT: Limits = Limits {
-    first_byte: Duration::from_millis(150),
-    idle: Duration::from_millis(60),
-    call: Duration::from_millis(150),
+/// For what is about to run into one limit, and is not to run into the other one before.
+const FIRST_BYTE: Limits = Limits { first_byte: Duration::from_millis(150), ..LONG };
+const IDLE: Limits = Limits { idle: Duration::from_millis(60), ..LONG };
+/// For everything else: no test waits for them.
+const LONG: Limits = Limits {
+    first_byte: Duration::from_secs(120),
+    idle: Duration::from_secs(120),
+    call: Duration::from_secs(120),
 };
 
 fn ollama(address: SocketAddr, limits: Limits) -> Ollama {
@@ -99,8 +103,7 @@ async fn tool_calls_keep_their_ids_and_their_order() {
 
 #[tokio::test]
 async fn faults_keep_what_came_and_end_in_their_condition() {
-    let (sim, _) = sim().await;
-    let ollama = ollama(sim.address(), Limits { first_byte: Duration::from_secs(5), ..SHORT });
+    let (sim, ollama) = sim().await;
     let ten: String = (0..10).map(|n| format!("{n:04} ")).collect();
 
     let failed = ask(&ollama, "sim:error_at=10").await;
@@ -113,7 +116,8 @@ async fn faults_keep_what_came_and_end_in_their_condition() {
     let cut = ask(&ollama, "sim:cut_at=10").await;
     assert_eq!((cut.content, cut.end), (ten.clone(), Err(ModelError::Cut)));
 
-    let stalled = ask(&ollama, "sim:stall_at=10").await;
+    // Its tokens leave in one write, so only the silence after them takes time.
+    let stalled = ask(&self::ollama(sim.address(), IDLE), "sim:stall_at=10").await;
     assert_eq!((stalled.content, stalled.end), (ten, Err(ModelError::Timeout(Wait::Idle))));
 
     let garbage = ask(&ollama, "sim:garbage").await;
@@ -141,11 +145,11 @@ async fn busy_is_told_apart_and_nothing_is_tried_twice() {
 #[tokio::test]
 async fn the_first_byte_has_its_own_limit() {
     let (sim, _) = sim().await;
-    let impatient = ollama(sim.address(), SHORT);
+    let impatient = ollama(sim.address(), FIRST_BYTE);
     for model in ["sim:first_ms=60000", "sim:load_ms=60000", "sim:stall_at=0"] {
         assert_eq!(ask(&impatient, model).await.end, Err(ModelError::Timeout(Wait::FirstByte)), "{model}");
     }
-    let patient = ollama(sim.address(), Limits { first_byte: Duration::from_secs(30), ..SHORT });
+    let patient = ollama(sim.address(), IDLE);
     assert!(ask(&patient, "sim:echo,first_ms=100").await.end.is_ok(), "longer than the idle limit");
     sim.stop().await;
 }
@@ -168,18 +172,25 @@ async fn pull(ollama: &Ollama, model: &str) -> (Vec<PullStep>, Result<(), ModelE
 
 #[tokio::test]
 async fn a_pull_that_goes_wrong_ends_in_its_condition_and_the_next_goes_on_there() {
-    let (sim, _) = sim().await;
-    let ollama = ollama(sim.address(), Limits { idle: Duration::from_millis(300), ..Limits::default() });
+    let (sim, ollama) = sim().await;
     let ended = async |model: &str| pull(&ollama, model).await.1;
     assert_eq!(ended("nope").await, Err(ModelError::ModelNotFound("nope".into())));
     assert_eq!(ended("full-disk").await, Err(ModelError::DiskFull));
     assert_eq!(ended("cut").await, Err(ModelError::Cut));
-    let (first, stalled) = pull(&ollama, "stalls").await;
+    // Left where it falls silent, which is half-way.
+    let half = |step: &PullStep| step.completed.zip(step.total).is_some_and(|(done, all)| done * 2 >= all);
+    let mut stream = ollama.pull("stalls").await.unwrap();
+    let (mut begun, mut left) = (None, None);
+    while left.is_none() {
+        let step = stream.next().await.unwrap().unwrap();
+        begun = begun.or(step.completed);
+        left = half(&step).then_some(step.completed).flatten();
+    }
+    drop(stream);
+    let (again, stalled) = pull(&self::ollama(sim.address(), IDLE), "stalls").await;
     assert_eq!(stalled, Err(ModelError::Timeout(Wait::Idle)));
-    let completed = |steps: &[PullStep]| steps.iter().find_map(|s| s.completed);
-    let (again, _) = pull(&ollama, "stalls").await;
-    assert_eq!(completed(&again), first.iter().filter_map(|s| s.completed).max(), "resumed");
-    assert!(completed(&first) < completed(&again));
+    assert_eq!(again.iter().find_map(|s| s.completed), left, "resumed");
+    assert!(begun < left);
     sim.stop().await;
 }
 
@@ -187,18 +198,18 @@ async fn a_pull_that_goes_wrong_ends_in_its_condition_and_the_next_goes_on_there
 async fn a_server_that_talks_nonsense_or_nothing_ends_a_pull() {
     const STEP: &str = "{\"status\":\"pulling a\",\"digest\":\"a\",\"total\":2,\"completed\":1}\n";
     let whole = format!("{STEP}{{\"status\":\"success\"}}");
-    for (name, body, close, steps, end) in [
-        ("a whole one without its last line feed", whole.as_str(), true, 2, "Ok(())"),
-        ("whole, and the connection stays open", &format!("{whole}\n"), false, 2, "Ok(())"),
-        ("no end", STEP, true, 1, "Err(Cut)"),
-        ("half a line", &STEP[..20], true, 0, "Err(Cut)"),
-        ("a page", "<html>\n", false, 0, "Err(Protocol("),
-        ("an error object", "{\"error\":{\"message\":\"no\"}}\n", false, 0, "Err(Failed(\"no\"))"),
-        ("silence from the start", "", false, 0, "Err(Timeout(FirstByte))"),
-        ("silence after a step", STEP, false, 1, "Err(Timeout(Idle))"),
-        ("a line without end", &"x".repeat(MAX_LINE + 1), false, 0, "Err(Protocol("),
+    for (name, body, then, steps, end) in [
+        ("a whole one without its last line feed", whole.as_str(), CLOSES, 2, "Ok(())"),
+        ("whole, and the connection stays open", &format!("{whole}\n"), HANGS, 2, "Ok(())"),
+        ("no end", STEP, CLOSES, 1, "Err(Cut)"),
+        ("half a line", &STEP[..20], CLOSES, 0, "Err(Cut)"),
+        ("a page", "<html>\n", HANGS, 0, "Err(Protocol("),
+        ("an error object", "{\"error\":{\"message\":\"no\"}}\n", HANGS, 0, "Err(Failed(\"no\"))"),
+        ("silence from the start", "", Then::Hang(FIRST_BYTE), 0, "Err(Timeout(FirstByte))"),
+        ("silence after a step", STEP, Then::Hang(IDLE), 1, "Err(Timeout(Idle))"),
+        ("a line without end", &"x".repeat(MAX_LINE + 1), HANGS, 0, "Err(Protocol("),
     ] {
-        let (server, ollama) = raw(head(&format!("Connection: close\r\n\r\n{body}")), close).await;
+        let (server, ollama) = raw(head(&format!("Connection: close\r\n\r\n{body}")), then).await;
         let (seen, ended) = pull(&ollama, "m").await;
         assert!(format!("{ended:?}").starts_with(end), "{name}: {ended:?}");
         assert_eq!(seen.len(), steps, "{name}");
@@ -248,10 +259,25 @@ async fn counting_proxy() -> (JoinHandle<()>, (SocketAddr, Arc<std::sync::atomic
     (task, (address, count))
 }
 
-/// A server that reads one request's head and answers with these bytes, then closes or keeps silent.
-async fn raw(answer: Vec<u8>, close: bool) -> (JoinHandle<()>, Ollama) {
+/// What a server does after its answer.
+enum Then {
+    Close,
+    /// It keeps silent, and its client waits no longer than this.
+    Hang(Limits),
+}
+
+const CLOSES: Then = Then::Close;
+/// Longer than any test.
+const HANGS: Then = Then::Hang(LONG);
+
+/// A server that reads one request's head and answers with these bytes, and a client of it.
+async fn raw(answer: Vec<u8>, then: Then) -> (JoinHandle<()>, Ollama) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (limits, close) = match then {
+        Then::Close => (LONG, true),
+        Then::Hang(limits) => (limits, false),
+    };
     let task = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
@@ -266,7 +292,7 @@ async fn raw(answer: Vec<u8>, close: bool) -> (JoinHandle<()>, Ollama) {
             std::future::pending::<()>().await;
         }
     });
-    (task, ollama(address, SHORT))
+    (task, ollama(address, limits))
 }
 
 fn head(rest: &str) -> Vec<u8> {
@@ -318,7 +344,7 @@ async fn servers_that_talk_nonsense_end_in_a_condition_and_keep_what_came() {
         }),
     ];
     for (name, bytes, content, condition) in cases {
-        let (server, ollama) = raw(bytes, true).await;
+        let (server, ollama) = raw(bytes, CLOSES).await;
         let answer = ask(&ollama, "m").await;
         let error = answer.end.expect_err(name);
         assert!(condition(&error), "{name}: {error:?}");
@@ -329,14 +355,16 @@ async fn servers_that_talk_nonsense_end_in_a_condition_and_keep_what_came() {
 
 #[tokio::test]
 async fn silence_runs_into_the_limit_of_its_phase() {
-    for (name, bytes, limit) in [
-        ("no head", Vec::new(), Wait::FirstByte),
-        ("head only", head("Connection: close\r\n\r\n"), Wait::FirstByte),
-        ("half a first line", head(&format!("Connection: close\r\n\r\n{}", &TOKEN[..20])), Wait::FirstByte),
-        ("a line", head(&format!("Connection: close\r\n\r\n{TOKEN}")), Wait::Idle),
-        ("a line and a half", head(&format!("Connection: close\r\n\r\n{TOKEN}{}", &TOKEN[..20])), Wait::Idle),
+    let first = (FIRST_BYTE, Wait::FirstByte);
+    let idle = (IDLE, Wait::Idle);
+    for (name, bytes, (limits, limit)) in [
+        ("no head", Vec::new(), first),
+        ("head only", head("Connection: close\r\n\r\n"), first),
+        ("half a first line", head(&format!("Connection: close\r\n\r\n{}", &TOKEN[..20])), first),
+        ("a line", head(&format!("Connection: close\r\n\r\n{TOKEN}")), idle),
+        ("a line and a half", head(&format!("Connection: close\r\n\r\n{TOKEN}{}", &TOKEN[..20])), idle),
     ] {
-        let (server, ollama) = raw(bytes, false).await;
+        let (server, ollama) = raw(bytes, Then::Hang(limits)).await;
         assert_eq!(ask(&ollama, "m").await.end, Err(ModelError::Timeout(limit)), "{name}");
         server.abort();
     }
@@ -344,7 +372,7 @@ async fn silence_runs_into_the_limit_of_its_phase() {
 
 #[tokio::test]
 async fn a_whole_answer_is_whole_even_if_its_connection_never_ends() {
-    let (server, ollama) = raw(head(&format!("Connection: close\r\n\r\n{TOKEN}{DONE}")), false).await;
+    let (server, ollama) = raw(head(&format!("Connection: close\r\n\r\n{TOKEN}{DONE}")), HANGS).await;
     let answer = ask(&ollama, "m").await;
     assert_eq!((answer.content.as_str(), answer.end), ("ab", Ok(ChatDone::default())));
     server.abort();
@@ -358,7 +386,7 @@ async fn tokens_that_arrive_together_leave_together() {
         chunk.repeat(20),
         DONE.len()
     );
-    let (server, ollama) = raw(head(&body), true).await;
+    let (server, ollama) = raw(head(&body), CLOSES).await;
     let mut stream = ollama.chat(request("m", "hi", &json!({}))).await.unwrap();
     let (mut bursts, mut text) = (0, String::new());
     while let Some(burst) = stream.next().await {

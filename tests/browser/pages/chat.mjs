@@ -19,13 +19,13 @@ export default async function run({ browser, page, id, problems }) {
   });
 
   await check('an answer streams, survives a reload in the middle and ends byte for byte as stored', async () => {
-    await say('count to 300');
+    await say('count to 800');
     await streaming(60);
     const before = await copied();
     assert.ok(before.length > 40, `only ${before.length} characters before the reload`);
     await page.reload();
     await lastReply().locator('.prose').waitFor();
-    const after = await until('the text after the reload', copied);
+    const after = await until('the text after the reload', () => copied(3000));
     assert.ok(after.startsWith(before), 'the text after the reload does not continue the text before it');
     assert.ok(await lastReply().locator('.live-l').count(), 'the answer had already ended: the reload was not in its middle');
     const shown = compact(await lastReply().locator('.prose').innerText());
@@ -51,7 +51,7 @@ export default async function run({ browser, page, id, problems }) {
     });
     await visit(drop.page, `/chat/${id}`);
     const reply = drop.page.locator('article.bot-m.on .prose');
-    await drop.page.locator('#msg').fill('count to 300');
+    await drop.page.locator('#msg').fill('count to 800');
     await drop.page.keyboard.press('Enter');
     await until('a running answer', async () => (await reply.count()) && (await reply.innerText({ timeout: 500 }).catch(() => '')).length > 60);
     await wires.at(-1).close({ code: 1012, reason: 'test' });
@@ -66,12 +66,12 @@ export default async function run({ browser, page, id, problems }) {
     await article.focus();
     await drop.page.keyboard.press('c');
     const stored = await storedReply(id);
-    await until('the copied text', async () => (await drop.page.evaluate(() => navigator.clipboard.readText())) === stored.content, 3000);
+    await until('the copied text', async () => (await drop.page.evaluate(() => navigator.clipboard.readText())) === stored.content);
     await drop.context.close();
   });
 
   await check('Stop keeps exactly what was shown', async () => {
-    await say('count to 300');
+    await say('count to 1000');
     await streaming(60);
     await page.locator('.comp-f [data-action="chat.stop"]').click();
     await lastReply().getByText('Stopped by you.').waitFor();
@@ -81,7 +81,7 @@ export default async function run({ browser, page, id, problems }) {
   });
 
   await check('a second message waits in line and can leave it', async () => {
-    await say('count to 300');
+    await say('count to 1000');
     await streaming(1);
     await say('and then?');
     await messages.locator('.wait').waitFor();

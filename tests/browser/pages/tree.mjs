@@ -5,7 +5,8 @@ import { conversation } from '../conversation.mjs';
 import { check } from '../harness.mjs';
 import { api, until, visit } from '../support.mjs';
 
-const slow = 'sim:tokens=400,gap_ms=10';
+// Longer than any page takes to open: the kill ends it.
+const slow = 'sim:tokens=8000,gap_ms=20';
 
 export default async function run({ context, page, id }) {
   const { messages, say, streaming, answered, copied, storedReply } = conversation(page);

@@ -20,7 +20,7 @@ export default async function run({ browser, allProblems }) {
 
   await launch('busy', { model: 'sim:tokens=8000,gap_ms=20' });
   await launch('reader', { model: 'simulated' });
-  await launch('thinker', { model: 'sim:think,tokens=20,gap_ms=150', think: true });
+  await launch('thinker', { model: 'sim:think,tokens=5,gap_ms=400', think: true });
   await launch('clock', { model: 'simulated', tools: [{ type: 'function', function: { name: 'current_time', parameters: { type: 'object', properties: { timezone: { type: 'string' } } } } }] });
   await launch('small', { model: 'sim:tokens=60', options: { num_ctx: 512 } });
 

@@ -91,6 +91,7 @@ impl Home {
         }
         home.env("DEIA_SERVER__LISTEN", "127.0.0.1:0")
             .env("DEIA_DATA_DIR", data.to_string_lossy())
+            .env("DEIA_STORAGE__ACQUIRE_TIMEOUT_S", super::DATABASE_S)
             .env("DEIA_INFERENCE__SERVERS", "http://127.0.0.1:1")
     }
 

@@ -86,6 +86,7 @@ impl InProcess {
             ("inference.servers", &url),
             ("inference.slots", "32"),
             ("server.drain_s", "1"),
+            ("storage.acquire_timeout_s", super::DATABASE_S),
         ]);
         values.extend(keys);
         let config = Config::with(values).expect("a configuration");
