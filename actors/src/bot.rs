@@ -251,6 +251,8 @@ impl BotActorState {
             Arc::make_mut(&mut path).push(leaf, entries, keep);
             path
         });
+        // Not cut: the next turn has what a prompt has room for, read from the record.
+        talk.path = talk.path.take().filter(|path| !path.is_heavy());
         self.advance(conversation);
         self.arm_rest(me);
     }

@@ -132,7 +132,7 @@ export function followConversation(botId, id) {
 
   const read = async () => {
     const page = await api.history(botId, { conversation_id: id });
-    store.dispatch({ type: 'chat_snapshot', id, snapshot: { messages: page.items, hasMore: page.has_more } });
+    store.dispatch({ type: 'chat_snapshot', id, snapshot: { messages: page.items, has_more: page.has_more } });
     readTurns();
   };
 

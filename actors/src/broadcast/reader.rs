@@ -31,7 +31,8 @@ use crate::{
 pub const FRAME_PREFIX: &str = "{\"type\":\"event\",";
 /// Events that may wait for one reader.
 const MAX_ITEMS: usize = 4096;
-/// Bytes that may wait for one reader.
+/// Bytes that may wait for one reader beside the largest event: a single one may be larger than that (a message with its
+/// images, the end of a long answer), and who has only to take that one is not slow. Its bytes are shared by all readers.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// Events were dropped, so the reader must start over.
@@ -162,6 +163,11 @@ impl State {
         *self = Self { lost: Some(lost), closed: self.closed, ..Self::default() };
     }
 
+    fn largest_event(&self) -> usize {
+        let events = self.items.iter().filter(|item| matches!(item, Item::Ready(_)));
+        events.map(Item::bytes).max().unwrap_or(0)
+    }
+
     fn next_missed(&mut self) -> Option<Delivery> {
         let delivery = self.replays.front_mut()?.take();
         if self.replays.front().is_some_and(Replay::is_over) {
@@ -248,7 +254,8 @@ impl Queue {
     }
 
     fn check(state: &mut State) {
-        if state.items.len() > MAX_ITEMS || state.bytes > MAX_BYTES {
+        let is_full = |s: &State| s.bytes > MAX_BYTES && s.bytes - s.largest_event() > MAX_BYTES;
+        if state.items.len() > MAX_ITEMS || is_full(state) {
             state.lose(Lost::TooSlow);
         }
     }

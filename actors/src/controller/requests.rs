@@ -235,8 +235,10 @@ pub enum Snapshot {
     Conversation {
         /// The conversation.
         conversation: Conversation,
-        /// Its last 50 messages, oldest first.
+        /// Its last 50 messages, oldest first; fewer where they are as large as a page may be.
         messages: Vec<Message>,
+        /// Older ones are there.
+        has_more: bool,
     },
     /// `turn:{id}`.
     Turn {

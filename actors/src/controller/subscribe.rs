@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     broadcast::{Attached, Hub, Recovery},
     domain::event::Topic,
+    ports::history_store::ConversationSnapshot,
 };
 
 /// Messages in the snapshot of a conversation.
@@ -134,8 +135,8 @@ impl Controller {
                 let found = found.ok_or_else(|| {
                     Problem::new(Code::ConversationNotFound, format!("There is no conversation {id}."))
                 })?;
-                let (conversation, messages) = (found.conversation, found.messages);
-                (found.seq, Snapshot::Conversation { conversation, messages })
+                let ConversationSnapshot { conversation, messages, has_more, seq } = found;
+                (seq, Snapshot::Conversation { conversation, messages, has_more })
             }
             Topic::Turn(id) => {
                 let found = self.turn_snapshot(*id).await?;

@@ -109,11 +109,17 @@ pub struct Message {
 }
 
 impl Message {
-    /// Bytes of its texts and images.
+    /// Bytes of its text and of its calls of tools: what a prompt has of it beside images.
+    #[must_use]
+    pub fn text_bytes(&self) -> usize {
+        self.content.len() + self.tool_calls.as_ref().map_or(0, |calls| calls.to_string().len())
+    }
+
+    /// Bytes of all that makes it large: text, calls of tools, thinking, images.
     #[must_use]
     pub fn weight(&self) -> usize {
         let images = self.images.iter().flatten().map(|image| image.len()).sum::<usize>();
-        self.content.len() + self.thinking.as_ref().map_or(0, |t| t.len()) + images
+        self.text_bytes() + self.thinking.as_ref().map_or(0, |t| t.len()) + images
     }
 }
 

@@ -86,7 +86,7 @@ pub trait Archive: Send + Sync + 'static {
     async fn arrived(&self) -> Result<Arrival, StoreError>;
 
     /// Messages created in a conversation behind a place that had arrived by then, with their places among their siblings: at
-    /// most `limit`, up to and with the one that exceeds `max_bytes` of content, thinking and images.
+    /// most `limit`, up to and with the one that exceeds `max_bytes` of [`Message::weight`].
     ///
     /// # Errors
     /// See [`StoreError`].

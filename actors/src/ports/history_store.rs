@@ -7,6 +7,7 @@ use crate::domain::{
     event::{CommittedEvent, EventBody, NewEvent, Topic},
     idempotency::{IdempotencyKey, SentBefore},
     ids::{BotId, ConversationId, Epoch, MessageId, TurnId},
+    image::IMAGES_MAX_BYTES,
     message::{Conversation, Message},
     turn::Turn,
 };
@@ -76,6 +77,11 @@ impl Span {
     }
 }
 
+/// Weight of the messages of a page ([`Message::weight`]): as much as one message may have in images.
+pub const PAGE_BYTES: usize = IMAGES_MAX_BYTES;
+/// Weight after which a path ends: images of a prompt reach no further back, whatever the context.
+pub const PATH_BYTES: usize = 4 * IMAGES_MAX_BYTES;
+
 /// Which part of a conversation is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cursor {
@@ -91,7 +97,7 @@ pub enum Cursor {
 }
 
 /// A page of messages, oldest first.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MessagePage {
     /// The messages.
     pub items: Vec<Message>,
@@ -106,6 +112,8 @@ pub struct ConversationSnapshot {
     pub conversation: Conversation,
     /// Its last messages along the active path, oldest first.
     pub messages: Vec<Message>,
+    /// Older ones are there.
+    pub has_more: bool,
     /// Number of the last event of its topic at that moment.
     pub seq: u64,
 }
@@ -190,7 +198,8 @@ pub trait HistoryStore: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Option<Vec<CommittedEvent>>, StoreError>;
 
-    /// A page along the active path of a conversation. `None` where the cursor is not on that path.
+    /// A page along the active path of a conversation: at most `limit` messages, and no more than weigh [`PAGE_BYTES`] together;
+    /// one that is heavier by itself is a page. `None` where the cursor is not on that path.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -202,7 +211,8 @@ pub trait HistoryStore: Send + Sync + 'static {
     ) -> Result<Option<MessagePage>, StoreError>;
 
     /// The path that ends with `leaf` (included), newest first, up to and with the message that
-    /// exceeds `max_bytes` of content, or the first one.
+    /// exceeds `max_bytes` of [`Message::text_bytes`] or, with those before it, [`PATH_BYTES`] of [`Message::weight`], or the
+    /// first one.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -250,7 +260,7 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn conversation(&self, id: ConversationId) -> Result<Option<Conversation>, StoreError>;
 
-    /// A conversation with its last messages and the head of its topic, all of one moment.
+    /// A conversation with its newest page and the head of its topic, all of one moment.
     ///
     /// # Errors
     /// See [`StoreError`].

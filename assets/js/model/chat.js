@@ -68,9 +68,9 @@ function placeholder(chat, turnId) {
 }
 
 /** `subscribed` with a snapshot, or a page of history read over HTTP. */
-export function applySnapshot(chat, { conversation, messages, hasMore }, gap = false) {
+export function applySnapshot(chat, { conversation, messages, has_more: hasMore = false }, gap = false) {
   let next = { ...chat, conversation: conversation ?? chat.conversation, loaded: true, order: [], messages: {}, gap: false,
-    hasMore: hasMore ?? messages.length >= 50, notice: gap ? 'gap' : chat.notice };
+    hasMore, notice: gap ? 'gap' : chat.notice };
   for (const message of messages) next = putMessage(next, message);
   // A turn that the snapshot shows as finished cannot still be running here.
   for (const turn of Object.values(chat.turns)) {

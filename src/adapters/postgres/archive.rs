@@ -17,7 +17,7 @@ use super::{
     super::quarantine::{Keyed, Quarantine},
     error,
     reader::Reader,
-    rows::{self, message_columns, siblings, turn_columns},
+    rows::{self, message_columns, siblings, turn_columns, weight},
 };
 
 /// Messages of a conversation behind one of them: how many at most, and about how many bytes.
@@ -85,9 +85,9 @@ macro_rules! page {
             message_columns!(),
             " FROM (SELECT found.*, sum(bytes) OVER (ORDER BY ",
             $order,
-            ") - bytes AS before FROM (SELECT *, octet_length(content)::int8 \
-                 + coalesce(octet_length(thinking), 0) + coalesce(octet_length(images), 0) AS bytes \
-             FROM chat_messages WHERE conversation_id = $1 AND arrival - 1 < $4 AND ",
+            ") - bytes AS before FROM (SELECT m.*, ",
+            weight!(),
+            " AS bytes FROM chat_messages m WHERE conversation_id = $1 AND arrival - 1 < $4 AND ",
             $where,
             " ORDER BY ",
             $order,

@@ -54,6 +54,13 @@ macro_rules! message_columns {
         )
     };
 }
+/// About the weight of a message `m`, never less: what is stored may be longer than what it says.
+macro_rules! weight {
+    () => {
+        "(octet_length(m.content)::int8 + coalesce(octet_length(m.tool_calls), 0) \
+             + coalesce(octet_length(m.thinking), 0) + coalesce(octet_length(m.images), 0))"
+    };
+}
 /// Columns of a conversation `c`.
 macro_rules! conversation_columns {
     () => {
@@ -83,7 +90,9 @@ macro_rules! bot_columns {
          s.status, s.last_message, s.error_count, s.restart_count, s.prompt_tokens, s.completion_tokens, s.updated_at"
     };
 }
-pub(super) use {bot_columns, conversation_columns, event_columns, message_columns, siblings, turn_columns};
+pub(super) use {
+    bot_columns, conversation_columns, event_columns, message_columns, siblings, turn_columns, weight,
+};
 
 /// A row that is read from left to right.
 struct Cells<'r> {

@@ -1,12 +1,14 @@
 //! Paths and their pages. A walk along `parent_id` begins close to what is wanted (see `spans`), reads ids only and stops as
 //! soon as it may; contents are read for the messages that are returned.
 
+use std::collections::VecDeque;
+
 use deia_actors::{
     domain::{
         ids::{ConversationId, MessageId},
         message::Message,
     },
-    ports::history_store::{Cursor, MessagePage, StoreError},
+    ports::history_store::{Cursor, MessagePage, PAGE_BYTES, PATH_BYTES, StoreError},
 };
 use futures_util::TryStreamExt;
 use sqlx::{SqliteConnection, sqlite::SqliteRow};
@@ -43,8 +45,7 @@ pub(super) async fn page(
 ) -> Result<Option<MessagePage>, StoreError> {
     let wanted = i64::from(limit);
     let Some(leaf) = leaf else {
-        let empty = MessagePage { items: vec![], has_more: false };
-        return Ok(matches!(cursor, Cursor::Newest { .. }).then_some(empty));
+        return Ok(matches!(cursor, Cursor::Newest { .. }).then(MessagePage::default));
     };
     let (mut items, has_more) = match cursor {
         Cursor::Newest { offset } => older(at, quarantine, leaf, i64::from(offset), wanted).await?,
@@ -61,8 +62,8 @@ pub(super) async fn page(
     Ok(Some(MessagePage { items, has_more }))
 }
 
-/// So many messages from `skip` on that can be read, newest first, and whether there are more. What can't be read takes
-/// no place: else a page of nothing would be the end.
+/// So many messages from `skip` on that can be read and fit a page, newest first, and whether there are more. What can't be
+/// read takes no place: else a page of nothing would be the end.
 async fn older(
     at: &mut SqliteConnection,
     quarantine: &Quarantine,
@@ -70,23 +71,32 @@ async fn older(
     skip: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
-    let (mut items, mut from) = (vec![], skip);
+    let (mut items, mut weight, mut from) = (vec![], 0usize, skip);
     // One more than wanted says that there are more.
     loop {
-        let missing = wanted + 1 - count(&items);
-        let (read, rows) = slice(at, quarantine, leaf, from, from + missing).await?;
-        items.extend(read);
-        from += missing;
-        if rows < missing || count(&items) > wanted {
-            break;
+        let missing = wanted + 1 - count(items.len());
+        let mut rows = walk(at, leaf, from, from + missing);
+        let mut read = 0;
+        while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
+            read += 1;
+            let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? else {
+                continue;
+            };
+            weight = weight.saturating_add(message.weight());
+            if count(items.len()) == wanted || (weight > PAGE_BYTES && !items.is_empty()) {
+                return Ok((items, true));
+            }
+            items.push(message);
         }
+        if read < missing {
+            return Ok((items, false));
+        }
+        from += missing;
     }
-    let has_more = count(&items) > wanted;
-    items.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
-    Ok((items, has_more))
 }
 
-/// So many messages of the `below` newest that can be read, the oldest of them, newest first, and whether there are more.
+/// So many messages of the `below` newest that can be read and fit a page, the oldest of them, newest first, and whether
+/// there are more.
 async fn newer(
     at: &mut SqliteConnection,
     quarantine: &Quarantine,
@@ -94,21 +104,41 @@ async fn newer(
     below: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
-    let (mut items, mut to) = (vec![], below);
-    while count(&items) < wanted && to > 0 {
-        let from = (to - (wanted - count(&items))).max(0);
-        let (mut read, _) = slice(at, quarantine, leaf, from, to).await?;
-        read.append(&mut items);
-        (items, to) = (read, from);
+    let (mut items, mut weight, mut to) = (VecDeque::<Message>::new(), 0usize, below);
+    while count(items.len()) < wanted && to > 0 {
+        let from = (to - (wanted - count(items.len()))).max(0);
+        // They come newest first, so those that are too much are let go as older ones come.
+        let mut more = VecDeque::new();
+        let mut rows = walk(at, leaf, from, to);
+        let mut cut = false;
+        while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
+            let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? else {
+                continue;
+            };
+            weight = weight.saturating_add(message.weight());
+            more.push_back(message);
+            while weight > PAGE_BYTES
+                && more.len() + items.len() > 1
+                && let Some(newest) = more.pop_front()
+            {
+                weight -= newest.weight();
+                cut = true;
+            }
+        }
+        more.append(&mut items);
+        (items, to) = (more, from);
+        if cut {
+            return Ok((items.into(), true));
+        }
     }
-    Ok((items, to > 0))
+    Ok((items.into(), to > 0))
 }
 
-fn count(items: &[Message]) -> i64 {
-    i64::try_from(items.len()).unwrap_or(i64::MAX)
+fn count(items: usize) -> i64 {
+    i64::try_from(items).unwrap_or(i64::MAX)
 }
 
-/// The path that ends with `leaf`, newest first, until more than `max_bytes` of content were read.
+/// The path that ends with `leaf`, newest first, until more than `max_bytes` of text or [`PATH_BYTES`] of weight were read.
 pub(super) async fn path(
     at: &mut SqliteConnection,
     quarantine: &Quarantine,
@@ -116,14 +146,15 @@ pub(super) async fn path(
     max_bytes: usize,
 ) -> Result<Vec<Message>, StoreError> {
     let mut rows = walk(at, leaf, 0, i64::MAX);
-    let (mut messages, mut bytes) = (vec![], 0usize);
+    let (mut messages, mut bytes, mut weight) = (vec![], 0usize, 0usize);
     while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
         let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? else {
             continue;
         };
-        bytes = bytes.saturating_add(message.content.len());
+        bytes = bytes.saturating_add(message.text_bytes());
+        weight = weight.saturating_add(message.weight());
         messages.push(message);
-        if bytes > max_bytes {
+        if bytes > max_bytes || weight > PATH_BYTES {
             break;
         }
     }
@@ -155,24 +186,6 @@ pub(super) async fn newest_below(
     .await
     .map_err(error::of_reader)?;
     Ok(newest.map(MessageId))
-}
-
-/// Messages `from` (included) to `to` (excluded) of the path, counted from the leaf: those that can be read, and how
-/// many there are.
-async fn slice(
-    at: &mut SqliteConnection,
-    quarantine: &Quarantine,
-    leaf: MessageId,
-    from: i64,
-    to: i64,
-) -> Result<(Vec<Message>, i64), StoreError> {
-    let mut rows = walk(at, leaf, from, to);
-    let (mut messages, mut count) = (vec![], 0);
-    while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
-        count += 1;
-        messages.extend(quarantine.sift("chat_messages", &row, rows::message(&row))?);
-    }
-    Ok((messages, count))
 }
 
 /// Rows of the path from `from` on until `to`, counted from the leaf. The recursion yields parents in their order, and CROSS JOIN

@@ -258,8 +258,8 @@ impl Reader {
         let newest = Cursor::Newest { offset: 0 };
         let leaf = conversation.leaf_message_id;
         let page = pages::page(&mut moment, &self.quarantine, leaf, newest, limit).await?;
-        let messages = page.map(|p| p.items).unwrap_or_default();
-        Ok(Some(ConversationSnapshot { conversation, messages, seq }))
+        let MessagePage { items: messages, has_more } = page.unwrap_or_default();
+        Ok(Some(ConversationSnapshot { conversation, messages, has_more, seq }))
     }
 
     pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<Option<TurnSnapshot>, StoreError> {

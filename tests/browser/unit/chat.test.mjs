@@ -91,7 +91,7 @@ test('a message on its way is shown once, whichever of answer and event comes fi
 });
 
 test('older messages go in front, none twice', () => {
-  let chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('c', 'user')], hasMore: true });
+  let chat = applySnapshot(emptyChat('B', 'C'), { messages: [message('c', 'user')], has_more: true });
   chat = applyOlder(chat, { items: [message('a', 'user'), message('b', 'user'), message('c', 'user')], hasMore: false });
   assert.deepEqual(chat.order, ['a', 'b', 'c']);
   assert.equal(chat.hasMore, false);
@@ -154,8 +154,8 @@ test('one more answer takes the place of the one shown and of what stood behind 
 test('a message below one that is not loaded asks for a fresh look', () => {
   const page = { messages: [message('x', 'user', { turn_id: 'a' })] };
   const edited = event('message_received', { message: message('y', 'user', { parent_id: 'long ago', turn_id: 'b' }) });
-  assert.equal(applyEvent(applySnapshot(emptyChat('B', 'C'), { ...page, hasMore: true }), edited).gap, true);
-  assert.equal(applyEvent(applySnapshot(emptyChat('B', 'C'), { ...page, hasMore: false }), edited).gap, false);
+  assert.equal(applyEvent(applySnapshot(emptyChat('B', 'C'), { ...page, has_more: true }), edited).gap, true);
+  assert.equal(applyEvent(applySnapshot(emptyChat('B', 'C'), { ...page, has_more: false }), edited).gap, false);
 });
 
 test('what a fork shows of its origin is not its own, and nothing shown has no end', () => {
@@ -184,7 +184,7 @@ test('the cut stands before the first message that was sent; what a model is nev
   assert.equal(trim(4).before, 'g');
   assert.equal(trim(99), null);
   // Ten more lie above what is loaded.
-  const more = { hasMore: true, conversation: { message_count: stored.length + 10 } };
+  const more = { has_more: true, conversation: { message_count: stored.length + 10 } };
   assert.equal(trim(10, more), null);
   assert.equal(trim(12, more).before, 'e');
 });

@@ -145,6 +145,30 @@ fn text_of_many_bytes_overflows_a_reader_too() {
 }
 
 #[test]
+fn an_event_that_is_larger_than_the_queue_reaches_its_readers_with_what_is_around_it() {
+    let stage = Stage::new();
+    let mut reader = Reader::new();
+    stage.subscribe(&reader, None, TextOffsets::default());
+    let publish_large = |seq| {
+        let mut event = CommittedEvent::clone(&committed(&stage.topic, seq, None));
+        event.data = format!("{{\"text\":\"{}\"}}", "x".repeat(5 << 20)).into();
+        stage.hub().publish(seq, &Arc::new(event));
+    };
+    // As a message with an image comes: with its neighbours, before anybody had time to read.
+    stage.publish(1);
+    publish_large(2);
+    stage.publish(3);
+    stage.live.append(&[piece(PieceKind::Content, "an answer")]);
+    let mut client = Client::default();
+    client.drain(&mut reader);
+    assert_eq!((client.seq, client.content.as_str()), (3, "an answer"));
+    publish_large(4);
+    stage.publish(5);
+    publish_large(6);
+    assert_eq!(reader.try_next().unwrap_err(), Lost::TooSlow, "a second one waits for a reader that is slow");
+}
+
+#[test]
 fn a_dropped_or_detached_reader_gets_nothing_more() {
     let stage = Stage::new();
     let (gone, mut off) = (Reader::new(), Reader::new());

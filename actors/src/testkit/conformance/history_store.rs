@@ -65,6 +65,8 @@ macro_rules! history_store_suite {
                 a_branch_ends_with_its_newest_message
                 a_fork_that_lost_its_beginning_is_told
                 a_path_stops_where_it_is_large_enough
+                calls_of_tools_are_text_of_a_path
+                heavy_messages_make_pages_and_paths_shorter
                 conversations_are_listed_main_first_then_by_last_use
                 a_snapshot_is_of_one_moment
                 a_conversation_grows_by_every_message_of_a_group

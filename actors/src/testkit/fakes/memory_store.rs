@@ -24,8 +24,8 @@ use crate::{
     },
     ports::{
         history_store::{
-            Change, Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, Span,
-            StoreError, TurnSnapshot,
+            Change, Committed, ConversationSnapshot, Cursor, Fact, HistoryStore, MessagePage, PATH_BYTES,
+            Span, StoreError, TurnSnapshot,
         },
         retention::{Held, Prune, Pruned, RetentionStore},
         state_store::StateStore,
@@ -260,11 +260,12 @@ impl HistoryStore for MemoryStore {
     }
     async fn path(&self, leaf: MessageId, max_bytes: usize) -> Result<Vec<Message>, StoreError> {
         self.reach().await?;
-        let mut bytes = 0;
+        let (mut bytes, mut weight) = (0, 0);
         let mut path = self.shared.record.lock().path(Some(leaf));
         let kept = path.iter().position(|m| {
-            bytes += m.content.len();
-            bytes > max_bytes
+            bytes += m.text_bytes();
+            weight += m.weight();
+            bytes > max_bytes || weight > PATH_BYTES
         });
         path.truncate(kept.map_or(usize::MAX, |last| last + 1));
         Ok(path)
@@ -306,8 +307,9 @@ impl HistoryStore for MemoryStore {
         let record = self.shared.record.lock();
         let Some(conversation) = record.conversation(id) else { return Ok(None) };
         let page = record.page(id, Cursor::Newest { offset: 0 }, limit);
-        let messages = page.map(|p| p.items).unwrap_or_default();
-        Ok(Some(ConversationSnapshot { conversation, messages, seq: record.head(&Topic::Conversation(id)) }))
+        let MessagePage { items: messages, has_more } = page.unwrap_or_default();
+        let seq = record.head(&Topic::Conversation(id));
+        Ok(Some(ConversationSnapshot { conversation, messages, has_more, seq }))
     }
     async fn turn_snapshot(&self, id: TurnId) -> Result<Option<TurnSnapshot>, StoreError> {
         self.reach().await?;

@@ -7,7 +7,7 @@ use crate::{
         ids::{ConversationId, MessageId},
         message::{Conversation, Message, Sender, Siblings},
     },
-    ports::history_store::{Change, Cursor, Fact, HistoryStore},
+    ports::history_store::{Change, Cursor, Fact, HistoryStore, PAGE_BYTES, PATH_BYTES},
 };
 
 /// Stores a chain of messages behind `parent`, one group.
@@ -163,6 +163,66 @@ pub async fn a_path_stops_where_it_is_large_enough<S: Subject>() {
         assert_eq!(store.messages_above(message.id).await.unwrap(), above);
     }
     assert_eq!(store.messages_above(MessageId::new()).await.unwrap(), 0);
+}
+
+/// What a model called is sent to it again, so it counts like what it said.
+pub async fn calls_of_tools_are_text_of_a_path<S: Subject>() {
+    let (subject, _, main) = with_bot::<S>().await;
+    let mut all: Vec<Message> = vec![];
+    for _ in 0..3 {
+        let parent = all.last().map(|m| m.id);
+        let calls = Some(serde_json::json!(["y"]));
+        all.push(Message { tool_calls: calls, ..message(&main, parent, Sender::Bot, "0123456789") });
+    }
+    commit(&subject, all.iter().map(append).collect()).await;
+    for (max, length) in [(14, 1), (15, 2), (29, 2), (30, 3)] {
+        assert_eq!(subject.store().path(all[2].id, max).await.unwrap().len(), length, "{max} bytes");
+    }
+}
+
+/// A page ends before the message with which it would be too heavy, and one that is too heavy by itself is a page. A path
+/// ends with the one that is too much.
+pub async fn heavy_messages_make_pages_and_paths_shorter<S: Subject>() {
+    const QUARTERS: [usize; 10] = [4, 4, 4, 1, 2, 2, 5, 1, 1, 2];
+    let (subject, _, main) = with_bot::<S>().await;
+    let mut all: Vec<Message> = vec![];
+    for (n, quarters) in QUARTERS.into_iter().enumerate() {
+        let mut next = message(&main, all.last().map(|m| m.id), Sender::User, "");
+        let large = "x".repeat(quarters * PAGE_BYTES / 4);
+        // Whatever is large in them.
+        match n % 4 {
+            0 => next.thinking = Some(large.into()),
+            _ => next.images = Some(vec![large.into()]),
+        }
+        let change = Change::AppendMessages { messages: vec![next.clone()], idempotency: None };
+        commit_one(&subject, Fact::new(change, vec![])).await;
+        all.push(next);
+    }
+    let all = ids(&all);
+    let newest = |offset| Cursor::Newest { offset };
+    for (cursor, limit, expected, has_more) in [
+        (newest(0), 10, 7..10, true),
+        (newest(0), 2, 8..10, true),
+        (newest(3), 10, 6..7, true),
+        (newest(9), 10, 0..1, false),
+        (Cursor::Before(all[6]), 10, 4..6, true),
+        (Cursor::Before(all[4]), 10, 3..4, true),
+        (Cursor::Before(all[1]), 10, 0..1, false),
+        (Cursor::After(all[0]), 10, 1..2, true),
+        (Cursor::After(all[2]), 10, 3..5, true),
+        (Cursor::After(all[5]), 10, 6..7, true),
+        (Cursor::After(all[6]), 10, 7..10, false),
+    ] {
+        let read = page(&subject, main.id, cursor, limit).await;
+        assert_eq!(read, (all[expected].to_vec(), has_more), "{cursor:?}");
+    }
+    let seen = subject.store().conversation_snapshot(main.id, 50).await.unwrap().unwrap();
+    assert_eq!((ids(&seen.messages), seen.has_more), (all[7..].to_vec(), true));
+    // 18 quarters of a page are more than a path holds, 14 are not.
+    assert_eq!(PATH_BYTES, 4 * PAGE_BYTES);
+    let path = subject.store().path(all[9], usize::MAX).await.unwrap();
+    let from_leaf: Vec<_> = all[2..].iter().rev().copied().collect();
+    assert_eq!(ids(&path), from_leaf);
 }
 
 /// The main conversation comes first, then the one used last.

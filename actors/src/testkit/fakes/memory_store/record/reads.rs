@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use super::{
     CommittedEvent, Conversation, Cursor, Message, MessagePage, Record, Siblings, Span, Topic, Turn,
 };
-use crate::domain::ids::{BotId, ConversationId, MessageId};
+use crate::{
+    domain::ids::{BotId, ConversationId, MessageId},
+    ports::history_store::PAGE_BYTES,
+};
 
 impl Record {
     /// Number of the last event of a topic.
@@ -96,18 +99,18 @@ impl Record {
         path.reverse();
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let place = |id| path.iter().position(|m| m.id == id);
+        let older = |to: usize| {
+            let from = to - fitting(path.iter().take(to).rev().take(limit));
+            (from, to, from > 0)
+        };
         let (from, to, has_more) = match cursor {
             Cursor::Newest { offset } => {
-                let to = path.len().saturating_sub(usize::try_from(offset).unwrap_or(usize::MAX));
-                (to.saturating_sub(limit), to, to > limit)
+                older(path.len().saturating_sub(usize::try_from(offset).unwrap_or(usize::MAX)))
             }
-            Cursor::Before(id) => {
-                let to = place(id)?;
-                (to.saturating_sub(limit), to, to > limit)
-            }
+            Cursor::Before(id) => older(place(id)?),
             Cursor::After(id) => {
                 let from = place(id)? + 1;
-                let to = path.len().min(from.saturating_add(limit));
+                let to = from + fitting(path.iter().skip(from).take(limit));
                 (from, to, to < path.len())
             }
         };
@@ -140,4 +143,14 @@ impl Record {
         open.sort_by_key(|(turn, ..)| (turn.created_at, turn.id));
         open
     }
+}
+
+/// How many of these messages, from the first one on, are a page.
+fn fitting<'a>(messages: impl Iterator<Item = &'a Message>) -> usize {
+    let mut weight = 0;
+    let fits = |(n, message): &(usize, &Message)| {
+        weight += message.weight();
+        *n == 0 || weight <= PAGE_BYTES
+    };
+    messages.enumerate().take_while(fits).count()
 }
