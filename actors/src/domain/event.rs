@@ -404,8 +404,7 @@ pub struct QueueMoved {
     /// It waits for any server to answer.
     #[serde(flatten)]
     pub offline: Option<Offline>,
-    /// The server in whose line it stands; left out where it waits for any server, or behind its own conversation.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// The server in whose line it stands; null where it waits for any server, or behind its own conversation.
     pub server: Option<String>,
 }
 

@@ -77,7 +77,7 @@ async fn who_waits_behind_his_conversation_is_told_how_long_from_the_first_measu
                 serde_json::from_str(&format!("{{{}", std::str::from_utf8(&rest).unwrap())).unwrap();
             assert_eq!(
                 (&event["data"]["position"], event["data"].get("server")),
-                (&2.into(), None),
+                (&2.into(), Some(&Value::Null)),
                 "{event}"
             );
             moved.push(event["data"]["eta_s"].as_f64().unwrap());
