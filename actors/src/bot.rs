@@ -64,6 +64,9 @@ pub(crate) const RECOVER_AGAIN: Duration = Duration::from_millis(500);
 /// The answer to a message: at first whether it is taken, then what became of it.
 pub(crate) type SendReply = RpcReplyPort<Result<Sent, Problem>>;
 
+/// Whether the turn that is to be stopped is in a line of this bot; a problem while that can't be known.
+pub(crate) type StopReply = RpcReplyPort<Result<bool, Problem>>;
+
 /// Messages of [`BotActor`].
 #[derive(Debug)]
 pub(crate) enum BotMessage {
@@ -84,8 +87,8 @@ pub(crate) enum BotMessage {
     LookForStrays,
     /// Such turns.
     Strays(Vec<FoundTurn>),
-    /// Stop a turn; answers whether it is here.
-    StopTurn { turn: TurnId, reply: RpcReplyPort<bool> },
+    /// Stop a turn; answers whether it is here, once that is known.
+    StopTurn { turn: TurnId, reply: StopReply },
     /// Whether the line of a conversation has room for one more.
     HasRoom { conversation: ConversationId, reply: RpcReplyPort<Result<(), Problem>> },
     /// Stop the running turn of a conversation; answers with its id.
@@ -150,7 +153,7 @@ impl BotActorState {
         match &mut self.readiness {
             Readiness::Ready => {}
             Readiness::Recovering(early) => {
-                early.push((incoming, refused, reply));
+                early.sends.push((incoming, refused, reply));
                 return Ok(());
             }
             Readiness::Waiting(problem) => {
@@ -298,9 +301,17 @@ impl BotActorState {
         }
     }
 
-    fn stop_turn(&self, turn: TurnId) -> bool {
-        let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
-        kept.inspect(|k| k.stop.ask()).is_some()
+    fn stop_turn(&mut self, turn: TurnId, reply: StopReply) {
+        let answer = match &mut self.readiness {
+            Readiness::Ready => {
+                let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
+                Ok(kept.inspect(|k| k.stop.ask()).is_some())
+            }
+            Readiness::Recovering(early) => return early.stops.push((turn, reply)),
+            Readiness::Waiting(problem) => Err(problem.clone()),
+        };
+        // Nobody is left to be told where the caller gave up.
+        let _ = reply.send(answer);
     }
 
     fn stop_conversation(&self, conversation: ConversationId) -> Option<TurnId> {
@@ -433,9 +444,7 @@ impl Actor for BotActor {
             BotMessage::TurnGone { turn } => state.turn_gone(turn),
             BotMessage::LookForStrays => state.look_for_strays(&me).await?,
             BotMessage::Strays(found) => state.strays(&me, found).await?,
-            BotMessage::StopTurn { turn, reply } => {
-                let _ = reply.send(state.stop_turn(turn));
-            }
+            BotMessage::StopTurn { turn, reply } => state.stop_turn(turn, reply),
             BotMessage::HasRoom { conversation, reply } => {
                 let _ = reply.send(state.has_room(conversation));
             }

@@ -12,7 +12,7 @@ pub mod reader;
 mod replay;
 
 pub(crate) use hub::{Attached, Hub};
-pub(crate) use hubs::Hubs;
+pub(crate) use hubs::{EndReceiver, Hubs};
 pub(crate) use live::LiveReply;
 pub(crate) use replay::{Record, Recovery};
 

@@ -66,6 +66,7 @@ mod tests {
     mod context;
     mod outage;
     mod servers;
+    mod stops;
     mod summaries;
     mod tools;
 }
