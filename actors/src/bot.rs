@@ -231,6 +231,7 @@ impl BotActorState {
         let Some(talk) = self.talks.get_mut(&conversation) else { return };
         let ran = talk.lane.running() == Some(turn);
         talk.lane.remove(turn);
+        talk.used = Some(std::time::Instant::now());
         let known = talk.path.take().filter(|p| p.leaf == parent);
         // One owner, so that appending copies nothing.
         let before = match known {
