@@ -65,6 +65,9 @@ pub(crate) const RECOVER_AGAIN: Duration = Duration::from_millis(500);
 /// The answer to a message: at first whether it is taken, then what became of it.
 pub(crate) type SendReply = RpcReplyPort<Result<Sent, Problem>>;
 
+/// Whether the turn that is to be stopped is in a line of this bot; a problem while that can't be known.
+pub(crate) type StopReply = RpcReplyPort<Result<bool, Problem>>;
+
 /// Messages of [`BotActor`].
 #[derive(Debug)]
 pub(crate) enum BotMessage {
@@ -85,8 +88,8 @@ pub(crate) enum BotMessage {
     LookForStrays,
     /// Such turns.
     Strays(Vec<FoundTurn>),
-    /// Stop a turn; answers whether it is here.
-    StopTurn { turn: TurnId, reply: RpcReplyPort<bool> },
+    /// Stop a turn; answers whether it is here, once that is known.
+    StopTurn { turn: TurnId, reply: StopReply },
     /// Place of a turn that waits behind its conversation.
     GetPlace { turn: TurnId, reply: RpcReplyPort<Option<QueuePlace>> },
     /// Time to look at the lines of the conversations.
@@ -156,7 +159,7 @@ impl BotActorState {
         match &mut self.readiness {
             Readiness::Ready => {}
             Readiness::Recovering(early) => {
-                early.push((incoming, refused, reply));
+                early.sends.push((incoming, refused, reply));
                 return Ok(());
             }
             Readiness::Waiting(problem) => {
@@ -235,6 +238,7 @@ impl BotActorState {
         let Some(talk) = self.talks.get_mut(&conversation) else { return };
         let ran = talk.lane.running() == Some(turn);
         talk.lane.remove(turn);
+        talk.used = Some(std::time::Instant::now());
         let known = talk.path.take().filter(|p| p.leaf == parent);
         // One owner, so that appending copies nothing.
         let before = match known {
@@ -303,9 +307,17 @@ impl BotActorState {
         }
     }
 
-    fn stop_turn(&self, turn: TurnId) -> bool {
-        let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
-        kept.inspect(|k| k.stop.ask()).is_some()
+    fn stop_turn(&mut self, turn: TurnId, reply: StopReply) {
+        let answer = match &mut self.readiness {
+            Readiness::Ready => {
+                let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
+                Ok(kept.inspect(|k| k.stop.ask()).is_some())
+            }
+            Readiness::Recovering(early) => return early.stops.push((turn, reply)),
+            Readiness::Waiting(problem) => Err(problem.clone()),
+        };
+        // Nobody is left to be told where the caller gave up.
+        let _ = reply.send(answer);
     }
 
     fn stop_conversation(&self, conversation: ConversationId) -> Option<TurnId> {
@@ -439,9 +451,7 @@ impl Actor for BotActor {
             BotMessage::TurnGone { turn } => state.turn_gone(turn),
             BotMessage::LookForStrays => state.look_for_strays(&me).await?,
             BotMessage::Strays(found) => state.strays(&me, found).await?,
-            BotMessage::StopTurn { turn, reply } => {
-                let _ = reply.send(state.stop_turn(turn));
-            }
+            BotMessage::StopTurn { turn, reply } => state.stop_turn(turn, reply),
             BotMessage::GetPlace { turn, reply } => {
                 let _ = reply.send(state.place(turn));
             }

@@ -13,7 +13,7 @@ mod recent;
 mod replay;
 
 pub(crate) use hub::{Attached, Hub};
-pub(crate) use hubs::Hubs;
+pub(crate) use hubs::{EndReceiver, Hubs};
 pub(crate) use live::LiveReply;
 pub(crate) use replay::{Record, Recovery};
 

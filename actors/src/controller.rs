@@ -67,6 +67,7 @@ mod tests {
     mod models;
     mod outage;
     mod servers;
+    mod stops;
     mod summaries;
     mod tools;
     mod waits;

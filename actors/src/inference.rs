@@ -222,6 +222,11 @@ impl Inference {
         self.background.clone().try_acquire_owned().ok()
     }
 
+    /// Whether the process is ending.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Lets nobody in any more; those who wait go on waiting.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);

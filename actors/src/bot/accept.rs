@@ -18,6 +18,7 @@ use super::{
     lane::Place,
     rounds::Rounds,
     stop::{Phase, Stop},
+    talk::make_room,
     turn::{TurnJob, TurnShared},
     turn_events,
 };
@@ -142,6 +143,9 @@ impl BotActorState {
         let problem = |p: Problem| Refusal::Problem(Box::new(p));
         let record = self.entry().record();
         let conversation = incoming.send.conversation_id.unwrap_or(record.main_conversation_id);
+        if looked_up.is_some() && !self.talks.contains_key(&conversation) {
+            make_room(&mut self.talks);
+        }
         let talk = match self.talks.entry(conversation) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {

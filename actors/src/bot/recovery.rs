@@ -87,7 +87,8 @@ pub(crate) async fn recover(context: &TurnContext, cause: Cause) -> Result<Vec<F
     recover_alone(context, cause).await
 }
 
-async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundTurn>, Problem> {
+/// The open turns of a bot that nobody runs, each with its message and its pending reply.
+async fn left_behind(context: &TurnContext) -> Result<Vec<(Turn, Message, Message)>, Problem> {
     // Tasks of the actor before: killed with it, but perhaps still on their way out.
     let tasks = context.entry.turns.lock().clone();
     tasks.close();
@@ -96,16 +97,19 @@ async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundT
     // What they submitted is decided before the record is read.
     context.history.barrier().await;
     let id = context.entry.id();
-    let open = context.read(context.store.open_turns(Some(&id))).await.map_err(|e| storage_problem(&e))?;
+    context.read(context.store.open_turns(Some(&id))).await.map_err(|e| storage_problem(&e))
+}
+
+async fn recover_alone(context: &TurnContext, cause: Cause) -> Result<Vec<FoundTurn>, Problem> {
+    let open = left_behind(context).await?;
+    let id = context.entry.id();
     let ids: Vec<TurnId> = open.iter().map(|(turn, ..)| turn.id).collect();
     context.hubs.forget_replies(&id, &ids);
     let now = Timestamp::now();
     let (mut ended, mut waiting) = (vec![], vec![]);
     for (turn, message, reply) in open {
-        let live = context.hubs.live(turn.id);
-        if let Some(TurnEnd { turn, reply: Some(reply) }) = live.as_ref().and_then(|live| live.decided()) {
-            // Its task died before the database heard of the end.
-            ended.push((turn.clone(), reply.clone(), context.entry.stored_status()));
+        if let Some(decided) = decided(context, turn.id) {
+            ended.push(decided);
         } else if let Some(verdict) = verdict(&turn, cause, now) {
             ended.push(judged(context, verdict, turn, reply));
         } else {
@@ -167,6 +171,13 @@ fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, Problem
     }
 }
 
+/// The end of a turn whose task died before the database heard of it.
+fn decided(context: &TurnContext, turn: TurnId) -> Option<(Turn, Message, StoredStatus)> {
+    let live = context.hubs.live(turn)?;
+    let TurnEnd { turn, reply } = live.decided()?.clone();
+    Some((turn, reply?, context.entry.stored_status()))
+}
+
 /// The end of a turn that nobody runs, with the text that readers saw, and the bot's totals after it.
 fn judged(
     context: &TurnContext,
@@ -224,19 +235,27 @@ async fn end(
     Ok(())
 }
 
-/// Stops a waiting turn whose bot has no actor.
-pub(crate) async fn stop_waiting(context: &TurnContext, id: TurnId) -> Result<(), Problem> {
-    let bot = context.entry.id();
-    let open = context.read(context.store.open_turns(Some(&bot))).await.map_err(|e| storage_problem(&e))?;
-    match open.into_iter().find(|(turn, ..)| turn.id == id) {
-        Some((turn, _, reply)) => {
-            context.entry.forget_waiting();
-            let (turn, reply, status) =
-                judged(context, Verdict { step: TurnStep::Stop, problem: None }, turn, reply);
-            end(context, turn, reply, status).await
-        }
-        None => Ok(()),
+/// Stops a turn whose bot has no actor. Nothing is done where the bot has one: false, and that one is to be asked.
+pub(crate) async fn stop_waiting(context: &TurnContext, id: TurnId) -> Result<bool, Problem> {
+    // An actor that starts meanwhile reads the record behind this.
+    let _alone = context.entry.recovering.lock().await;
+    if context.entry.actor.get().is_some() {
+        return Ok(false);
     }
+    let open = left_behind(context).await?;
+    if let Some((turn, _, reply)) = open.into_iter().find(|(turn, ..)| turn.id == id) {
+        let (turn, reply, status) = match decided(context, id) {
+            Some(decided) => decided,
+            None => {
+                if turn.state == TurnState::Queued {
+                    context.entry.forget_waiting();
+                }
+                judged(context, Verdict { step: TurnStep::Stop, problem: None }, turn, reply)
+            }
+        };
+        end(context, turn, reply, status).await?;
+    }
+    Ok(true)
 }
 
 /// The acknowledgement of a message that is stored although nobody could say so at the time.
@@ -266,7 +285,7 @@ pub(crate) async fn found(
             Ok(AcceptedTurn { turn, message, replayed: false, end })
         }
         Err(problem) => {
-            context.hubs.forget_end(turn);
+            context.hubs.unwatch_end(turn, end);
             Err(problem)
         }
     }

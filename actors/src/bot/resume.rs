@@ -7,7 +7,7 @@ use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use super::{
-    BotActorState, BotMessage, RECOVER_AGAIN, SendReply,
+    BotActorState, BotMessage, RECOVER_AGAIN, SendReply, StopReply,
     accept::{Incoming, Refusal},
     lane::Place,
     recovery::{self, Cause, FoundTurn},
@@ -18,18 +18,26 @@ use super::{
 };
 use crate::{
     controller::requests::Sent,
-    domain::{ids::MessageId, problem::Problem},
+    domain::{
+        ids::{MessageId, TurnId},
+        problem::Problem,
+    },
     inference::{Claim, queue::Class},
 };
 
-/// A message that came before its bot was ready for it.
-pub(super) type Early = (Box<Incoming>, oneshot::Sender<Refusal>, SendReply);
+/// What came before its bot was ready for it.
+#[derive(Default)]
+pub(super) struct Early {
+    pub sends: Vec<(Box<Incoming>, oneshot::Sender<Refusal>, SendReply)>,
+    /// Whether such a turn is here is not known before the turns are.
+    pub stops: Vec<(TurnId, StopReply)>,
+}
 
 /// Whether messages can be taken.
 pub(super) enum Readiness {
     Ready,
-    /// The turns of the actor before are looked for; these came meanwhile.
-    Recovering(Vec<Early>),
+    /// The turns of the actor before are looked for; this came meanwhile.
+    Recovering(Early),
     /// They can't be read while the database is away; nothing can be stored either.
     Waiting(Problem),
 }
@@ -59,6 +67,8 @@ impl BotActorState {
     ) -> Result<(), ActorProcessingErr> {
         let (context, cell, me) = (self.args.context.clone(), me.get_cell(), me.clone());
         let job = async move {
+            // From here on a stop finds this actor: the record is read behind everybody who found none.
+            let _ = context.entry.actor.wait(RECOVER_AGAIN).await;
             let mut told = false;
             let found = loop {
                 match recovery::recover(&context, cause).await {
@@ -75,7 +85,7 @@ impl BotActorState {
             // If the actor is gone, its successor recovers.
             let _ = me.cast(BotMessage::Recovered(found));
         };
-        self.readiness = Readiness::Recovering(vec![]);
+        self.readiness = Readiness::Recovering(Early::default());
         Work::begin(cell, Box::pin(job)).await?;
         Ok(())
     }
@@ -85,11 +95,18 @@ impl BotActorState {
         me: &ActorRef<BotMessage>,
         found: Vec<FoundTurn>,
     ) -> Result<(), ActorProcessingErr> {
+        if self.halted {
+            // Nothing begins any more: all of it is left to whoever comes next, who is asked again for what came early.
+            return Ok(());
+        }
         for found in found {
             self.resume(me, found).await?;
         }
         if let Readiness::Recovering(early) = std::mem::replace(&mut self.readiness, Readiness::Ready) {
-            for (incoming, refused, reply) in early {
+            for (turn, reply) in early.stops {
+                self.stop_turn(turn, reply);
+            }
+            for (incoming, refused, reply) in early.sends {
                 self.send(me, incoming, refused, reply).await?;
             }
         }
@@ -100,8 +117,11 @@ impl BotActorState {
         if let Readiness::Recovering(early) =
             std::mem::replace(&mut self.readiness, Readiness::Waiting(problem.clone()))
         {
-            for (_, refused, _) in early {
+            for (_, refused, _) in early.sends {
                 let _ = refused.send(Refusal::Problem(Box::new(problem.clone())));
+            }
+            for (_, reply) in early.stops {
+                let _ = reply.send(Err(problem.clone()));
             }
         }
     }
@@ -179,7 +199,9 @@ impl BotActorState {
         let conversation = turn.conversation_id;
         let context = self.args.context.clone();
         let record = context.entry.record();
-        let live = context.hubs.live(turn.id).unwrap_or_else(|| {
+        // Nothing can be said in one that was sealed for an end which then was not stored.
+        let live = context.hubs.live(turn.id).filter(|live| !live.is_sealed()).unwrap_or_else(|| {
+            context.hubs.forget_reply(turn.id);
             context.hubs.begin_reply(turn.bot_id.clone(), turn.id, reply.id, turn.conversation_id)
         });
         let talk = self.talks.entry(turn.conversation_id).or_default();

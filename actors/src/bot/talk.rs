@@ -1,12 +1,18 @@
 //! A conversation in the memory of its bot: the line of its turns, where its path ends, what was said.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use ractor::ActorId;
 use tokio::sync::oneshot;
 
 use super::{context::Path, lane::Lane, stop::Stop};
-use crate::{domain::ids::MessageId, inference::Want};
+use crate::{
+    domain::ids::{ConversationId, MessageId},
+    inference::Want,
+};
+
+/// Conversations of one bot that are kept in memory for their next message.
+const MAX_KEPT: usize = 256;
 
 /// A conversation in memory.
 #[derive(Default)]
@@ -22,6 +28,20 @@ pub(super) struct Talk {
     pub path: Option<Arc<Path>>,
     /// The history changed under the running turn: what that turn knows of it is not to be kept.
     pub forgotten: bool,
+    /// When something was said last; none for one that was only looked at.
+    pub used: Option<Instant>,
+}
+
+/// Makes room for one more conversation: of those where nothing runs or waits, what was used longest ago goes. Storage knows
+/// it, or will behind what is on its way.
+pub(super) fn make_room(talks: &mut HashMap<ConversationId, Talk>) {
+    while talks.len() >= MAX_KEPT {
+        let idle = talks.iter().filter(|(_, talk)| talk.lane.is_empty());
+        match idle.min_by_key(|(_, talk)| talk.used).map(|(id, _)| *id) {
+            Some(oldest) => talks.remove(&oldest),
+            None => break,
+        };
+    }
 }
 
 impl Talk {
@@ -31,6 +51,7 @@ impl Talk {
 
     /// The path goes on to `end`; answers with the end before it.
     pub fn grow(&mut self, end: MessageId) -> Option<MessageId> {
+        self.used = Some(Instant::now());
         self.beyond = 0;
         // One that was given up before may come again.
         self.lost.remove(&end);
@@ -72,6 +93,7 @@ pub(super) struct Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::TurnId;
 
     #[test]
     fn what_was_not_stored_leaves_the_end_where_it_was_in_whatever_order_that_is_learnt() {
@@ -91,6 +113,35 @@ mod tests {
         let mut talk = Talk { leaf: Some(first), ..Talk::default() };
         talk.lose(first, None);
         assert_eq!(talk.leaf, None, "it was to be the first message");
+    }
+
+    #[test]
+    fn a_bot_with_more_conversations_than_it_keeps_lets_go_of_what_was_used_longest_ago() {
+        let mut talks = HashMap::new();
+        let add = |talks: &mut HashMap<_, _>, runs: bool| {
+            make_room(talks);
+            let (id, mut talk) = (ConversationId::new(), Talk::default());
+            talk.grow(MessageId::new());
+            if runs {
+                let stop = Stop::default();
+                let kept = Kept { stop, reply: MessageId::new(), behind: None, go: None, work: None };
+                talk.lane.push(TurnId::new(), kept);
+            }
+            talks.insert(id, talk);
+            id
+        };
+        let busy = add(&mut talks, true);
+        let oldest = add(&mut talks, false);
+        let second = add(&mut talks, false);
+        let rest: Vec<_> = (3..MAX_KEPT).map(|_| add(&mut talks, false)).collect();
+        let one_more = add(&mut talks, false);
+        assert_eq!(talks.len(), MAX_KEPT);
+        assert!(!talks.contains_key(&oldest));
+        assert!([busy, second, one_more].iter().chain(&rest).all(|id| talks.contains_key(id)));
+        for _ in 0..2 * MAX_KEPT {
+            add(&mut talks, true);
+        }
+        assert!(talks.values().all(|talk| !talk.lane.is_empty()), "what runs or waits is never let go");
     }
 
     #[test]

@@ -185,12 +185,11 @@ impl TurnJob {
                 let message = self.shared.message.clone();
                 Ok(Sent::Turn(AcceptedTurn { turn, message, replayed: false, end }))
             }
-            Ok(None) => Err(behind_a_lost_one()),
-            Err(error) => Err(read_problem(&error)),
+            unknown => {
+                self.context.hubs.unwatch_end(id, end);
+                Err(unknown.err().map_or_else(behind_a_lost_one, |error| read_problem(&error)))
+            }
         };
-        if answer.is_err() {
-            self.context.hubs.forget_end(id);
-        }
         let _ = self.bot.cast(BotMessage::TurnGone { turn: id });
         // Nobody may run it.
         let _ = self.bot.cast(BotMessage::LookForStrays);

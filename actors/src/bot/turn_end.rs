@@ -73,6 +73,16 @@ impl TurnJob {
         self.context.hubs.tell_end(end);
     }
 
+    /// Leaves a turn to others. Where the process goes on its bot is told: nothing behind it waits for it then, and if
+    /// nobody ended it, it begins anew.
+    fn abandon(&self) {
+        if !self.context.inference.is_closed() {
+            let turn = self.shared.turn.lock().id;
+            let _ = self.bot.cast(BotMessage::TurnGone { turn });
+            let _ = self.bot.cast(BotMessage::LookForStrays);
+        }
+    }
+
     /// The ended turn and reply, as they will be stored.
     fn ended(&self, end: End) -> Option<(Turn, Message)> {
         let (step, done, problem) = match end {
@@ -116,7 +126,7 @@ impl TurnJob {
         if matches!(end, End::Gone) {
             return self.let_go().await;
         }
-        let Some((turn, reply)) = self.ended(end) else { return };
+        let Some((turn, reply)) = self.ended(end) else { return self.abandon() };
         if let Some(problem) = &turn.error {
             tracing::info!(bot.id = %turn.bot_id, turn.id = %turn.id, code = %problem.code, "turn failed");
         }
@@ -143,7 +153,8 @@ impl TurnJob {
         let mut decided = context.history.persist(submitted).await;
         let (mut turn, mut reply) = (turn, reply);
         if let Err(error) = &decided {
-            // The text can't be stored, ever; that the turn has ended can.
+            // The text can't be stored, ever; that the turn has ended can. What is not in the record is not in a prompt.
+            let _ = self.bot.cast(BotMessage::Forget { conversation: turn.conversation_id });
             (turn, reply) = without_text(turn, reply, storage_problem(error));
             let end = turn_events::ended(&turn, &reply);
             let status = context.entry.count_error();

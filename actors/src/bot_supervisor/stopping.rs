@@ -163,7 +163,7 @@ async fn halt_turns(actor: &ActorSlot<BotMessage>, entry: &BotEntry, hubs: &Hubs
             if hubs.live(turn).is_some() {
                 let _ = end.wait_for(Option::is_some).await;
             } else {
-                hubs.forget_end(turn);
+                hubs.unwatch_end(turn, end);
             }
         }
     };

@@ -172,6 +172,15 @@ impl Hubs {
         self.waiters.lock().entry(turn).or_insert_with(|| watch::channel(None).0).subscribe()
     }
 
+    /// Learn of it no more. Others who wait for the same end still do.
+    pub fn unwatch_end(&self, turn: TurnId, end: EndReceiver) {
+        let mut waiters = self.waiters.lock();
+        drop(end);
+        if waiters.get(&turn).is_some_and(|waiter| waiter.receiver_count() == 0) {
+            waiters.remove(&turn);
+        }
+    }
+
     /// Nobody will tell the end of this turn: it was never accepted.
     pub fn forget_end(&self, turn: TurnId) {
         self.waiters.lock().remove(&turn);
@@ -202,5 +211,20 @@ impl Hubs {
     pub fn sizes(&self) -> (usize, usize) {
         let hubs = self.hubs.read();
         (hubs.len(), hubs.values().map(|h| h.readers()).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_an_end_no_more_takes_it_from_nobody_else() {
+        let (hubs, turn) = (Hubs::new(Epoch::new()), TurnId::new());
+        let (first, second) = (hubs.watch_end(turn), hubs.watch_end(turn));
+        hubs.unwatch_end(turn, second);
+        assert!(first.has_changed().is_ok(), "the other one is still to be told");
+        hubs.unwatch_end(turn, first);
+        assert!(hubs.waiters.lock().is_empty());
     }
 }

@@ -108,6 +108,11 @@ impl LiveReply {
         ReplyText { content: text.content.clone(), thinking: text.thinking.clone() }
     }
 
+    /// Whether it has ended.
+    pub fn is_sealed(&self) -> bool {
+        self.text.lock().sealed
+    }
+
     /// How the turn ends is known, though not stored yet: whoever finds the turn open stores this end and no other.
     pub fn decide(&self, end: TurnEnd) {
         // A second decision changes nothing: the first may have been told already.

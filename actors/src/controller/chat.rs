@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::{
     bot::{BotMessage, recovery::stop_waiting},
+    broadcast::EndReceiver,
     domain::{
         event::{EventBody, NewEvent, Topic},
         time::Timestamp,
@@ -22,6 +23,9 @@ pub(super) const PAGE: (u32, u32) = (50, 200);
 const PATCH_TRIES: u32 = 5;
 /// How long the end of a stopped turn may take to be stored.
 const END: Duration = Duration::from_secs(10);
+/// How often a stop is brought again to a bot that died with it or does not know the turn yet, and the pause before that.
+const STOP_TRIES: u32 = 20;
+const STOP_AGAIN: Duration = Duration::from_millis(50);
 
 fn no_such_conversation(id: ConversationId) -> Problem {
     Problem::new(Code::ConversationNotFound, format!("This bot has no conversation {id}."))
@@ -96,9 +100,22 @@ impl Controller {
             }
         };
         let mut end = self.inner.hubs.watch_end(id);
-        let stop = |reply| BotMessage::StopTurn { turn: id, reply };
-        let told = match &entry {
-            Some(entry) => entry.actor.call(stop, CALL).await.unwrap_or(false),
+        let stopped = self.stop_and_wait(entry, id, &mut end).await;
+        self.inner.hubs.unwatch_end(id, end);
+        stopped
+    }
+
+    async fn stop_and_wait(
+        &self,
+        entry: Option<Arc<BotEntry>>,
+        id: TurnId,
+        end: &mut EndReceiver,
+    ) -> Result<Turn, Problem> {
+        let told = match entry {
+            Some(entry) => {
+                let me = self.clone();
+                self.carry_out(async move { me.bring_stop(&entry, id).await }).await?
+            }
             None => false,
         };
         let watch = self.inner.history.watch();
@@ -113,22 +130,43 @@ impl Controller {
                 () = watch.gave_up() => return Err(not_known(watch.limit())),
             }
         }
-        if let Some(entry) = entry.filter(|_| !told) {
-            // No actor runs it: it waits for its bot to come back, and need not any more.
-            let me = self.clone();
-            self.carry_out(async move { stop_waiting(&me.turn_context(entry), id).await }).await?;
-        }
-        // It ended by itself a moment ago, or its end is not stored yet.
+        // It has ended, or its end is not stored yet.
         tokio::select! {
             biased;
             () = self.inner.history.barrier() => {}
             () = watch.gave_up() => return Err(not_known(watch.limit())),
         }
-        let turn = self.turn(id).await?;
-        if turn.state.is_terminal() {
-            self.inner.hubs.forget_end(id);
+        self.turn(id).await
+    }
+
+    /// Brings the word to whoever has the turn: its bot, or the record where the bot has no actor. True where its end is on
+    /// its way then; false where it has ended.
+    async fn bring_stop(&self, entry: &Arc<BotEntry>, id: TurnId) -> Result<bool, Problem> {
+        for _ in 0..STOP_TRIES {
+            let stop = |reply| BotMessage::StopTurn { turn: id, reply };
+            let here = match entry.actor.call(stop, CALL).await {
+                Ok(here) => here?,
+                // The actor died with the word; its successor, or the record, is next.
+                Err(SlotError::Lost) => continue,
+                Err(SlotError::Down) => match stop_waiting(&self.turn_context(entry.clone()), id).await? {
+                    true => return Ok(false),
+                    false => continue,
+                },
+                Err(SlotError::Timeout) => return Err(not_answered(SlotError::Timeout)),
+            };
+            // One that has left its line may have its end on the way.
+            if here || self.inner.hubs.live(id).is_some_and(|live| live.decided().is_some()) {
+                return Ok(true);
+            }
+            self.inner.history.barrier().await;
+            if self.turn(id).await?.state.is_terminal() {
+                return Ok(false);
+            }
+            // Stored by a commit whose answer got lost: the bot does not know yet that it has this turn.
+            let _ = entry.actor.cast(BotMessage::LookForStrays);
+            tokio::time::sleep(STOP_AGAIN).await;
         }
-        Ok(turn)
+        Ok(false)
     }
 
     /// The conversation of a bot, the main one where none is named.

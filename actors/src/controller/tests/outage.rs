@@ -29,10 +29,10 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-struct House {
-    store: MemoryStore,
-    model: Arc<HandModel>,
-    tree: Controller,
+pub(super) struct House {
+    pub store: MemoryStore,
+    pub model: Arc<HandModel>,
+    pub tree: Controller,
 }
 
 impl House {
@@ -50,7 +50,7 @@ impl House {
         Self { store, model, tree: tree.start().await.unwrap() }
     }
 
-    async fn with_bot(id: &str) -> (Self, BotId) {
+    pub async fn with_bot(id: &str) -> (Self, BotId) {
         let house = Self::new().await;
         let bot = house.launch(id).await.unwrap().id;
         (house, bot)
@@ -62,7 +62,7 @@ impl House {
         self.tree.launch(LaunchBot { bot_id, config: Some(config), ..LaunchBot::default() }).await
     }
 
-    async fn send(&self, bot: &BotId, text: &str) -> Result<AcceptedTurn, Problem> {
+    pub async fn send(&self, bot: &BotId, text: &str) -> Result<AcceptedTurn, Problem> {
         match self.tree.send(SendMessage::text(bot.clone(), text)).await? {
             Sent::Turn(accepted) => Ok(accepted),
             Sent::Command { .. } => unreachable!("no command"),
@@ -70,14 +70,14 @@ impl House {
     }
 
     /// A turn that generates and has said something.
-    async fn speaking(&self, bot: &BotId, text: &str) -> (AcceptedTurn, Answer) {
+    pub async fn speaking(&self, bot: &BotId, text: &str) -> (AcceptedTurn, Answer) {
         let turn = self.send(bot, text).await.unwrap();
         let answer = self.model.called().await;
         assert!(answer.say("once ").await);
         (turn, answer)
     }
 
-    fn crash(&self, bot: &BotId) {
+    pub fn crash(&self, bot: &BotId) {
         let (reply, _answer) = tokio::sync::oneshot::channel();
         let (bot, reason) = (bot.clone(), "a defect".to_owned());
         let kill = BotSupervisorMessage::Kill { bot, how: KillHow::Panic, reason, reply: reply.into() };
@@ -89,7 +89,7 @@ impl House {
     }
 
     /// Every stored turn has ended, each with one event that says so.
-    async fn all_ended_once(&self) {
+    pub async fn all_ended_once(&self) {
         until(async || self.store.open_turns(None).await.unwrap().is_empty()).await;
         let ends: Vec<_> = self.store.events().iter().filter_map(|event| event.ends).collect();
         let unique: std::collections::HashSet<_> = ends.iter().collect();
@@ -98,7 +98,7 @@ impl House {
         assert_eq!(ends.len(), accepted);
     }
 
-    async fn reply_of(&self, turn: &AcceptedTurn) -> (Turn, Message) {
+    pub async fn reply_of(&self, turn: &AcceptedTurn) -> (Turn, Message) {
         let found = self.store.turn_snapshot(turn.turn.id).await.unwrap().unwrap();
         (found.turn, found.reply.unwrap())
     }
@@ -123,7 +123,7 @@ async fn a_search_does_not_wait_for_ever_for_its_index() {
 }
 
 /// Time is paused: waiting costs nothing.
-async fn until(mut holds: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < Duration::from_secs(60), "not within a minute");
@@ -417,7 +417,10 @@ async fn an_answer_that_the_database_refuses_ends_failed_without_its_text() {
     assert_eq!(stored.error.unwrap().code, Code::StorageRefused);
     assert_eq!((&*reply.content, reply.state), ("", MessageState::Partial));
     house.send(&ada, "two").await.unwrap();
-    house.model.called().await.end().await;
+    let next = house.model.called().await;
+    let told = next.request.messages.iter().any(|message| message.content.contains("forbidden"));
+    assert!(!told, "what is not in the record is not in a prompt");
+    next.end().await;
     house.all_ended_once().await;
 }
 

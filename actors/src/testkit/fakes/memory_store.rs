@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use self::record::Record;
 use crate::{
@@ -68,6 +68,7 @@ struct Faults {
     fail: u32,
     lose_answer: u32,
     refuses: Option<Refuses>,
+    held_look: Option<oneshot::Receiver<()>>,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -111,6 +112,14 @@ impl MemoryStore {
     /// The outage is over.
     pub fn come_back(&self) {
         self.shared.outage.send_replace(None);
+    }
+
+    /// The next look for open turns waits until the sender is dropped; others do not.
+    #[must_use]
+    pub fn hold_next_look(&self) -> oneshot::Sender<()> {
+        let (held, look) = oneshot::channel();
+        self.shared.faults.lock().held_look = Some(look);
+        held
     }
 
     /// From now on the index of the search lacks so many messages; searches wait until it lacks none.
@@ -324,6 +333,11 @@ impl HistoryStore for MemoryStore {
     }
     async fn open_turns(&self, bot: Option<&BotId>) -> Result<Vec<(Turn, Message, Message)>, StoreError> {
         self.reach().await?;
+        let held = self.shared.faults.lock().held_look.take();
+        if let Some(held) = held {
+            // Dropped: it goes on.
+            held.await.ok();
+        }
         Ok(self.shared.record.lock().open_turns(bot))
     }
     async fn sent_before(
