@@ -56,6 +56,7 @@ impl Controller {
             && let Some(place) = self.inner.inference.place(id)
         {
             found.turn.queue = Some(place);
+            found.turn.server = None;
         }
         Ok(found)
     }

@@ -86,7 +86,7 @@ function footer(key, m, turn, ctx) {
 function liveLine(turn, { now, calls }) {
   const since = moments(turn).started ?? now;
   const tool = calls.find((c) => c.running);
-  const pieces = tool ? `waits for ${tool.name}` : turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
+  const pieces = turn.queue?.gives_up_at ? 'waits for a model server' : tool ? `waits for ${tool.name}` : turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
   return html`<div class="live-l"><span class="glyph t-live" data-state="processing">${icon('s-processing')}</span><span class="num">${turn.stopping ? 'Stopping' : `${duration(Math.max(100, Math.floor((now - since) / 100) * 100))}, ${pieces}`}</span></div>`;
 }
 
