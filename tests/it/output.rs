@@ -52,6 +52,24 @@ async fn an_answer_has_the_form_that_was_asked_for_or_its_turn_fails() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_cut_at_its_longest_length_says_so_wherever_it_is_read() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "simulated").await;
+    let cut = json!({"options": {"num_predict": 5}});
+    let cut = ask(&api, "ada", "count to 100", cut).await.expect(200);
+    let whole = ask(&api, "ada", "count to 3", json!({})).await.expect(200);
+    for (answer, metadata) in [(cut, json!({"done_reason": "length"})), (whole, json!({}))] {
+        let reply = &answer["reply"];
+        assert_eq!((&answer["turn"]["state"], &reply["state"]), (&json!("completed"), &json!("complete")));
+        assert_eq!(reply["metadata"], metadata, "{reply}");
+        assert_eq!(api.message("ada", &reply["id"]).await["metadata"], metadata);
+        assert_eq!(answer["message"]["metadata"], json!({}));
+    }
+}
+
+#[tokio::test]
 async fn a_form_that_cannot_be_kept_to_is_refused_with_its_place() {
     let stage = Stage::new().await;
     let deia = stage.start().await;

@@ -6,7 +6,7 @@ use csv::{Terminator, WriterBuilder};
 
 use crate::domain::message::Message;
 
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 11] = [
     "conversation_id",
     "id",
     "parent_id",
@@ -17,6 +17,7 @@ const HEADER: [&str; 10] = [
     "tokens",
     "content",
     "thinking",
+    "done_reason",
 ];
 
 /// Writes rows.
@@ -42,12 +43,13 @@ impl CsvWriter {
                 Cow::Owned(m.tokens.to_string()),
                 cell(&m.content),
                 cell(m.thinking.as_deref().unwrap_or_default()),
+                Cow::Borrowed(m.cut_by().unwrap_or_default()),
             ],
         );
     }
 }
 
-fn row(out: &mut Vec<u8>, cells: [Cow<'_, str>; 10]) {
+fn row(out: &mut Vec<u8>, cells: [Cow<'_, str>; 11]) {
     let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(out);
     // Writing to memory can't fail.
     let _ = writer.write_record(cells.iter().map(|c| c.as_bytes())).and_then(|()| Ok(writer.flush()?));

@@ -45,6 +45,9 @@ impl MarkdownWriter {
         if m.state == MessageState::Partial {
             put(out, " · not finished");
         }
+        if m.cut_by().is_some() {
+            put(out, " · cut at its longest length");
+        }
         put(out, "\n");
         if let Some(images) = m.images.as_ref().filter(|images| !images.is_empty()) {
             put(out, &format!("\n({} images)\n", images.len()));

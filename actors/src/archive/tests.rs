@@ -368,18 +368,19 @@ async fn markdown_is_made_to_be_read() {
     let first = samples::message(&main, None, Sender::User, "# not a title\n```rust\nlet a;");
     let mut second = samples::message(&main, Some(first.id), Sender::Bot, "=1+1");
     second.state = MessageState::Partial;
+    second.mark_cut();
     let third = samples::message(&main, Some(first.id), Sender::System, "");
     for message in [&first, &second, &third] {
         store.commit(vec![samples::append(message)]).await.unwrap();
     }
     let expected = format!(
         "# ada\n\n## Main conversation\n\n`{}`, begun {}\n\n### User · {}\n\n# not a title\n```rust\nlet a;\n```\n\n\
-         ### ada · {} · 1 of 2 · not finished\n\n=1+1\n\n### System · {} · 2 of 2\n",
+         ### ada · {} · 1 of 2 · not finished · cut at its longest length\n\n=1+1\n\n### System · {} · 2 of 2\n",
         main.id, main.created_at, first.created_at, second.created_at, third.created_at
     );
     assert_eq!(exported(&store, ExportFormat::Markdown, None).await, expected);
     let csv = exported(&store, ExportFormat::Csv, None).await;
-    assert!(csv.contains(",'=1+1,") && csv.ends_with("\r\n"), "{csv}");
+    assert!(csv.contains(",'=1+1,,length\r\n") && csv.ends_with("\r\n"), "{csv}");
 }
 
 #[tokio::test]

@@ -32,7 +32,7 @@ use crate::{
         message::{Conversation, Message, MessageState, Sender, Siblings},
         problem::{Code, Problem},
         time::Timestamp,
-        turn::{ContextUse, QueuePlace, Timings, Turn, TurnState, Usage},
+        turn::{ContextUse, Timings, Turn, TurnState, Usage},
     },
     inference::{Claim, Comes, SlotPermit, Want},
     ports::history_store::{Change, Fact},
@@ -338,23 +338,20 @@ impl BotActorState {
 /// The events of an acceptance, in the order in which they happened.
 fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> Vec<NewEvent> {
     let topics = || turn_events::topics(turn);
-    let progress = |place: Option<&QueuePlace>| TurnProgress {
+    let accepted = TurnProgress {
         turn_id: turn.id,
-        position: place.map(|place| place.position),
-        eta_s: place.and_then(|place| place.eta_s),
-        offline: place.and_then(|place| place.offline),
-        server: place.and_then(|place| place.server.clone()),
+        position: None,
+        eta_s: None,
+        offline: None,
+        server: None,
         model: Some(turn.model.clone()),
     };
     let mut events = vec![
         NewEvent::new(topics(), &EventBody::MessageReceived { message: message.clone() }),
-        NewEvent::new(topics(), &EventBody::TurnAccepted(progress(None))),
+        NewEvent::new(topics(), &EventBody::TurnAccepted(accepted)),
     ];
     match &turn.queue {
-        Some(place) => {
-            let queued = EventBody::TurnQueued(progress(Some(place)));
-            events.push(NewEvent::new(topics(), &queued));
-        }
+        Some(place) => events.push(turn_events::queued(turn, place)),
         None => {
             events.extend(changed);
             events.extend(turn_events::trimmed(turn));

@@ -9,13 +9,16 @@
 //! Where no server is left for the bot's model, its fallback models come in their order. The turn says which model answers,
 //! and a `turn_started` says so again where that changed after the first one.
 
-use std::time::Instant;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     context::{self, window::Plan},
     rounds::Then,
     stop::Phase,
-    turn::{Asked, TurnJob},
+    turn::{Asked, TurnJob, TurnShared},
     turn_end::{End, millis},
     turn_events,
 };
@@ -24,7 +27,7 @@ use crate::{
         bot::DEFAULT_NUM_CTX,
         event::QueueMoved,
         problem::{Code, Problem},
-        turn::TurnStep,
+        turn::{Turn, TurnState, TurnStep},
     },
     history::storage_problem,
     inference::{Claim, Preference, SlotPermit, Want},
@@ -47,6 +50,37 @@ struct Attempts {
     tightened: u32,
     /// The models that it may use, and the servers that failed it with them.
     preference: Preference,
+}
+
+/// A turn that has begun waits for another slot. Counted however it ends: a stop drops it.
+struct Waits {
+    shared: Arc<TurnShared>,
+    since: tokio::time::Instant,
+}
+
+impl Waits {
+    fn of(shared: &Arc<TurnShared>) -> Self {
+        Self { shared: shared.clone(), since: tokio::time::Instant::now() }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        let timings = &mut self.shared.turn.lock().timings;
+        let before = Duration::from_secs_f64(timings.queued_ms.unwrap_or_default() / 1e3);
+        timings.queued_ms = Some(millis(before + self.since.elapsed()));
+    }
+}
+
+impl TurnShared {
+    /// The turn, where it had begun: nothing answers it any more.
+    fn stands_again(&self) -> Option<Turn> {
+        let mut turn = self.turn.lock();
+        (turn.state == TurnState::Generating).then(|| {
+            turn.server = None;
+            turn.clone()
+        })
+    }
 }
 
 /// What to do about a request that was not taken.
@@ -186,7 +220,9 @@ impl TurnJob {
         preference: &Preference,
     ) -> Result<SlotPermit, Problem> {
         self.phase = Phase::Queued;
+        let waits = Waits::of(&self.shared);
         let permit = self.wait_for_slot(plan, preference, claim).await?;
+        drop(waits);
         let before = self.turn();
         if let Some(suited) = self.suited(&permit, plan).await.map_err(|problem| self.kept(problem))? {
             *plan = suited;
@@ -231,7 +267,15 @@ impl TurnJob {
     ) -> Result<SlotPermit, Problem> {
         let (want, context) = (self.want(plan.usage.used), &self.context);
         let (turn_id, conversation, hubs) = (want.turn, want.conversation, context.hubs.clone());
-        let told = |place| hubs.publish_moved(conversation, &QueueMoved::new(turn_id, place));
+        let (shared, history) = (&self.shared, &context.history);
+        let told = |place| {
+            if let Some(waits) = shared.stands_again() {
+                // Readers were told that it began, and who comes later reads that too.
+                let events = vec![turn_events::queued(&waits, &place)];
+                return history.note(Fact::new(Change::None, events));
+            }
+            hubs.publish_moved(conversation, &QueueMoved::new(turn_id, place));
+        };
         context.inference.acquire(&want, preference, claim, told).await
     }
 

@@ -35,9 +35,9 @@ pub(super) async fn judged(format: Option<Value>, text: String, done: ChatDone) 
         }
     };
     let Some(first) = errors.first() else { return End::Completed(done) };
-    let cut = match done.reason.as_deref() {
-        Some("length") => " It ended at its longest length: raise num_predict or num_ctx.",
-        _ => "",
+    let cut = match done.is_cut() {
+        true => " It ended at its longest length: raise num_predict or num_ctx.",
+        false => "",
     };
     let detail = format!(
         "The answer does not have the form asked for: {} {}.{cut} It is kept.",

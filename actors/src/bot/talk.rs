@@ -93,7 +93,10 @@ pub(super) struct Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::TurnId;
+    use crate::{
+        domain::ids::{BotId, TurnId},
+        inference::queue::Class,
+    };
 
     #[test]
     fn what_was_not_stored_leaves_the_end_where_it_was_in_whatever_order_that_is_learnt() {
@@ -123,9 +126,21 @@ mod tests {
             let (id, mut talk) = (ConversationId::new(), Talk::default());
             talk.grow(MessageId::new());
             if runs {
-                let stop = Stop::default();
-                let kept = Kept { stop, reply: MessageId::new(), behind: None, go: None, work: None };
-                talk.lane.push(TurnId::new(), kept);
+                let turn = TurnId::new();
+                let want = Want {
+                    turn,
+                    conversation: id,
+                    bot: BotId::numbered(1),
+                    class: Class::Api,
+                    model: "m".into(),
+                    cost: 1,
+                    deadline: None,
+                    told: None,
+                    tried: vec![],
+                };
+                let (stop, reply) = (Stop::default(), MessageId::new());
+                let kept = Kept { want, stop, reply, behind: None, go: None, work: None };
+                talk.lane.push(turn, kept);
             }
             talks.insert(id, talk);
             id

@@ -102,6 +102,9 @@ impl TurnJob {
         };
         reply.content = text.content.into();
         reply.thinking = (!text.thinking.is_empty()).then(|| text.thinking.into());
+        if done.is_cut() {
+            reply.mark_cut();
+        }
         let mut turn = self.turn();
         turn.state = turn.state.after(step)?;
         turn.queue = None;

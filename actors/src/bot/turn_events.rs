@@ -3,7 +3,7 @@
 use crate::domain::{
     event::{ContextTrimmed, EventBody, NewEvent, Topic, TurnEnd, TurnProgress},
     message::Message,
-    turn::{Turn, TurnState},
+    turn::{QueuePlace, Turn, TurnState},
 };
 
 /// Topics of a turn's events that also concern its bot.
@@ -22,6 +22,19 @@ pub(crate) fn started(turn: &Turn) -> NewEvent {
         model: Some(turn.model.clone()),
     };
     NewEvent::new(topics(turn), &EventBody::TurnStarted(progress))
+}
+
+/// The event that a turn has to wait, also one that had begun.
+pub(crate) fn queued(turn: &Turn, place: &QueuePlace) -> NewEvent {
+    let progress = TurnProgress {
+        turn_id: turn.id,
+        position: Some(place.position),
+        eta_s: place.eta_s,
+        offline: place.offline,
+        server: place.server.clone(),
+        model: Some(turn.model.clone()),
+    };
+    NewEvent::new(topics(turn), &EventBody::TurnQueued(progress))
 }
 
 /// The event that the history was too long; none if it was not.

@@ -58,6 +58,7 @@ impl Controller {
         let mut found = found.ok_or_else(|| no_such_turn(id))?;
         if let Some(place) = self.place_of(&found.turn).await {
             found.turn.queue = Some(place);
+            found.turn.server = None;
         }
         Ok(found)
     }

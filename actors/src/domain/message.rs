@@ -108,7 +108,26 @@ pub struct Message {
     pub metadata: Map<String, Value>,
 }
 
+/// Key of a reply's metadata that says why the answer ended; there only where it was cut off.
+const DONE_REASON: &str = "done_reason";
+/// Its value: the answer reached its longest length, by `num_predict` or by the end of the context.
+const LENGTH: &str = "length";
+
 impl Message {
+    /// Says in the metadata that the answer was cut off at its longest length.
+    pub(crate) fn mark_cut(&mut self) {
+        self.metadata.insert(DONE_REASON.into(), LENGTH.into());
+    }
+
+    /// Why the answer was cut off; none where it was not.
+    #[must_use]
+    pub fn cut_by(&self) -> Option<&str> {
+        self.metadata
+            .get(DONE_REASON)?
+            .as_str()
+            .filter(|reason| self.sender == Sender::Bot && *reason == LENGTH)
+    }
+
     /// Bytes of its text and of its calls of tools: what a prompt has of it beside images.
     #[must_use]
     pub fn text_bytes(&self) -> usize {

@@ -142,7 +142,7 @@ pub struct Usage {
 /// Where the time went, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
-    /// From the acknowledgement until a slot was taken.
+    /// From the acknowledgement until a slot was taken, and every later wait for another one.
     pub queued_ms: Option<f64>,
     /// From the request to the model server until the first piece of text.
     pub first_token_ms: Option<f64>,
@@ -180,11 +180,11 @@ pub struct Turn {
     pub state: TurnState,
     /// The model that answers.
     pub model: String,
-    /// The model server that answers; none before it started.
+    /// The model server that answers; none before it started and while it stands in line again.
     pub server: Option<String>,
     /// The turn that this one repeats.
     pub attempt_of: Option<TurnId>,
-    /// Place in the line while queued.
+    /// Place in the line; also of one that has begun and waits for another server.
     pub queue: Option<QueuePlace>,
     /// Tokens.
     pub usage: Usage,

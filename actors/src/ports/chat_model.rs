@@ -89,6 +89,14 @@ pub struct ChatDone {
     pub load: Option<Duration>,
 }
 
+impl ChatDone {
+    /// Whether the answer was cut off at its longest length: that of `num_predict`, or what the context has room for.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.reason.as_deref() == Some("length")
+    }
+}
+
 /// Everything that was ready at once: neighbouring pieces of one kind are already joined.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChatBurst {

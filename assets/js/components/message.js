@@ -62,6 +62,9 @@ function ending(turn, text, key, canRetry) {
   }
 }
 
+/** The answer is whole and ends where its length did; the problem of a turn that failed for it says so itself. */
+const cutShort = (m) => (m.state === 'complete' && m.metadata?.done_reason === 'length' ? html`<div class="end t-warn">${icon('scissors', 't-warn')}<span><b>Cut: the answer reached its longest length.</b> Raise num_predict or num_ctx of the bot, or ask it to go on.</span></div>` : '');
+
 /** What the model thought: open while it streams, one line once the answer begins. A reader who opens or closes it decides. */
 function thinking(key, m, turn, now) {
   const text = turn?.thinking?.text || m.thinking;
@@ -83,7 +86,7 @@ function footer(key, m, turn, ctx) {
 function liveLine(turn, { now, calls }) {
   const since = moments(turn).started ?? now;
   const tool = calls.find((c) => c.running);
-  const pieces = tool ? `waits for ${tool.name}` : turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
+  const pieces = turn.queue?.gives_up_at ? 'waits for a model server' : tool ? `waits for ${tool.name}` : turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
   return html`<div class="live-l"><span class="glyph t-live" data-state="processing">${icon('s-processing')}</span><span class="num">${turn.stopping ? 'Stopping' : `${duration(Math.max(100, Math.floor((now - since) / 100) * 100))}, ${pieces}`}</span></div>`;
 }
 
@@ -98,6 +101,7 @@ function bot(key, m, turn, ctx) {
     ${thinking(key, m, turn, ctx.now)}${tools(ctx.calls, ctx.now)}
     ${over || generating ? html`<div class="prose" data-own data-html="${key}" data-key="${`${key}:${generating ? 'live' : 'done'}`}"></div>` : ''}
     ${over && turn && turn.state !== 'completed' ? ending(turn, text, key, ctx.last === key && ctx.own) : ''}
+    ${over ? cutShort(m) : ''}
     ${lost ? html`<div class="end t-warn">${icon('wifioff', 't-warn')}<span><b>Paused here.</b> The text so far stays on this page. When the service answers, it goes on from here, or you see what was kept of it.</span></div>` : ''}
     ${generating ? liveLine(turn, ctx) : over ? footer(key, m, turn, ctx) : turn && (turn.state === 'queued' || turn.state === 'accepted') ? waiting(turn, ctx) : html`<div class="live-l t3">Waits</div>`}
   </article>`;

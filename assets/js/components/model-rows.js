@@ -16,7 +16,7 @@ const abilities = (m) => [m?.simulated ? chip('simulated', 'warn') : '', ...(m?.
 const where = (m) => m?.servers.map((s) => s.name).join(', ') || 'none';
 const stateOf = (row, now) => {
   const s = modelState(row, now);
-  return html`<span class="state t-${s.tone}">${icon(s.icon)}<span>${s.label}</span></span>`;
+  return html`<span class="state t-${s.tone}" title="${s.label}">${icon(s.icon)}<span class="ell">${s.label}</span></span>`;
 };
 const users = (row) => (row.users.length ? html`<a class="lnk" href="${`/bots?q=${encodeURIComponent(`model:${row.name}`)}`}" aria-label="${`${row.users.length} bots use ${row.name}`}">${int(row.users.length)}</a>` : html`<span class="t3">0</span>`);
 const more = (row) => (row.model ? html`<button type="button" class="btn ghost only sm" data-action="models.menu" data-arg="${row.name}" aria-haspopup="menu" aria-label="${`Actions for ${row.name}`}" title="Actions (.)">${icon('dots')}</button>` : '');
@@ -25,8 +25,8 @@ export const COLUMNS = [['Model'], ['Size', 'n'], ['Parameters'], ['Max context'
 
 export function modelRow(row, now) {
   const m = row.model;
-  return html`<tr tabindex="-1" data-model="${row.name}" class="${row.pulls.length ? 'has-pull' : ''}"><td><b class="mono">${row.name}</b></td><td class="n">${sizeOf(row) ? bytes(sizeOf(row)) : dim('not known')}</td><td class="t2">${m ? parameters(m) : dim('not known')}</td>
-    <td class="n">${m?.context_length ? int(m.context_length) : dim('not known')}</td><td><span class="row g4">${abilities(m)}</span></td><td class="t2 ell on" title="${where(m)}">${where(m)}</td><td class="n">${users(row)}</td><td>${stateOf(row, now)}</td><td class="act">${more(row)}</td></tr>`;
+  return html`<tr tabindex="-1" data-model="${row.name}" class="${row.pulls.length ? 'has-pull' : ''}"><td class="ell nm" title="${row.name}"><b class="mono">${row.name}</b></td><td class="n">${sizeOf(row) ? bytes(sizeOf(row)) : dim('not known')}</td><td class="t2">${m ? parameters(m) : dim('not known')}</td>
+    <td class="n">${m?.context_length ? int(m.context_length) : dim('not known')}</td><td><span class="row g4">${abilities(m)}</span></td><td class="t2 ell on" title="${where(m)}">${where(m)}</td><td class="n">${users(row)}</td><td class="st">${stateOf(row, now)}</td><td class="act">${more(row)}</td></tr>`;
 }
 
 export function modelCard(row, now) {

@@ -109,14 +109,19 @@ export function applyOlder(chat, { items, hasMore }) {
   return next;
 }
 
+/** Whether anything of the answer is there. */
+const written = (turn) => Boolean(turn?.content.text || turn?.thinking.text);
+
 /** A turn as GET /api/turn/:id tells it. */
 export function applyTurn(chat, turn) {
   const known = chat.turns[turn.id];
   if (isOver(known) && !isOver(turn)) return chat;
-  if (!isOver(turn) && STEPS.indexOf(turn.state) < STEPS.indexOf(known?.state)) return chat;
+  // One that has begun and lost its server before the first word is shown as what it is: in line.
+  const state = turn.state === 'generating' && turn.queue?.gives_up_at && !written(known) ? 'queued' : turn.state;
+  if (!isOver(turn) && STEPS.indexOf(state) < STEPS.indexOf(known?.state)) return chat;
   // The server whose line it is travels in events only.
   const queue = turn.queue ? { server: known?.queue?.server, ...turn.queue } : null;
-  return putTurn(chat, turn.id, { full: turn, state: turn.state, messageId: turn.reply_id, queue });
+  return putTurn(chat, turn.id, { full: turn, state, messageId: turn.reply_id, queue });
 }
 
 function token(chat, { turn_id: id, message_id: messageId, kind, offset, text }, at) {
@@ -185,13 +190,18 @@ export function applyEvent(chat, event) {
     case 'turn_queued':
     case 'queue_moved': {
       const known = chat.turns[data.turn_id];
-      if (isOver(known) || known?.state === 'generating') return chat;
+      // One that has begun is told of its place again only where its server was lost.
+      if (isOver(known) || (known?.state === 'generating' && !data.gives_up_at)) return chat;
       const before = known?.queue;
-      const queue = { position: data.position ?? before?.position, eta_s: data.eta_s, server: data.server || before?.server, gives_up_at: data.gives_up_at ?? before?.gives_up_at };
-      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'queued', queue, queuedAt: known?.queuedAt ?? time });
+      const queue = { position: data.position ?? before?.position, eta_s: data.eta_s, server: data.server || before?.server, gives_up_at: data.gives_up_at };
+      const state = known?.state === 'generating' && written(known) ? 'generating' : 'queued';
+      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state, queue, queuedAt: known?.queuedAt ?? time });
     }
-    case 'turn_started':
-      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'generating', queue: null, startedAt: time, server: data.server, model: data.model });
+    case 'turn_started': {
+      const full = chat.turns[data.turn_id]?.full;
+      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'generating', queue: null, startedAt: time, server: data.server, model: data.model,
+        ...(full && { full: { ...full, server: data.server, model: data.model, timings: { ...full.timings, queued_ms: null } } }) });
+    }
     case 'token': return token(chat, data, time);
     case 'tool_called':
     case 'tool_returned':

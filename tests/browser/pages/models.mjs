@@ -193,4 +193,41 @@ export default async function run({ browser, allProblems }) {
   allProblems.push(...problems);
   await context.close();
   await stop();
+  await longNames(browser, allProblems);
+}
+
+/** A server that is called like its address, as it is by default, and a long name of a model. */
+async function longNames(browser, allProblems) {
+  const [address, name] = ['127.0.0.1:11434', 'cut-a-long-name-of-a-model-of-somebody:32b-instruct-q4_K_M'];
+  const { url, api, sims, stop } = await startService({ names: [address] });
+  await api('POST', '/api/models/preload', { model: 'simulated', server: address });
+  await (await fetch(`${url}/api/models/pull`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: name, server: address }) })).text();
+  for (const width of [1440, 1321, 1280, 1181, 1024, 961, 901, 700]) {
+    const shown = await openPage(browser, { width, height: 800 });
+    await check(`the actions of models and pulls are inside the table whatever the names, ${width} px`, async () => {
+      await visit(shown.page, '/models', url);
+      await shown.page.locator('tr[data-model="simulated"]').getByText(`loaded on ${address}`).waitFor();
+      const table = await shown.page.locator('.mdl-w').evaluate((e) => ({ wide: e.scrollWidth - e.clientWidth, right: e.getBoundingClientRect().right }));
+      assert.ok(table.wide <= 1, `${table.wide} px wider than its card`);
+      const buttons = shown.page.locator('tr[data-model="simulated"] .act button, tr.pull button');
+      assert.ok(await buttons.count() >= 3);
+      for (const button of await buttons.all()) {
+        const { x, width: w } = await button.boundingBox();
+        assert.ok(x + w <= table.right, `${await button.innerText()} ends at ${x + w}, the table at ${table.right}`);
+      }
+    });
+    allProblems.push(...shown.problems);
+    await shown.context.close();
+  }
+  await check('the entry of the page keeps its whole name beside its mark', async () => {
+    const shown = await openPage(browser, { width: 1280, height: 800 });
+    await visit(shown.page, '/models', url);
+    await sims[address].stop();
+    const entry = shown.page.locator('.side a[href="/models"]', { hasText: '1' });
+    await entry.waitFor({ timeout: 30_000 });
+    const cut = await entry.locator('> span:nth-child(2)').evaluate((e) => [e.innerText, e.scrollWidth - e.clientWidth]);
+    assert.deepEqual(cut, ['Models & servers', 0]);
+    await shown.context.close();
+  });
+  await stop();
 }

@@ -64,6 +64,20 @@ export default async function run({ browser, allProblems }) {
     await until('the stored answer', async () => (await storedReply('reader')).state === 'complete', 30_000);
   });
 
+  await check('a message that bounces off a server which just died is held as well, also after a reload, and answered later', async () => {
+    await sims['gpu-a'].stop();
+    await say('Still there?');
+    const held = messages.locator('.wait').getByText('Held until a model server is back');
+    await held.waitFor({ timeout: 5000 });
+    await page.reload();
+    await held.waitFor();
+    await page.locator('.insp dd', { hasText: 'none, waits for one' }).waitFor();
+    await sims['gpu-a'].start();
+    await banner.getByRole('button', { name: 'Try now' }).click({ timeout: 5000 }).catch(() => { /* it was found before */ });
+    await held.waitFor({ state: 'detached', timeout: 30_000 });
+    await until('the stored answer', async () => (await storedReply('reader')).state === 'complete', 30_000);
+  });
+
   allProblems.push(...problems);
   await context.close();
   await stop();

@@ -20,6 +20,7 @@ export default async function run({ browser, allProblems }) {
 
   await launch('busy', { model: 'sim:tokens=8000,gap_ms=20' });
   await launch('reader', { model: 'simulated' });
+  await launch('short', { model: 'simulated', options: { num_predict: 5 } });
   await launch('thinker', { model: 'sim:think,tokens=5,gap_ms=400', think: true });
   await launch('clock', { model: 'simulated', tools: [{ type: 'function', function: { name: 'current_time', parameters: { type: 'object', properties: { timezone: { type: 'string' } } } } }] });
   await launch('small', { model: 'sim:tokens=60', options: { num_ctx: 512 } });
@@ -59,6 +60,17 @@ export default async function run({ browser, allProblems }) {
     await answered();
     assert.equal(await page.locator('.lost').count(), 0);
     expected(problems, /status of 429/);
+  });
+
+  await check('an answer that was cut at its longest length says so, also after a reload; a whole one does not', async () => {
+    const cut = lastReply().locator('.end', { hasText: 'Cut: the answer reached its longest length.' });
+    assert.equal(await cut.count(), 0);
+    await visit(page, '/chat/short', url);
+    await say('count to 100');
+    await answered();
+    await cut.waitFor();
+    await page.reload();
+    await cut.waitFor();
   });
 
   await check('thinking streams open, folds to one line when the answer begins, and opens again', async () => {

@@ -175,6 +175,26 @@ test('a place in the line moves, keeps its server and is not taken back by a lat
   assert.equal(applyTurn(chat, { id: 't1', state: 'queued', reply_id: 'r', queue: null }), chat);
 });
 
+test('a turn that began and lost its server before the first word stands in line again, until it begins anew', () => {
+  let chat = applyEvent(asked(start(), 't1'), event('turn_started', { turn_id: 't1', server: 'gpu-a' }));
+  assert.equal(applyEvent(chat, event('queue_moved', { turn_id: 't1', position: 1 })), chat, 'a late word of the line it has left');
+  chat = applyEvent(chat, event('turn_queued', { turn_id: 't1', position: 1, gives_up_at: 'soon' }));
+  assert.equal(chat.turns.t1.state, 'queued');
+  assert.equal(chat.turns.t1.queue.gives_up_at, 'soon');
+  const told = { id: 't1', state: 'generating', server: null, reply_id: 'r', queue: { position: 1, gives_up_at: 'soon' }, timings: { queued_ms: 0 } };
+  chat = applyTurn(chat, told);
+  assert.equal(chat.turns.t1.state, 'queued');
+  assert.equal(applyEvent(chat, event('queue_moved', { turn_id: 't1', position: 2, server: 'gpu-a' })).turns.t1.queue.gives_up_at, undefined, 'a server is back, and it is in its line');
+  chat = applyEvent(chat, event('turn_started', { turn_id: 't1', server: 'gpu-b' }));
+  assert.deepEqual([chat.turns.t1.state, chat.turns.t1.queue, chat.turns.t1.full.server], ['generating', null, 'gpu-b']);
+  assert.equal(applyTurn(chat, told), chat, 'a late answer');
+  // After a reload.
+  assert.equal(applyTurn(asked(start(), 't1'), told).turns.t1.state, 'queued');
+  // What is written stays in view.
+  chat = applyEvent(applyEvent(chat, token('t1', 0, 'Hel')), event('turn_queued', { turn_id: 't1', position: 1, gives_up_at: 'soon' }));
+  assert.deepEqual([chat.turns.t1.state, chat.turns.t1.content.text, chat.turns.t1.queue.gives_up_at], ['generating', 'Hel', 'soon']);
+});
+
 test('the cut stands before the first message that was sent; what a model is never shown does not count', () => {
   const stored = [message('a', 'user', { turn_id: 'x' }), message('b', 'bot', { turn_id: 'x' }), message('/c', 'user'), message('d', 'system'), message('e', 'user', { turn_id: 'y' }), message('f', 'bot', { turn_id: 'y' }), message('g', 'user', { turn_id: 'z' }), message('h', 'bot', { turn_id: 'z' })];
   const trim = (n, more) => cutOf(applyEvent(applySnapshot(emptyChat('B', 'C'), { messages: stored, ...more }), event('context_trimmed', { turn_id: 'z', num_ctx: 256, used: 200, trimmed_messages: n, trimmed_tokens: 9 })));

@@ -260,6 +260,57 @@ async fn a_model_that_nobody_has_is_missed_by_name_at_every_server_that_answers_
     assert_eq!(house.asked(), [1, 1]);
 }
 
+/// What was told of a turn, in order.
+fn told(house: &House, turn: TurnId) -> Vec<(String, serde_json::Value)> {
+    let events = house.store.events().into_iter();
+    let of_it = |e: &CommittedEvent| e.seqs.iter().any(|(topic, _)| *topic == Topic::Turn(turn));
+    events.filter(of_it).map(|e| (e.name.to_string(), serde_json::from_str(&e.data).unwrap())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_that_bounces_off_a_server_which_just_died_says_until_when_it_waits_and_counts_the_wait() {
+    for is_back in [true, false] {
+        let house = House::new(&[&[MODEL]], limits(512)).await;
+        // Nobody knows yet.
+        house.servers[0].is_now(Mood::Away);
+        let sent = house.send(0).await;
+        let id = sent.turn.id;
+        until(async || house.tree.turn(id).await.unwrap().queue.is_some()).await;
+        let turn = house.tree.turn(id).await.unwrap();
+        assert_eq!((turn.state, turn.server), (TurnState::Generating, None));
+        let gives_up_at = json!(turn.queue.unwrap().offline.unwrap().gives_up_at);
+        until(async || told(&house, id).len() == 4).await;
+        assert_eq!(told(&house, id)[3].1["gives_up_at"], gives_up_at);
+        if is_back {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            house.servers[0].is_now(Mood::Well);
+            house.answers(0).await;
+        }
+        let turn = end_of(sent).await;
+        let (server, end, waited) = match is_back {
+            true => (Some("s0"), vec!["turn_started", "turn_completed"], 5_000.0),
+            false => (None, vec!["turn_failed"], 30_000.0),
+        };
+        assert_eq!(turn.server.as_deref(), server);
+        assert!(turn.timings.queued_ms.unwrap() >= waited, "{:?}", turn.timings);
+        let begin = ["message_received", "turn_accepted", "turn_started", "turn_queued"];
+        let names: Vec<_> = told(&house, id).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [&begin[..], &end].concat());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_the_wait_of_a_turn_that_had_begun_and_it_is_counted() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    house.servers[0].is_now(Mood::Away);
+    let sent = house.send(0).await;
+    until(async || house.tree.turn(sent.turn.id).await.unwrap().queue.is_some()).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let turn = house.tree.stop_turn(sent.turn.id).await.unwrap();
+    assert_eq!(turn.state, TurnState::Stopped);
+    assert!(turn.timings.queued_ms.unwrap() >= 3_000.0, "{:?}", turn.timings);
+}
+
 /// Makes servers whose model is in their address.
 struct Moody;
 
