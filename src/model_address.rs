@@ -17,7 +17,7 @@ const MULTICAST: &str = "a multicast or broadcast address";
 
 /// Reads an address: `http://host:port/prefix`, `host:port` or `host` (Ollama's port where a bare host gives none). The result
 /// ends with a slash and says the same thing always in the same way: decimal, octal and hexadecimal forms of an IPv4
-/// address are gone.
+/// address are gone, and so is its form as a mapped IPv6 address.
 ///
 /// # Errors
 /// See [`AddressRefused`]; never `LeadsToForbidden` or `Unknown`.
@@ -59,10 +59,18 @@ pub fn parse_address(text: &str) -> Result<Url, AddressRefused> {
     if let Some(what) = number.and_then(forbidden) {
         return Err(AddressRefused::Forbidden { what });
     }
+    if let Some(IpAddr::V6(v6)) = number
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        url.set_ip_host(IpAddr::V4(v4)).map_err(|()| AddressRefused::Malformed)?;
+    }
     // `Url` drops a port that is the scheme's own, so it is looked for in the text.
     let port_given = authority(&full).rsplit(']').next().is_some_and(|end| end.contains(':'));
     if bare && !port_given {
         url.set_port(Some(OLLAMA_PORT)).map_err(|()| AddressRefused::Malformed)?;
+    }
+    if url.port() == Some(0) {
+        return Err(AddressRefused::Malformed);
     }
     if !url.path().ends_with('/') {
         let path = format!("{}/", url.path());
@@ -182,6 +190,9 @@ mod tests {
             ("::1", "http://[::1]:11434/"),
             ("[::1]", "http://[::1]:11434/"),
             ("http://[::1]:9", "http://[::1]:9/"),
+            ("http://[::ffff:127.0.0.1]:9", "http://127.0.0.1:9/"),
+            ("[::ffff:7f00:1]:11434", "http://127.0.0.1:11434/"),
+            ("::ffff:10.0.0.2", "http://10.0.0.2:11434/"),
             ("http://[fd12:3456::7]", "http://[fd12:3456::7]/"),
             ("http://2130706433:11434", "http://127.0.0.1:11434/"),
             ("http://0300.0250.1.1", "http://192.168.1.1/"),
@@ -199,6 +210,8 @@ mod tests {
             ("", R::Malformed),
             ("http://", R::Malformed),
             ("host:99999", R::Malformed),
+            ("host:0", R::Malformed),
+            ("http://127.0.0.1:0", R::Malformed),
             ("http://bad host", R::Malformed),
             ("http://1.2.3.4.5", R::Malformed),
             ("http://[fe80::1%25eth0]/", R::Malformed),

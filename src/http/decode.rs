@@ -60,6 +60,8 @@ fn explain<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error, starts_
 /// serde's words as a field and a reason.
 fn field_error(path: &str, message: &str) -> FieldError {
     let message = message.split(" at line ").next().unwrap_or(message);
+    // Everything else that names a place in a list writes it this way.
+    let path = &path.replace('[', ".").replace(']', "");
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let parent = path.strip_suffix('.').unwrap_or(path);
     let child = |name: &str| match parent {
@@ -75,7 +77,27 @@ fn field_error(path: &str, message: &str) -> FieldError {
         return FieldError { field: child(name), reason };
     }
     let field = if matches!(parent, "" | "." | "?") { "body" } else { parent };
-    FieldError { field: field.into(), reason: message.into() }
+    FieldError { field: field.into(), reason: must_be(message) }
+}
+
+/// serde's words for a value of another type, without its names of types and what was given.
+fn must_be(message: &str) -> String {
+    let mistyped = message.starts_with("invalid type: ") || message.starts_with("invalid value: ");
+    let Some((_, wanted)) = message.rsplit_once(", expected ").filter(|_| mistyped) else {
+        return message.to_owned();
+    };
+    let wanted = match wanted {
+        "u8" | "u16" | "u64" | "usize" => "a whole number, not negative",
+        "u32" => "a whole number from 0 to 4294967295",
+        "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        _ if wanted.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("must be {wanted}")
 }
 
 /// What to say about a name that is not known.
@@ -170,12 +192,19 @@ mod tests {
         );
         let typed = refused(r#"{"bot_id":"A","content":5}"#);
         assert_eq!(typed.1, "content");
-        assert!(typed.2.contains("expected a string"), "{}", typed.2);
+        assert_eq!(typed.2, "must be a string");
         let nested = refused(r#"{"bot_id":"A","content":"x","options":{"temperatur":1}}"#);
         assert_eq!(nested.1, "options.temperatur");
         assert_eq!(nested.2, "is not known; did you mean temperature?");
         let nested = refused(r#"{"bot_id":"A","content":"x","options":{"num_ctx":"many"}}"#);
         assert_eq!(nested.1, "options.num_ctx");
+        let huge = refused(r#"{"bot_id":"A","content":"x","options":{"num_ctx":1e30}}"#);
+        assert_eq!(
+            (huge.1.as_str(), huge.2.as_str()),
+            ("options.num_ctx", "must be a whole number from 0 to 4294967295")
+        );
+        let listed = refused(r#"{"bot_id":"A","content":"x","options":{"stop":["a",5]}}"#);
+        assert_eq!((listed.1.as_str(), listed.2.as_str()), ("options.stop.1", "must be a string"));
         let id = refused(r#"{"bot_id":"../x","content":"x"}"#);
         assert_eq!(id.1, "bot_id");
         assert!(id.2.contains("50 characters"), "{}", id.2);

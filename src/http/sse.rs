@@ -55,8 +55,9 @@ const LATE: Duration = Duration::from_secs(1);
 const RETRY: &str = "retry: 1000\n\n";
 
 /// The events of a turn whose reader was attached before it began.
-pub(super) fn follow(api: &Api, reader: Reader, html: bool) -> Response {
+pub(super) fn follow(api: &Api, id: TurnId, reader: Reader, html: bool) -> Response {
     stream(Feed {
+        id,
         reader,
         place: None,
         html,
@@ -71,7 +72,7 @@ pub(super) fn follow(api: &Api, reader: Reader, html: bool) -> Response {
 pub(super) async fn turn(api: &Api, id: TurnId, last: Option<&str>, html: bool) -> Answer {
     let known = api.controller.turn(id).await?;
     let topic = Topic::Turn(id);
-    let cursor = last.map(Cursor::parse);
+    let cursor = last.map(|last| Cursor::parse(id, last));
     let after = match &cursor {
         None => Some(ResumeFrom::default()),
         Some(Some(cursor)) => Some(cursor.resume()),
@@ -90,8 +91,9 @@ pub(super) async fn turn(api: &Api, id: TurnId, last: Option<&str>, html: bool) 
         // It claims an end that it can't have seen there.
         subscribed = api.controller.subscribe(&reader, topic.clone(), None).await?;
     }
-    let over = known.state.is_terminal().then(|| (api.controller.clone(), id));
+    let over = known.state.is_terminal().then(|| api.controller.clone());
     let mut feed = Feed {
+        id,
         reader,
         place: None,
         html,
@@ -136,6 +138,7 @@ impl<S: Stream> Stream for Exclusive<S> {
 
 /// One client's stream of one turn.
 struct Feed {
+    id: TurnId,
     reader: Reader,
     /// Where the client stands after what was written; none before the first event.
     place: Option<Cursor>,
@@ -144,7 +147,7 @@ struct Feed {
     out: String,
     ended: bool,
     /// Set where the turn had ended before the stream began: how to get its end if no event brings it.
-    over: Option<(Controller, TurnId)>,
+    over: Option<Controller>,
     closing: CancellationToken,
 }
 
@@ -153,7 +156,7 @@ impl Feed {
     async fn begin(&mut self, topic: &Topic, subscribed: Subscribed) {
         let Subscribed { epoch, seq, running, snapshot, .. } = subscribed;
         let running = running.unwrap_or_default();
-        let mut place = Cursor::at(epoch, seq);
+        let mut place = Cursor::at(self.id, epoch, seq);
         let Some(Snapshot::Turn { turn, reply }) = snapshot else {
             for piece in pieces(&running) {
                 place.sent(piece.message_id, piece.kind, piece.offset + piece.text.len());
@@ -270,7 +273,7 @@ impl Feed {
             }
             () = sleep(wait) => {
                 match self.over.take_if(|_| late) {
-                    Some((tree, id)) => self.make_end(&tree, id).await,
+                    Some(tree) => self.make_end(&tree).await,
                     None => self.out.push_str(": alive\n\n"),
                 }
                 (!self.out.is_empty()).then(|| self.take())
@@ -283,7 +286,8 @@ impl Feed {
     }
 
     /// The end of a turn that has ended, where no event brought it.
-    async fn make_end(&mut self, tree: &Controller, id: TurnId) {
+    async fn make_end(&mut self, tree: &Controller) {
+        let id = self.id;
         let found = async {
             let turn = tree.turn(id).await?;
             let reply = tree.message(&turn.bot_id, turn.reply_id).await?.message;
@@ -304,7 +308,8 @@ impl Feed {
     }
 
     async fn write(&mut self, delivery: &Delivery) {
-        let place = self.place.get_or_insert_with(|| Cursor::at(delivery.epoch, delivery.seq));
+        let at = || Cursor::at(self.id, delivery.epoch, delivery.seq);
+        let place = self.place.get_or_insert_with(at);
         (place.epoch, place.seq) = (delivery.epoch, delivery.seq);
         match &delivery.kind {
             DeliveryKind::Token { message_id, kind, end, .. } => place.sent(*message_id, *kind, *end),
@@ -333,7 +338,7 @@ fn write_event(out: &mut String, name: &str, place: &Cursor, json: &str) {
 
 /// JSON has no line breaks of its own, so one `data:` line carries it.
 fn write_event_parts(out: &mut String, name: &str, place: &Cursor, head: &str, json: &str) {
-    out.reserve(json.len() + 128);
+    out.reserve(json.len() + 160);
     // Writing to a string can't fail.
     let _ = write!(out, "event: {name}\nid: {place}\ndata: {head}{json}\n\n");
 }
@@ -347,10 +352,10 @@ mod tests {
 
     #[test]
     fn an_event_is_three_lines_and_an_empty_one() {
-        let epoch = Epoch::new();
+        let (turn, epoch) = (TurnId::new(), Epoch::new());
         let mut out = String::new();
-        write_event_parts(&mut out, "token", &Cursor::at(epoch, 3), "{", "\"a\":1}");
-        let id = format!("{}.3", epoch.0.simple());
+        write_event_parts(&mut out, "token", &Cursor::at(turn, epoch, 3), "{", "\"a\":1}");
+        let id = format!("{}.{}.3", turn.0.simple(), epoch.0.simple());
         assert_eq!(out, format!("event: token\nid: {id}\ndata: {{\"a\":1}}\n\n"));
     }
 

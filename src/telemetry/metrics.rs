@@ -6,10 +6,13 @@ use std::{sync::Arc, time::Duration};
 
 use deia_actors::metrics::{ALL, Kind};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Values of histograms wait in memory until they are sorted into their buckets; this often they are.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// A gauge that nobody has set for so long is left out: its server is gone. Each probe sets those of a server, every few seconds.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// Why metrics can't be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +27,8 @@ pub struct Recorder {
     tasks: TaskTracker,
 }
 
-fn builder() -> Result<PrometheusBuilder, MetricsError> {
-    let mut builder = PrometheusBuilder::new();
+fn builder(forgotten: Duration) -> Result<PrometheusBuilder, MetricsError> {
+    let mut builder = PrometheusBuilder::new().idle_timeout(MetricKindMask::GAUGE, Some(forgotten));
     for metric in ALL {
         if let Kind::Histogram(buckets) = metric.kind {
             builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets)?;
@@ -40,7 +43,7 @@ impl Recorder {
     /// # Errors
     /// The process has a recorder already.
     pub fn install() -> Result<Self, MetricsError> {
-        let handle = builder()?.install_recorder()?;
+        let handle = builder(FORGOTTEN)?.install_recorder()?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (looked_after, stopped) = (handle.clone(), stop.clone());
         tasks.spawn(async move {
@@ -70,14 +73,14 @@ impl Recorder {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use deia_actors::metrics::{REFUSALS, STOP_LATENCY, TURNS, describe};
-    use metrics::{histogram, with_local_recorder};
+    use deia_actors::metrics::{QUEUE_DEPTH, REFUSALS, STOP_LATENCY, TURNS, describe};
+    use metrics::{gauge, histogram, with_local_recorder};
 
     use super::*;
 
     #[test]
     fn a_page_says_what_each_metric_means_begins_at_zero_and_sorts_into_buckets() {
-        let recorder = builder().unwrap().build_recorder();
+        let recorder = builder(FORGOTTEN).unwrap().build_recorder();
         with_local_recorder(&recorder, || {
             describe(ALL);
             histogram!(STOP_LATENCY.name, "phase" => "prompt").record(0.004);
@@ -96,5 +99,22 @@ mod tests {
         ] {
             assert!(page.lines().any(|l| l == line), "{line} in\n{page}");
         }
+    }
+    #[test]
+    fn a_gauge_that_nobody_sets_any_more_leaves_the_page_and_the_others_stay() {
+        let recorder = builder(Duration::from_millis(1)).unwrap().build_recorder();
+        with_local_recorder(&recorder, || {
+            describe(ALL);
+            gauge!(QUEUE_DEPTH.name, "server" => "gone").set(0.0);
+            loop {
+                gauge!(QUEUE_DEPTH.name, "server" => "here").set(0.0);
+                let page = recorder.handle().render();
+                assert!(page.contains("deia_inference_queue_depth{server=\"here\"} 0\n"), "{page}");
+                assert!(page.contains("deia_turns_total{state=\"failed\"} 0\n"), "{page}");
+                if !page.contains("gone") {
+                    break;
+                }
+            }
+        });
     }
 }

@@ -441,10 +441,18 @@ async fn a_place_or_a_cursor_of_somewhere_else_is_never_half_understood() {
     let events = format!("/api/turn/{turn}/events");
     let good = api.events(&events, None).await.rest().await;
     let place = good[0].id.clone().expect("a place");
-    let (epoch, rest) = place.split_once('.').expect("epoch and number");
-    let foreign = format!("{}.{rest}", "0".repeat(epoch.len()));
-    let garbage =
-        ["garbage".to_owned(), foreign, format!("{epoch}.99999999"), "%00".into(), "9".repeat(4000)];
+    let (turn, rest) = place.split_once('.').expect("turn, epoch and number");
+    let (epoch, seq) = rest.split_once('.').expect("epoch and number");
+    let zeros = "0".repeat(epoch.len());
+    let (other, foreign) = (format!("{zeros}.{rest}"), format!("{turn}.{zeros}.{seq}"));
+    let garbage = [
+        "garbage".to_owned(),
+        other,
+        foreign,
+        format!("{turn}.{epoch}.99999999"),
+        "%00".into(),
+        "9".repeat(4000),
+    ];
     for place in garbage {
         let events = api.events(&events, Some(&place)).await.rest().await;
         let names: Vec<_> = events.iter().filter_map(|event| event.event.as_deref()).collect();

@@ -55,8 +55,8 @@ async fn a_stream_cut_after_any_event_goes_on_exactly_there() {
         let over = api.answer(request.header("last-event-id", end.id.as_deref().unwrap())).await;
         assert_eq!(over.status, 204);
         // Who claims to have seen the end before it came has not.
-        let (epoch, at) = end.id.as_deref().unwrap().split_once('.').unwrap();
-        let seq: u64 = at.strip_suffix(".end").unwrap().parse().unwrap();
+        let (epoch, at) = end.id.as_deref().unwrap().strip_suffix(".end").unwrap().rsplit_once('.').unwrap();
+        let seq: u64 = at.parse().unwrap();
         for forged in
             [format!("{epoch}.{}.end", seq - 1), format!("{epoch}.0.end"), format!("{epoch}.{}.end", seq + 1)]
         {
@@ -113,8 +113,9 @@ async fn a_stream_goes_on_across_a_restart_of_the_process() {
     // Places of another record and of the future.
     let turn = path(last);
     let id = last.id.as_deref().unwrap();
-    let (epoch, _) = id.split_once('.').unwrap();
-    for nowhere in [format!("{epoch}.4000"), format!("{}.1", "0".repeat(32))] {
+    let mut parts = id.split('.');
+    let (of, epoch) = (parts.next().unwrap(), parts.next().unwrap());
+    for nowhere in [format!("{of}.{epoch}.4000"), format!("{of}.{}.1", "0".repeat(32))] {
         let events = api.events(turn.clone(), Some(&nowhere)).await.rest().await;
         let names: Vec<_> = events.iter().map(|e| e.event.as_deref().unwrap()).collect();
         assert_eq!(names, ["snapshot", "turn_interrupted"], "{nowhere}");
@@ -137,6 +138,23 @@ async fn a_place_that_means_nothing_gets_a_snapshot_and_the_end() {
     api.get("/api/turn/0199f5a2-c0de-7000-a000-000000000001/events")
         .await
         .expect_problem(404, "turn_not_found");
+}
+
+#[tokio::test]
+async fn a_place_in_another_turn_is_not_believed() {
+    let (_home, deia) = start().await;
+    let api = deia.api();
+    api.launch("A", "sim:echo").await;
+    let one = api.send_and_stream("A", "one").await.rest().await;
+    let two = api.send("A", "two").await.expect(200);
+    let path = format!("/api/turn/{}/events", two["turn"]["id"].as_str().unwrap());
+    for event in &one {
+        let told = api.events(&path, event.id.as_deref()).await.rest().await;
+        let names: Vec<_> = told.iter().map(|e| e.event.as_deref().unwrap()).collect();
+        assert_eq!(names, ["snapshot", "turn_completed"], "after {:?} of the other turn", event.event);
+        assert_eq!(told[0].data["data"]["recovered"], false);
+        assert_eq!(json!(content(&told[1])), two["reply"]["content"]);
+    }
 }
 
 #[tokio::test]

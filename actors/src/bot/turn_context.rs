@@ -48,7 +48,7 @@ impl TurnContext {
         let mut pause = AGAIN.0;
         loop {
             match ask().await {
-                Err(StoreError::Unavailable(_)) => {
+                Err(StoreError::Unavailable(_) | StoreError::Busy(_)) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(AGAIN.1);
                 }

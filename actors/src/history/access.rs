@@ -170,7 +170,7 @@ pub(crate) fn not_known(waited: Duration) -> Problem {
 /// A store's error at a read, as the façade answers it.
 pub(crate) fn read_problem(error: &StoreError) -> Problem {
     match error {
-        StoreError::Unavailable(reason) => Problem::new(
+        StoreError::Unavailable(reason) | StoreError::Busy(reason) => Problem::new(
             Code::StorageUnavailable,
             format!("The database can't be read now ({reason}). Try again."),
         ),
@@ -181,7 +181,7 @@ pub(crate) fn read_problem(error: &StoreError) -> Problem {
 /// A store's error at a change, as the façade answers it.
 pub(crate) fn storage_problem(error: &StoreError) -> Problem {
     match error {
-        StoreError::Unavailable(reason) => Problem::new(
+        StoreError::Unavailable(reason) | StoreError::Busy(reason) => Problem::new(
             Code::StorageUnavailable,
             format!("The database does not take this now ({reason}). Nothing was stored; try again."),
         ),

@@ -270,6 +270,15 @@ async fn requests_are_refused_at_once_while_reads_are_known_to_fail_and_go_on_wh
     }
 }
 
+#[tokio::test]
+async fn a_read_that_others_kept_waiting_is_no_outage() {
+    let desk = Desk::new().await;
+    let watch = desk.history.watch();
+    let crowded = watch.ask(async { Err::<(), _>(StoreError::Busy("a crowd".into())) }).await;
+    assert!(matches!(crowded, Err(StoreError::Busy(_))));
+    assert!(!watch.is_away());
+}
+
 #[tokio::test(start_paused = true)]
 async fn reads_go_on_where_only_writes_fail() {
     let desk = Desk::new().await;

@@ -125,7 +125,7 @@ impl StorageWatch {
         match result {
             Err(error @ StoreError::Unavailable(_)) => self.lost(error.clone()),
             // What refuses something is there.
-            Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Refused(_)) => {
+            Ok(_) | Err(StoreError::Busy(_) | StoreError::Corrupt(_) | StoreError::Refused(_)) => {
                 let mut known = self.0.known.lock();
                 known.asked = Instant::now();
                 known.readable = None;

@@ -149,21 +149,17 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// What metrics tell of a gate.
+/// What metrics tell of a gate. Looked up each time: a recorder may have forgotten what nobody has set for long, as it does
+/// with the gauges of servers that are gone.
 struct Gauges {
-    waiting: metrics::Gauge,
-    busy: metrics::Gauge,
+    server: Arc<str>,
 }
 
 impl Gauges {
-    fn of(server: &str) -> Self {
-        let gauge = |name| gauge!(name, "server" => server.to_owned());
-        Self { waiting: gauge(QUEUE_DEPTH.name), busy: gauge(SLOTS_BUSY.name) }
-    }
-
     fn show(&self, state: &State) {
-        self.waiting.set(f64::from(count(state.line.len())));
-        self.busy.set(f64::from(state.busy()));
+        let gauge = |name| gauge!(name, "server" => self.server.clone());
+        gauge(QUEUE_DEPTH.name).set(f64::from(count(state.line.len())));
+        gauge(SLOTS_BUSY.name).set(f64::from(state.busy()));
     }
 }
 
@@ -183,7 +179,7 @@ pub(crate) fn now() -> Instant {
 
 impl Gate {
     pub fn new(spec: ServerSpec, limits: InferenceLimits, changed: watch::Sender<u64>) -> Self {
-        let gauges = Gauges::of(&spec.name);
+        let gauges = Gauges { server: spec.name.as_str().into() };
         let state = Mutex::new(State::new(spec.slots, longest_pause(limits.offline_wait)));
         let (actor, limit, queue_wait) = (ActorSlot::new(), limits.queue_limit, limits.queue_wait);
         let (lists_too_many, stood) = (AtomicBool::new(false), Notify::new());

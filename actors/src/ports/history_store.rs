@@ -22,6 +22,9 @@ pub enum StoreError {
     /// Nothing can be written or read now (disk full, read-only, locked, connection lost); the same call may succeed later.
     #[error("the database is not available: {0}")]
     Unavailable(String),
+    /// More is asked at once than the store reads in time. The database is there; the same call may succeed later.
+    #[error("the database has more to read than it can: {0}")]
+    Busy(String),
     /// The stored data is not what this version wrote.
     #[error("the database holds something unexpected: {0}")]
     Corrupt(String),

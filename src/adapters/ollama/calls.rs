@@ -1,14 +1,14 @@
 //! What tags, show, ps and version answer, in the words of the port.
 //!
-//! ollama-rs gives the entry of a list; digest and details, loaded models and the version are missing in it. Its calls
-//! lose the HTTP status, so the requests are our own.
+//! ollama-rs knows too few fields of a list, and needs all of them; its calls lose the HTTP status. So the requests are our
+//! own. An entry of a list that has no name, or is none, is left out, and a field of another type counts as missing: one odd
+//! model is no reason to do without its server.
 
 use deia_actors::{
     domain::{model_name::MODEL_NAME_MAX, time::Timestamp},
     ports::chat_model::{LoadedModel, ModelDetails, ModelSummary},
 };
-use ollama_rs::models::LocalModel;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
 
 /// Characters of anything else that a server says of itself or of a model.
@@ -20,24 +20,42 @@ const SIMULATED: &str = "simulated";
 
 #[derive(Deserialize)]
 pub(super) struct Tags {
-    models: Option<Vec<Tag>>,
+    models: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
 struct Tag {
-    #[serde(flatten)]
-    base: LocalModel,
-    digest: Option<String>,
-    details: Option<Details>,
-    capabilities: Option<Vec<String>>,
+    name: String,
+    #[serde(default, deserialize_with = "lenient")]
+    size: u64,
+    #[serde(default, deserialize_with = "lenient")]
+    digest: String,
+    #[serde(default, deserialize_with = "lenient")]
+    details: Details,
+    #[serde(default, deserialize_with = "lenient")]
+    capabilities: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
 struct Details {
-    family: Option<String>,
-    parameter_size: Option<String>,
-    quantization_level: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    family: String,
+    #[serde(default, deserialize_with = "lenient")]
+    parameter_size: String,
+    #[serde(default, deserialize_with = "lenient")]
+    quantization_level: String,
+    #[serde(default, deserialize_with = "lenient")]
     context_length: Option<u32>,
+}
+
+/// What is of another type counts as missing.
+fn lenient<'de, T: DeserializeOwned + Default, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Value::deserialize(from).map(|value| serde_json::from_value(value).unwrap_or_default())
+}
+
+/// The entries of a list that can be read.
+fn entries<T: DeserializeOwned>(list: Option<Vec<Value>>) -> impl Iterator<Item = T> {
+    list.unwrap_or_default().into_iter().filter_map(|entry| serde_json::from_value(entry).ok())
 }
 
 /// Whether a listed name can be shown and asked for: not what spoils a page or a log.
@@ -58,25 +76,23 @@ pub(super) fn short(text: &str) -> String {
 
 impl From<Tags> for Vec<ModelSummary> {
     fn from(tags: Tags) -> Self {
-        let named = tags.models.unwrap_or_default().into_iter().filter(|tag| is_name(&tag.base.name));
-        named.map(ModelSummary::from).collect()
+        entries(tags.models).filter(|tag: &Tag| is_name(&tag.name)).map(ModelSummary::from).collect()
     }
 }
 
 impl From<Tag> for ModelSummary {
     fn from(tag: Tag) -> Self {
-        let details = tag.details.unwrap_or_default();
-        let word = |text: Option<String>| text.map_or_else(String::new, |text| short(&text));
-        let family = word(details.family);
+        let details = tag.details;
+        let family = short(&details.family);
         Self {
-            name: tag.base.name,
-            size: tag.base.size,
-            digest: word(tag.digest),
+            name: tag.name,
+            size: tag.size,
+            digest: short(&tag.digest),
             simulated: family == SIMULATED,
             family,
-            parameter_size: word(details.parameter_size),
-            quantization: word(details.quantization_level),
-            capabilities: shorts(tag.capabilities.iter().flatten().map(String::as_str)),
+            parameter_size: short(&details.parameter_size),
+            quantization: short(&details.quantization_level),
+            capabilities: shorts(tag.capabilities.iter().map(String::as_str)),
             context_length: details.context_length,
         }
     }
@@ -88,30 +104,27 @@ fn shorts<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 #[derive(Deserialize)]
 pub(super) struct Ps {
-    models: Option<Vec<Running>>,
+    models: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
 struct Running {
     name: String,
-    size_vram: Option<u64>,
-    expires_at: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    size_vram: u64,
+    /// Ollama writes nanoseconds and the server's zone.
+    #[serde(default, deserialize_with = "lenient")]
+    expires_at: Option<Timestamp>,
 }
 
 impl From<Ps> for Vec<LoadedModel> {
     fn from(ps: Ps) -> Self {
-        ps.models
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|m| is_name(&m.name))
+        entries(ps.models)
+            .filter(|m: &Running| is_name(&m.name))
             .map(|m| LoadedModel {
                 name: m.name,
-                size_vram: m.size_vram.unwrap_or(0),
-                // Ollama writes nanoseconds and the server's zone.
-                expires_at: m
-                    .expires_at
-                    .and_then(|at| serde_json::from_value::<Timestamp>(Value::from(at)).ok())
-                    .map(|at| at.to_string()),
+                size_vram: m.size_vram,
+                expires_at: m.expires_at.map(|at| at.to_string()),
             })
             .collect()
     }
@@ -164,6 +177,24 @@ mod tests {
         assert!(!models[0].simulated && models[1].digest.is_empty());
         let none: Tags = serde_json::from_value(json!({"models": null})).unwrap();
         assert_eq!(Vec::<ModelSummary>::from(none), []);
+    }
+
+    #[test]
+    fn an_odd_entry_costs_neither_the_others_nor_more_of_itself_than_the_odd_field() {
+        let tags: Tags = serde_json::from_value(json!({"models": [
+            {"size": 1}, 5, null, {"name": 7, "size": 1}, {"name": "bare"},
+            {"name": "odd", "size": -5, "modified_at": 3, "digest": [], "details": "x", "capabilities": "tools"},
+            {"name": "half", "size": 2, "details": {"family": 1, "parameter_size": "7B", "context_length": -1}}]}))
+        .unwrap();
+        let models: Vec<ModelSummary> = tags.into();
+        let told = models.iter().map(|m| (m.name.as_str(), m.size, m.parameter_size.as_str()));
+        assert_eq!(told.collect::<Vec<_>>(), [("bare", 0, ""), ("odd", 0, ""), ("half", 2, "7B")]);
+        assert!(models.iter().all(|m| m.context_length.is_none() && m.family.is_empty()));
+        let ps: Ps = serde_json::from_value(json!({"models": [
+            3, {"size_vram": 1}, {"name": "m", "size_vram": "much", "expires_at": 7}]}))
+        .unwrap();
+        let m = LoadedModel { name: "m".into(), size_vram: 0, expires_at: None };
+        assert_eq!(Vec::<LoadedModel>::from(ps), [m]);
     }
 
     #[test]

@@ -46,7 +46,10 @@ pub async fn reach(config: &PostgresConfig) -> Result<Reached, Obstacle> {
 
 async fn look(connection: &mut PgConnection) -> Result<Reached, Obstacle> {
     if let Err(error) = connect::check(connection).await {
-        let (StoreError::Unavailable(why) | StoreError::Corrupt(why) | StoreError::Refused(why)) = error;
+        let (StoreError::Unavailable(why)
+        | StoreError::Busy(why)
+        | StoreError::Corrupt(why)
+        | StoreError::Refused(why)) = error;
         // Where the connection still works, the words say what to change; else it ended while we looked.
         return Err(if connection.ping().await.is_ok() { wrong(why, "") } else { Obstacle::Away(why) });
     }

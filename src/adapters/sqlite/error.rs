@@ -55,6 +55,19 @@ pub(super) fn of_reader(error: sqlx::Error) -> StoreError {
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::ColumnIndexOutOfBounds { .. }
         | sqlx::Error::TypeNotFound { .. } => StoreError::Corrupt(error.to_string()),
+        // Its connections are files: who waits for one waits for other readers.
+        sqlx::Error::PoolTimedOut => StoreError::Busy("other requests come first".into()),
         _ => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_that_wait_too_long_for_each_other_are_no_outage() {
+        let error = of_reader(sqlx::Error::PoolTimedOut);
+        assert!(matches!(error, StoreError::Busy(_)), "{error}");
     }
 }

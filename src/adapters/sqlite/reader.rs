@@ -40,6 +40,8 @@ use super::{
 
 /// Connections that read; more do not help on SQLite.
 const CONNECTIONS: u32 = 4;
+/// Longest wait for one of them: less than callers wait for an answer, to whom silence would mean that the database is away.
+const ACQUIRE: Duration = Duration::from_secs(4);
 
 /// The reading half of the store.
 pub(super) struct Reader {
@@ -58,7 +60,7 @@ impl Reader {
             .disable_statement_logging();
         let pool = SqlitePoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(ACQUIRE)
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)

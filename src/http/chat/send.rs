@@ -106,9 +106,9 @@ pub(in crate::http) async fn send(
         let (sent, reader) = api.controller.send_streaming(message).await?;
         let replayed = sent.replayed();
         let answer = match (sent, reader) {
-            (_, Some(reader)) => Ok(sse::follow(&api, reader, html)),
+            (Sent::Turn(accepted), Some(reader)) => Ok(sse::follow(&api, accepted.turn.id, reader, html)),
             (Sent::Turn(accepted), None) => sse::turn(&api, accepted.turn.id, None, html).await,
-            (Sent::Command { message, reply, .. }, None) => command(&message, &reply, html).await,
+            (Sent::Command { message, reply, .. }, _) => command(&message, &reply, html).await,
         };
         return mark(answer, replayed);
     }
