@@ -65,6 +65,8 @@ use super::{
 
 /// How long a lock of another program on the database (a backup, a shell) is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a migration on order waits for others that migrate.
+const MIGRATE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces of surplus events that are looked for at once.
 const SURPLUS_PIECES: u32 = 20;
 
@@ -107,7 +109,7 @@ impl SqliteStore {
     /// # Errors
     /// As [`Self::open`].
     pub async fn migrate_up(path: &Path) -> Result<Vec<MigrationState>, StoreError> {
-        let lock = lock(path, BUSY_TIMEOUT).await?;
+        let lock = lock(path, MIGRATE_PATIENCE).await?;
         schema::prepare(path).await?;
         lock.unlock().ok();
         schema::status(path).await
