@@ -22,8 +22,10 @@ const scene = { ...(await openPage(browser)), browser, id: `web-${Date.now().toS
 for (const [name, run] of Object.entries(all)) if (!only.length || only.includes(name)) await run(scene);
 
 await check('no script error, no console error, no report of the policy in the whole run', async () => {
-  // A refused launch (409) is answered on purpose; Chromium notes every such answer on the console.
-  const real = [...new Set([...scene.allProblems, ...scene.problems])].filter((p) => !p.includes('status of 409'));
+  // Chromium notes every answer of refusal on the console. Two are given on purpose: a refused launch (409), and a database
+  // that keeps silent for 0.8 s (503 of /health/db), as it does where the disk of the machine is busy.
+  const onPurpose = (p) => p.includes('status of 409') || (p.includes('status of 503') && p.endsWith('/health/db'));
+  const real = [...new Set([...scene.allProblems, ...scene.problems])].filter((p) => !onPurpose(p));
   assert.deepEqual(real, []);
 });
 
