@@ -73,13 +73,12 @@ impl Drop for Waits {
 }
 
 impl TurnShared {
-    /// The turn, where it had begun: nothing answers it any more.
+    /// The turn, where it had begun and nothing answers it any more. Once for each time that it comes to stand in line: what
+    /// is told of that line later is no news of the turn.
     fn stands_again(&self) -> Option<Turn> {
         let mut turn = self.turn.lock();
-        (turn.state == TurnState::Generating).then(|| {
-            turn.server = None;
-            turn.clone()
-        })
+        turn.server.take().filter(|_| turn.state == TurnState::Generating)?;
+        Some(turn.clone())
     }
 }
 
