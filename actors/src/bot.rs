@@ -275,7 +275,6 @@ impl BotActorState {
             // A turn that was stopped while it waited does not listen any more.
             let _ = go.send(path);
         }
-        self.tell_moved(conversation);
     }
 
     fn turn_gone(&mut self, turn: TurnId) {

@@ -14,8 +14,8 @@ use crate::{
     inference::{Want, is_near},
 };
 
-/// Between two looks at the lines. Each plays the line of a server through, and there may be many.
-const MOVED_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at the lines, and so between two words to one turn, however fast its line moves.
+const MOVED_EVERY: Duration = Duration::from_millis(500);
 
 impl BotActorState {
     /// Places of those who wait in a conversation, and of one who comes now.
@@ -34,7 +34,7 @@ impl BotActorState {
     }
 
     /// Tells those who wait in a conversation where that is not what they were told.
-    pub(super) fn tell_moved(&mut self, conversation: ConversationId) {
+    fn tell_moved(&mut self, conversation: ConversationId) {
         let places = self.places(conversation, None);
         let Some(talk) = self.talks.get_mut(&conversation) else { return };
         for (kept, place) in talk.lane.waiting_mut().zip(places) {

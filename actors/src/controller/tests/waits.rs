@@ -111,6 +111,30 @@ async fn the_line_of_the_server_counts_for_who_waits_behind_his_conversation_and
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_that_moves_fast_is_told_at_most_twice_a_second() {
+    let house = measured().await;
+    let mut turns = vec![];
+    for _ in 0..12 {
+        turns.push(house.send(0).await);
+    }
+    let _answer = house.servers[0].called().await;
+    let mut reader = house.tree.reader();
+    let last = turns.pop().unwrap();
+    house.tree.subscribe(&reader, Topic::Turn(last.turn.id), None).await.unwrap();
+    // Ten leave the line in no time.
+    for turn in turns.drain(1..) {
+        house.tree.stop_turn(turn.turn.id).await.unwrap();
+    }
+    sleep(S).await;
+    let told =
+        std::iter::from_fn(|| reader.try_next().unwrap()).filter(|d| &*d.name == "queue_moved").count();
+    assert!((1..=2).contains(&told), "{told}");
+    for turn in [turns.remove(0), last] {
+        house.tree.stop_turn(turn.turn.id).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_stands_in_the_line_of_a_server_is_told_which() {
     let house = measured().await;
     let running = house.send(0).await;
