@@ -207,10 +207,11 @@ async function longNames(browser, allProblems) {
     await check(`the actions of models and pulls are inside the table whatever the names, ${width} px`, async () => {
       await visit(shown.page, '/models', url);
       await shown.page.locator('tr[data-model="simulated"]').getByText(`loaded on ${address}`).waitFor();
+      const buttons = shown.page.locator('tr[data-model="simulated"] .act button, tr.pull button');
+      // Models and pulls are asked for apart, so the row of the pull may come after the model's.
+      await until('the buttons of the model and of the pull', async () => (await buttons.count()) >= 3);
       const table = await shown.page.locator('.mdl-w').evaluate((e) => ({ wide: e.scrollWidth - e.clientWidth, right: e.getBoundingClientRect().right }));
       assert.ok(table.wide <= 1, `${table.wide} px wider than its card`);
-      const buttons = shown.page.locator('tr[data-model="simulated"] .act button, tr.pull button');
-      assert.ok(await buttons.count() >= 3);
       for (const button of await buttons.all()) {
         const { x, width: w } = await button.boundingBox();
         assert.ok(x + w <= table.right, `${await button.innerText()} ends at ${x + w}, the table at ${table.right}`);
