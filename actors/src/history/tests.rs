@@ -238,6 +238,26 @@ async fn whoever_shows_something_from_memory_finds_out_that_the_database_went_aw
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_has_no_time_for_a_long_read_does_not_call_the_database_away_for_everybody() {
+    let desk = Desk::new().await;
+    let watch = desk.history.watch();
+    let long = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(())
+    };
+    assert!(matches!(watch.glance(long).await, Err(StoreError::Unavailable(_))));
+    assert!(!watch.is_away() && watch.check_readable().is_ok());
+    watch.ask(desk.store.head(&Topic::Bots)).await.unwrap();
+    // One that is away is found out all the same.
+    desk.store.go_away(Outage::Silent);
+    assert!(watch.glance(desk.store.head(&Topic::Bots)).await.is_err());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(watch.is_away());
+    tokio::time::sleep(LIMIT).await;
+    assert!(watch.check_readable().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_that_is_not_answered_ends_in_time() {
     let desk = Desk::new().await;
     desk.store.go_away(Outage::Silent);

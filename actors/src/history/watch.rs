@@ -181,7 +181,8 @@ impl StorageWatch {
         }
     }
 
-    /// As [`Self::read`], for whoever can go on without an answer: within a second.
+    /// As [`Self::read`], for whoever can go on without an answer: within a second. What takes longer may just be much to
+    /// read: the database is looked for then, and not called away.
     ///
     /// # Errors
     /// As `read`.
@@ -194,13 +195,17 @@ impl StorageWatch {
         limit: Duration,
         ask: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let result = timeout(limit, ask).await.unwrap_or_else(|_| Err(silent(limit)));
+        let answer = timeout(limit, ask).await;
+        let hasty = answer.is_err() && limit < self.0.limit;
+        let result = answer.unwrap_or_else(|_| Err(silent(limit)));
         let refused = match &result {
             Err(error @ StoreError::Unavailable(_)) => Some(error),
             _ => None,
         };
-        if let Some(error) = refused {
-            self.lost(error.clone());
+        match refused {
+            Some(_) if hasty => self.look(),
+            Some(error) => self.lost(error.clone()),
+            None => {}
         }
         let mut known = self.0.known.lock();
         if known.away.is_some() {
