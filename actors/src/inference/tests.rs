@@ -117,10 +117,15 @@ async fn a_list_without_end_is_cut_and_joined_with_the_others_by_name() {
     let names: Vec<_> = (0..20_000).map(|n| format!("m{n:05}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     inference.gates().iter().for_each(|gate| gate.probed(lists(&names), now()));
-    let began = std::time::Instant::now();
+    let took = || {
+        let began = std::time::Instant::now();
+        inference.models();
+        began.elapsed()
+    };
+    // Compared with each other they would take seconds every time; a busy machine takes its time now and then.
+    let took = (0..5).map(|_| took()).min().unwrap();
+    assert!(took < Duration::from_secs(1), "{took:?}");
     let models = inference.models();
-    // Compared with each other they would take seconds.
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!((models.len(), models[4095].name.as_str()), (4096, "m04095"));
     assert!(models.iter().all(|m| m.servers.len() == 2));
 }
