@@ -98,8 +98,8 @@ impl Sim {
         self.shared.counters.left()
     }
 
-    /// Lets every answer go on that waits at its `hold_at`, those to come included: what has to happen in the middle of an
-    /// answer has happened.
+    /// Lets every answer go on that waits at its `hold_at`, and every pull of a `held` model, those to come included: what has
+    /// to happen in the middle of one has happened.
     pub fn let_go(&self) {
         self.shared.let_go.cancel();
     }

@@ -2,7 +2,8 @@
 //!
 //! What was pulled before the client left, or before a fault, is kept: the next pull of that model goes on there.
 //! The begin of a name says what shall happen: `nope` and `missing` are not in the registry, `full-disk` ends with a full
-//! disk half-way, `cut` with a cut connection, `stalls` falls silent there, `slow` takes ten times as long.
+//! disk half-way, `cut` with a cut connection, `stalls` falls silent there, `held` does until [`super::Sim::let_go`], `slow`
+//! takes ten times as long.
 
 use std::{
     io,
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use serde_json::{Value, json};
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     catalogue::{Catalogue, digest},
@@ -41,6 +43,8 @@ enum What {
     Say(Value),
     /// Says that so many steps are there.
     Step(Value, u64),
+    /// Says nothing until it is let go.
+    Hold,
     Cut,
 }
 
@@ -78,6 +82,9 @@ fn script(model: &str, done: u64) -> Vec<Line> {
             then(step, What::Cut);
             return lines;
         }
+        if at == half && is("held") {
+            then(Duration::ZERO, What::Hold);
+        }
         if at == half && is("stalls") {
             then(NEVER, What::Cut);
             return lines;
@@ -95,7 +102,12 @@ fn script(model: &str, done: u64) -> Vec<Line> {
 }
 
 /// Runs a pull to its end and answers with its last line.
-pub(crate) async fn pull_whole(model: &str, catalogue: &Catalogue, mut call: OpenCall) -> Value {
+pub(crate) async fn pull_whole(
+    model: &str,
+    catalogue: &Catalogue,
+    let_go: &CancellationToken,
+    mut call: OpenCall,
+) -> Value {
     let mut last = Value::Null;
     for Line { wait, what } in script(model, catalogue.part(model)) {
         tokio::time::sleep(wait).await;
@@ -104,6 +116,10 @@ pub(crate) async fn pull_whole(model: &str, catalogue: &Catalogue, mut call: Ope
             What::Step(line, steps) => {
                 catalogue.keep_part(model, steps);
                 line
+            }
+            What::Hold => {
+                let_go.cancelled().await;
+                continue;
             }
             What::Cut => json!({"error": "unexpected EOF"}),
         };
@@ -127,12 +143,19 @@ pub(crate) struct PullBody {
     call: OpenCall,
     lines: std::vec::IntoIter<Line>,
     next: Option<(Pin<Box<Sleep>>, What)>,
+    let_go: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl PullBody {
-    pub(crate) fn new(model: &str, catalogue: Arc<Catalogue>, call: OpenCall) -> Self {
+    pub(crate) fn new(
+        model: &str,
+        catalogue: Arc<Catalogue>,
+        let_go: &CancellationToken,
+        call: OpenCall,
+    ) -> Self {
         let lines = script(model, catalogue.part(model)).into_iter();
-        Self { model: model.to_owned(), catalogue, call, lines, next: None }
+        let let_go = Box::pin(let_go.clone().cancelled_owned());
+        Self { model: model.to_owned(), catalogue, call, lines, next: None, let_go }
     }
 }
 
@@ -152,13 +175,18 @@ impl Body for PullBody {
         if let Some((sleep, _)) = &mut this.next {
             std::task::ready!(sleep.as_mut().poll(cx));
         }
+        if let Some((_, What::Hold)) = &this.next {
+            std::task::ready!(this.let_go.as_mut().poll(cx));
+            this.next = None;
+            return Pin::new(this).poll_frame(cx);
+        }
         let line = match this.next.take().map(|(_, what)| what) {
             Some(What::Say(line)) => line,
             Some(What::Step(line, steps)) => {
                 this.catalogue.keep_part(&this.model, steps);
                 line
             }
-            Some(What::Cut) | None => {
+            Some(What::Cut | What::Hold) | None => {
                 this.call.end();
                 let cut = io::Error::new(io::ErrorKind::ConnectionAborted, "cut by the script");
                 return Poll::Ready(Some(Err(cut)));

@@ -184,13 +184,13 @@ async fn pull(body: &[u8], shared: &Shared) -> Result<Reply, Refusal> {
         return Err(reply::refuse(StatusCode::BAD_REQUEST, "invalid model name"));
     }
     if named.stream == Some(false) {
-        let last = pull_whole(model, &shared.catalogue, shared.counters.begin()).await;
+        let last = pull_whole(model, &shared.catalogue, &shared.let_go, shared.counters.begin()).await;
         let failed = last["error"].as_str();
         return Ok(
             failed.map_or_else(|| reply::json(&last), |e| reply::error(StatusCode::INTERNAL_SERVER_ERROR, e))
         );
     }
-    let body = PullBody::new(model, Arc::clone(&shared.catalogue), shared.counters.begin());
+    let body = PullBody::new(model, Arc::clone(&shared.catalogue), &shared.let_go, shared.counters.begin());
     Ok(reply::lines(ReplyBody::Pull(Box::new(body))))
 }
 

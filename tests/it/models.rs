@@ -24,7 +24,7 @@ impl Two {
         let sims = [sim().await, sim().await];
         let names = [sims[0].address().to_string(), sims[1].address().to_string()];
         let servers = format!("{},{}", sims[0].url(), sims[1].url());
-        let home = home.env("DEIA_INFERENCE__SERVERS", servers).env("DEIA_INFERENCE__IDLE_S", "5");
+        let home = home.env("DEIA_INFERENCE__SERVERS", servers);
         let deia = home.start().await;
         let api = deia.api();
         eventually("both servers are known", async || {
@@ -83,10 +83,11 @@ async fn a_pull_has_many_watchers_outlives_one_that_leaves_and_is_told_to_all() 
     let api = two.deia.api();
     let mut socket = two.deia.socket().await;
     socket.subscribe("models").await;
-    let body = json!({"model": "qwen3:4b", "server": two.names[1]});
-    let mut first = pull(&api, body.clone()).await;
+    // Half-way it waits until all that is to happen meanwhile has happened.
+    let body = json!({"model": "held:4b", "server": two.names[1]});
+    let mut first = pull(&api, body).await;
     let (id, _) = under_way(&mut first).await;
-    let mut second = pull(&api, json!({"model": "library/QWEN3:4b", "server": two.names[1]})).await;
+    let mut second = pull(&api, json!({"model": "library/HELD:4b", "server": two.names[1]})).await;
     let (same, progress) = under_way(&mut second).await;
     assert_eq!(id, same, "the second watches the first");
     assert!(progress["total"].as_u64() >= progress["completed"].as_u64(), "{progress}");
@@ -99,17 +100,18 @@ async fn a_pull_has_many_watchers_outlives_one_that_leaves_and_is_told_to_all() 
         (listing["items"][0]["watchers"] == 1).then_some(())
     })
     .await;
+    two.sims[1].let_go();
     let rest = second.rest().await;
     let completed: Vec<u64> = rest.iter().filter_map(|e| e.data["completed"].as_u64()).collect();
     assert!(completed.is_sorted(), "{completed:?}");
     assert!(rest.iter().any(|e| e.data["rate_bytes_s"].is_u64() && e.data["eta_s"].is_u64()), "{rest:?}");
     assert_eq!(rest.last().and_then(|e| e.event.as_deref()), Some("done"));
-    let places = listed(&api, "qwen3:4b").await;
+    let places = listed(&api, "held:4b").await;
     assert_eq!((places.len(), &places[0]["name"]), (1, &json!(two.names[1])));
     let told = socket.until_event("model_pulled").await.pop().expect("the event");
     assert_eq!(
         (&told["data"]["model"], &told["data"]["server"], &told["topic"]),
-        (&json!("qwen3:4b"), &json!(two.names[1]), &json!("models"))
+        (&json!("held:4b"), &json!(two.names[1]), &json!("models"))
     );
     let listing = api.get("/api/models/pulls").await.expect(200);
     assert_eq!(
@@ -148,7 +150,7 @@ async fn a_cancelled_pull_closes_its_connection_and_the_next_goes_on_there() {
 
 #[tokio::test]
 async fn a_pull_that_can_not_end_well_says_why_and_what_to_do() {
-    let two = Two::start().await;
+    let two = Two::at(Home::new().env("DEIA_INFERENCE__IDLE_S", "5")).await;
     let api = two.deia.api();
     for (model, code, words) in [
         ("nope", "model_not_in_registry", "ollama.com/library"),
