@@ -187,7 +187,9 @@ async fn a_pull_that_goes_wrong_ends_in_its_condition_and_the_next_goes_on_there
         left = half(&step).then_some(step.completed).flatten();
     }
     drop(stream);
-    let (again, stalled) = pull(&self::ollama(sim.address(), IDLE), "stalls").await;
+    // Its steps are 50 ms apart: the limit is one that only the silence reaches.
+    let limits = Limits { idle: Duration::from_secs(2), ..LONG };
+    let (again, stalled) = pull(&self::ollama(sim.address(), limits), "stalls").await;
     assert_eq!(stalled, Err(ModelError::Timeout(Wait::Idle)));
     assert_eq!(again.iter().find_map(|s| s.completed), left, "resumed");
     assert!(begun < left);
