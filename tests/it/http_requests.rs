@@ -199,20 +199,12 @@ async fn a_send_has_three_forms_and_a_history_that_pages() {
 async fn health_says_what_works() {
     let (_home, deia) = start().await;
     let api = deia.api();
-    // Health is of a moment: where the disk keeps the database waiting for most of a second, it says so.
-    let well = async |path: &str| {
-        eventually(&format!("{path} is well"), async || {
-            let answer = api.get(path).await;
-            (answer.status.as_u16() == 200).then_some(answer.body)
-        })
-        .await
-    };
     for path in ["/health", "/ready", "/health/db", "/health/ollama"] {
-        let body = well(path).await;
+        let body = api.well(path).await;
         assert!(body["status"].is_string() && body["checks"].is_object(), "{path}: {body}");
     }
     eventually("the database and the tree are well", async || {
-        let checks = well("/health/deep").await["checks"].clone();
+        let checks = api.well("/health/deep").await["checks"].clone();
         (checks["db"]["status"] == "ok" && checks["tree"]["status"] == "ok").then_some(())
     })
     .await;
@@ -226,7 +218,7 @@ async fn health_says_what_works() {
     ] {
         // What the bot says of its new state may still be on its way.
         eventually(&format!("{actor}: {words}"), async || {
-            let check = well("/health/deep").await["checks"][actor].clone();
+            let check = api.well("/health/deep").await["checks"][actor].clone();
             let said = check["detail"].as_str().is_some_and(|detail| detail.starts_with(words));
             (check["status"] == "ok" && said).then_some(())
         })

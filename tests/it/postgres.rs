@@ -89,7 +89,7 @@ async fn a_connection_is_encrypted_and_the_server_is_who_it_says_it_is() {
     for parameters in ["sslmode=require", &format!("sslmode=verify-full&sslrootcert={good}")] {
         let home = on(&format!("{url}?{parameters}"));
         let deia = home.start().await;
-        assert_eq!(deia.api().get("/health/db").await.status, 200);
+        deia.api().well("/health/db").await;
         assert_eq!(deia.terminate().await.code(), Some(0), "{parameters}");
     }
     refused(&format!("{url}?sslmode=disable"), &["no encryption", "use sslmode=verify-full"], secret).await;
@@ -202,7 +202,7 @@ async fn a_server_that_is_still_starting_is_waited_for() {
         server.run().await;
     });
     assert!(!deia.log().contains(server.password()), "{}", deia.log());
-    assert_eq!(deia.api().get("/health/db").await.status, 200);
+    deia.api().well("/health/db").await;
     assert_eq!(deia.terminate().await.code(), Some(0));
 }
 

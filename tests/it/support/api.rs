@@ -143,6 +143,16 @@ impl Api {
         .await
     }
 
+    /// What a page of health says once it says 200. Health is of a moment: where the disk keeps the database waiting for most
+    /// of a second, it says so.
+    pub async fn well(&self, path: &str) -> Value {
+        eventually(&format!("{path} is well"), async || {
+            let answer = self.get(path).await;
+            (answer.status == StatusCode::OK).then_some(answer.body)
+        })
+        .await
+    }
+
     /// One message.
     pub async fn message(&self, bot: &str, id: &Value) -> Value {
         self.get(format!("/api/chat/{bot}/{}", id.as_str().expect("an id"))).await.expect(200)
