@@ -12,6 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Api, Database, Deia, Home, Socket, eventually, soon};
 
+/// How long a turn waits for the model server. It runs on the thread of the test, and where the machine is too busy for an
+/// answer to a probe it counts as away for a moment: no turn is to fail of that.
+const OFFLINE_WAIT_S: &str = "600";
+
 /// What `sim:tokens=N` answers.
 pub fn numbered(tokens: usize) -> String {
     (0..tokens).map(|n| format!("{n:04} ")).collect()
@@ -40,6 +44,7 @@ impl Stage {
         let mut home = home
             .env("DEIA_INFERENCE__SERVERS", sim.url())
             .env("DEIA_INFERENCE__SLOTS", "32")
+            .env("DEIA_INFERENCE__OFFLINE_WAIT_S", OFFLINE_WAIT_S)
             .env("DEIA_SERVER__DRAIN_S", "1");
         for (name, value) in variables {
             home = home.env(name, *value);
@@ -85,6 +90,7 @@ impl InProcess {
             ("data_dir", &data),
             ("inference.servers", &url),
             ("inference.slots", "32"),
+            ("inference.offline_wait_s", OFFLINE_WAIT_S),
             ("server.drain_s", "1"),
             ("storage.acquire_timeout_s", super::DATABASE_S),
         ]);
