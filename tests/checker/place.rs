@@ -20,6 +20,9 @@ use crate::{
 /// What a server of histories is told.
 const SERVER: &str = "max_connections = 40\nshared_buffers = '16MB'\n";
 
+/// How long the record may take to open for the judge: how fast the machine is, is not judged.
+const OPENING: Duration = Duration::from_secs(120);
+
 /// Servers that no history uses now: making one takes longer than a history.
 #[derive(Default)]
 pub struct Servers(Mutex<Vec<PostgresServer>>);
@@ -113,8 +116,12 @@ impl Place {
                 SqliteStore::open(&folder.path().join("deia.db")).await.expect("the database opens"),
             ),
             Self::Server(place) => {
-                let config =
-                    PostgresConfig { pool_min: 1, pool_max: 2, ..PostgresConfig::new(place.database.url()) };
+                let config = PostgresConfig {
+                    pool_min: 1,
+                    pool_max: 2,
+                    acquire_timeout: OPENING,
+                    ..PostgresConfig::new(place.database.url())
+                };
                 Store::Postgres(PostgresStore::open(&config).await.expect("the database opens"))
             }
         };

@@ -173,7 +173,7 @@ async fn a_search_that_is_given_up_leaves_the_rest_to_the_index() {
     let query = Query::parse("xxxxxxxxx").unwrap();
     assert!(disk.store.search(&bot, None, &query, 1, 0).now_or_never().is_none());
     let rest = async { while disk.store.unindexed().await.unwrap() > 0 {} };
-    tokio::time::timeout(Duration::from_secs(20), rest).await.expect("it happens soon");
+    tokio::time::timeout(Duration::from_secs(120), rest).await.expect("it happens soon");
     assert!(disk.store.search(&bot, None, &query, 1, 0).await.unwrap().has_more);
 }
 
@@ -320,7 +320,7 @@ async fn what_was_said_is_indexed_in_peace_without_a_search() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), all).await.expect("the index is filled");
+    tokio::time::timeout(Duration::from_secs(120), all).await.expect("the index is filled");
     store.close().await;
 }
 
