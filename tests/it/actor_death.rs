@@ -13,6 +13,7 @@ use deia::{
     sim::{Sim, SimConfig},
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::support::{Api, InProcess, Socket, eventually, numbered};
 
@@ -51,12 +52,19 @@ async fn sender(
     told
 }
 
-/// Follows all topics; their events by topic, in order.
-async fn follow(mut socket: Socket, topics: Vec<String>, until: usize) -> HashMap<String, Vec<Value>> {
+/// Follows all topics until so many turns have ended; their events by topic, in order.
+async fn follow(
+    mut socket: Socket,
+    topics: Vec<String>,
+    mut until: watch::Receiver<usize>,
+) -> HashMap<String, Vec<Value>> {
     let mut events: HashMap<String, Vec<Value>> = topics.into_iter().map(|t| (t, vec![])).collect();
     let mut ends = 0;
-    while ends < until {
-        let frame = socket.next().await.expect("the socket stays open");
+    while ends < *until.borrow_and_update() {
+        let frame = tokio::select! {
+            frame = socket.next() => frame.expect("the socket stays open"),
+            Ok(()) = until.changed() => continue,
+        };
         if frame["type"] != "event" {
             continue;
         }
@@ -94,6 +102,9 @@ async fn survive(victims: &[&str]) {
     for n in 0..BOTS {
         senders.push(tokio::spawn(sender(api.clone(), format!("b{n}"), stop.clone(), count.clone())));
     }
+    // Read all the time: who leaves the service's pings unanswered is hung up on. How many ends there are is known later.
+    let until = watch::Sender::new(usize::MAX);
+    let following = tokio::spawn(follow(socket, topics, until.subscribe()));
     let more = async |n: usize| {
         let from = count.load(Ordering::Acquire);
         eventually("messages are acknowledged", async || {
@@ -119,7 +130,8 @@ async fn survive(victims: &[&str]) {
             sender.await.unwrap().into_iter().map(|(content, turn)| (format!("b{n}"), content, turn)),
         );
     }
-    let events = follow(socket, topics, told.len()).await;
+    until.send_replace(told.len());
+    let events = following.await.unwrap();
     let mut ends: HashMap<String, usize> = HashMap::new();
     for (topic, events) in &events {
         let mut seq = heads[topic];
