@@ -24,7 +24,7 @@ impl Controller {
         key: Option<IdempotencyKey>,
     ) -> Result<AcceptedTurn, ControllerError> {
         self.open()?;
-        let before = self.turn(turn).await?;
+        let before = self.stored_turn(turn).await?;
         let me = self.clone();
         let sent = self.carry_out(async move {
             let fingerprint = || Fingerprint::of(&("regenerate", turn));

@@ -55,12 +55,16 @@ fn held(Held { conversation, by }: Held) -> Problem {
 impl Controller {
     pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<TurnSnapshot, Problem> {
         let found = self.read(self.inner.store.turn_snapshot(id)).await?;
-        let mut found = found.ok_or_else(|| no_such_turn(id))?;
-        if let Some(place) = self.place_of(&found.turn).await {
-            found.turn.queue = Some(place);
-            found.turn.server = None;
+        let TurnSnapshot { turn, reply, seq } = found.ok_or_else(|| no_such_turn(id))?;
+        Ok(TurnSnapshot { turn: self.placed(turn).await, reply, seq })
+    }
+
+    /// A turn with the place where it waits now.
+    async fn placed(&self, turn: Turn) -> Turn {
+        match self.place_of(&turn).await {
+            Some(place) => Turn { queue: Some(place), server: None, ..turn },
+            None => turn,
         }
-        Ok(found)
     }
 
     /// Where a turn waits now, also one that began and waits for another server.
@@ -76,12 +80,22 @@ impl Controller {
         entry.actor.call(place, CALL).await.ok().flatten()
     }
 
-    /// One turn.
+    /// One turn, as stored.
+    pub(super) async fn stored_turn(&self, id: TurnId) -> Result<Turn, Problem> {
+        self.turn_snapshot(id).await.map(|found| found.turn)
+    }
+
+    /// One turn; one that has not ended also while the database is away, from memory and marked `stale`.
     ///
     /// # Errors
     /// `turn_not_found`, `storage_unavailable`.
     pub async fn turn(&self, id: TurnId) -> Result<Turn, ControllerError> {
-        self.turn_snapshot(id).await.map(|found| found.turn)
+        let away = match self.stored_turn(id).await {
+            Err(problem) if problem.code == Code::StorageUnavailable => problem,
+            known => return known,
+        };
+        let turn = self.inner.hubs.live(id).and_then(|live| live.turn()).ok_or(away)?;
+        Ok(Turn { stale: true, ..self.placed(turn).await })
     }
 
     /// Stops a turn and answers once its end is stored. Nothing to do for an ended one.
@@ -93,7 +107,7 @@ impl Controller {
         let entry = match self.inner.roster.all().into_iter().find(|entry| entry.runs(id)) {
             Some(entry) => Some(entry),
             None => {
-                let found = self.turn(id).await?;
+                let found = self.stored_turn(id).await?;
                 if found.state.is_terminal() {
                     return Ok(found);
                 }
@@ -137,7 +151,7 @@ impl Controller {
             () = self.inner.history.barrier() => {}
             () = watch.gave_up() => return Err(not_known(watch.limit())),
         }
-        self.turn(id).await
+        self.stored_turn(id).await
     }
 
     /// Brings the word to whoever has the turn: its bot, or the record where the bot has no actor. True where its end is on
@@ -160,7 +174,7 @@ impl Controller {
                 return Ok(true);
             }
             self.inner.history.barrier().await;
-            if self.turn(id).await?.state.is_terminal() {
+            if self.stored_turn(id).await?.state.is_terminal() {
                 return Ok(false);
             }
             // Stored by a commit whose answer got lost: the bot does not know yet that it has this turn.

@@ -73,7 +73,7 @@ impl Controller {
         let named = |key: &str| answer.metadata.get(key)?.as_str()?.parse::<TurnId>().ok();
         let Some((turn, before)) = named(TURN).zip(named(ATTEMPT_OF)) else { return Ok(()) };
         if self.read(self.inner.store.turn_snapshot(turn)).await?.is_none() {
-            let before = self.turn(before).await?;
+            let before = self.stored_turn(before).await?;
             self.answer_again(&before, Ids::of_turn(turn), None).await?;
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Controller {
         let page = self.read(self.inner.store.page(conversation, newest, 200)).await?;
         let turns = page.into_iter().flat_map(|p| p.items).filter_map(|m| m.turn_id);
         match turns.last() {
-            Some(turn) => self.turn(turn).await,
+            Some(turn) => self.stored_turn(turn).await,
             None => {
                 Err(Problem::new(Code::InvalidCommand, format!("There is no message to {bot} to ask again.")))
             }
