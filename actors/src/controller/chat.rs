@@ -7,6 +7,7 @@ use crate::{
     bot::{BotMessage, recovery::stop_waiting},
     broadcast::EndReceiver,
     domain::{
+        bot::AuditEntry,
         event::{EventBody, NewEvent, Topic},
         time::Timestamp,
         turn::{QueuePlace, TurnState},
@@ -35,11 +36,16 @@ fn no_such_turn(id: TurnId) -> Problem {
     Problem::new(Code::TurnNotFound, format!("There is no turn {id}."))
 }
 
-fn busy() -> Problem {
+pub(super) fn busy() -> Problem {
     Problem::new(
         Code::ConversationBusy,
         "A turn runs or waits in this conversation. Stop it or wait for its end.",
     )
+}
+
+/// What the audit log says of a conversation that is cleared.
+pub(super) fn cleared(id: ConversationId) -> AuditEntry {
+    super::bots::audit("history.clear", format!("conversation:{id}"), None, Map::new())
 }
 
 fn held(Held { conversation, by }: Held) -> Problem {
@@ -269,24 +275,13 @@ impl Controller {
         self.nothing_held(bot, |id| conversations.contains(&id)).await?;
         let (me, bot) = (self.clone(), bot.clone());
         self.carry_out(async move {
-            let open = me.read(me.inner.store.open_turns(Some(&bot))).await?;
-            // The last ones first, so that none begins only to be stopped.
-            for (turn, ..) in open.into_iter().rev() {
-                if conversations.contains(&turn.conversation_id) {
-                    me.stop_turn(turn.id).await?;
-                }
-            }
+            me.stop_all(&bot, &conversations).await?;
             let mut deleted = 0;
             for id in conversations {
                 let fact = Fact {
                     change: Change::ClearHistory { bot_id: bot.clone(), conversation_id: Some(id) },
                     events: vec![],
-                    audit: Some(super::bots::audit(
-                        "history.clear",
-                        format!("conversation:{id}"),
-                        None,
-                        Map::new(),
-                    )),
+                    audit: Some(cleared(id)),
                 };
                 let done = me.inner.history.append(fact).await?;
                 if !done.applied {
@@ -299,6 +294,22 @@ impl Controller {
             Ok(deleted)
         })
         .await
+    }
+
+    /// Stops what runs or waits in conversations.
+    pub(super) async fn stop_all(
+        &self,
+        bot: &BotId,
+        conversations: &[ConversationId],
+    ) -> Result<(), Problem> {
+        let open = self.read(self.inner.store.open_turns(Some(bot))).await?;
+        // The last ones first, so that none begins only to be stopped.
+        for (turn, ..) in open.into_iter().rev() {
+            if conversations.contains(&turn.conversation_id) {
+                self.stop_turn(turn.id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Conversations of a bot: the main one first, then by last use.

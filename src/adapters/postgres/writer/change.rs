@@ -16,7 +16,7 @@ use sqlx::PgConnection;
 
 use super::{
     super::{super::words::json, text::pack},
-    conversations, import, int, rounds,
+    anew, conversations, import, int, rounds,
 };
 
 /// What became of a change.
@@ -58,6 +58,9 @@ pub(super) async fn apply(db: &mut PgConnection, fact: &Fact) -> sqlx::Result<Ap
         }
         Change::ClearHistory { bot_id, conversation_id } => {
             conversations::clear(db, bot_id, *conversation_id).await
+        }
+        Change::BeginAnew { messages, clears, idempotency } => {
+            anew::begin(db, messages, *clears, idempotency.as_ref()).await
         }
         Change::ToolRound { reply_id, messages } => rounds::store(db, *reply_id, messages).await,
         Change::Import(part) => import::import(db, part).await,

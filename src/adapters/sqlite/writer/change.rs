@@ -69,6 +69,15 @@ pub(super) fn apply(
             turn::finish(db, outbox, turn, reply, status, &fact.events)
         }
         Change::ClearHistory { bot_id, conversation_id } => history::clear(db, bot_id, *conversation_id),
+        Change::BeginAnew { messages, clears, idempotency } => match &messages[..] {
+            [] => Ok(Applied::NO),
+            [first, ..] => {
+                let last = messages.last().unwrap_or(first);
+                keys::once(db, idempotency.as_ref(), None, first, last, || {
+                    history::begin_anew(db, ends, messages, *clears)
+                })
+            }
+        },
         Change::Import(part) => import::import(db, part),
         Change::AddServer(server) => add_server(db, server),
         Change::RemoveServer(name) => {
