@@ -329,45 +329,6 @@ async fn what_is_read_from_memory_is_marked_and_what_is_not_there_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_has_not_ended_is_told_from_memory_and_marked_once_it_is_acknowledged() {
-    for outage in [Outage::Silent, Outage::Refusing] {
-        let (house, ada) = House::with_bot("ada").await;
-        let (running, answer) = house.speaking(&ada, "one").await;
-        let behind = house.send(&ada, "two").await.unwrap();
-        assert!(!house.tree.turn(running.turn.id).await.unwrap().stale);
-        house.store.go_away(outage);
-        if outage == Outage::Silent {
-            let tree = house.tree.clone();
-            let unknown = tokio::spawn(async move { tree.send(SendMessage::text(ada, "three")).await });
-            let live = || house.tree.inner.hubs.all_live().into_iter().map(|live| live.turn_id());
-            until(async || live().count() == 3).await;
-            let new = live().find(|id| ![running.turn.id, behind.turn.id].contains(id)).unwrap();
-            let problem = house.tree.turn(new).await.unwrap_err();
-            assert_eq!(problem.code, Code::StorageUnavailable, "nobody was told of it");
-            unknown.await.unwrap().unwrap_err();
-        }
-        let told = house.tree.turn(running.turn.id).await.unwrap();
-        assert_eq!((told.state, told.stale, told.queue), (TurnState::Generating, true, None));
-        let told = house.tree.turn(behind.turn.id).await.unwrap();
-        assert_eq!((told.state, told.stale), (TurnState::Queued, true));
-        assert_eq!(told.queue.map(|place| place.position), Some(1));
-        answer.end().await;
-        let decided = || {
-            let live = house.tree.inner.hubs.live(running.turn.id);
-            live.is_some_and(|live| live.decided().is_some())
-        };
-        until(async || decided()).await;
-        let told = house.tree.turn(running.turn.id).await.unwrap();
-        assert_eq!(told.state, TurnState::Generating, "an end is told once it is stored");
-        house.store.come_back();
-        let id = running.turn.id;
-        running.ended().await.unwrap();
-        let stored = house.tree.turn(id).await.unwrap();
-        assert_eq!((stored.state, stored.stale), (TurnState::Completed, false));
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_launch_that_the_database_kept_waiting_becomes_true_when_it_is_back() {
     let house = House::new().await;
     house.store.go_away(Outage::Silent);
@@ -516,46 +477,4 @@ async fn a_retry_without_room_stores_nothing() {
     let refused = house.tree.send(SendMessage::text(bot.clone(), "/retry")).await.unwrap_err();
     assert_eq!((sent, refused.code), (16, Code::ConversationQueueFull));
     assert_eq!(house.store.events().len(), before);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_conversation_is_cleared_together_with_the_key_and_the_answer_of_the_command_or_not_at_all() {
-    let (house, bot) = House::with_bot("ada").await;
-    let (first, answer) = house.speaking(&bot, "one").await;
-    answer.end().await;
-    first.ended().await.unwrap();
-    let key = Some(IdempotencyKey::parse("k").unwrap());
-    let clear = || SendMessage { idempotency_key: key.clone(), ..SendMessage::text(bot.clone(), "/clear") };
-    let texts = async || -> Vec<String> {
-        let page = house.tree.history(&bot, HistoryQuery::default()).await.unwrap();
-        page.items.iter().map(|message| message.content.to_string()).collect()
-    };
-    // The process can't die between two commits of which there is one.
-    house.store.refuse(|fact| {
-        matches!(&fact.change, Change::AppendMessages { messages, .. } | Change::BeginAnew { messages, .. }
-            if messages.iter().any(|message| &*message.content == "/clear"))
-    });
-    assert_eq!(house.tree.send(clear()).await.unwrap_err().code, Code::StorageRefused);
-    assert_eq!(texts().await, ["one", "once "], "nothing is gone");
-    house.store.refuse(|_| false);
-    // Also what runs goes.
-    let (_running, _answer) = house.speaking(&bot, "two").await;
-    let Sent::Command { message, reply, replayed: false } = house.tree.send(clear()).await.unwrap() else {
-        panic!("a command, for the first time")
-    };
-    assert_eq!(&*reply.content, "Deleted 4 messages of this conversation.");
-    assert_eq!((message.parent_id, reply.parent_id), (None, Some(message.id)));
-    let (third, answer) = house.speaking(&bot, "three").await;
-    let told: Vec<_> = answer.request.messages.iter().map(|message| message.content.to_string()).collect();
-    assert!(!told.iter().any(|text| text.contains("one") || text.contains("two")), "{told:?}");
-    answer.end().await;
-    third.ended().await.unwrap();
-    let Sent::Command { message: again, replayed: true, .. } = house.tree.send(clear()).await.unwrap() else {
-        panic!("the same answer")
-    };
-    assert_eq!(again.id, message.id);
-    assert_eq!(texts().await, ["/clear", &*reply.content, "three", "once "]);
-    let cleared = house.store.events().iter().filter(|e| &*e.name == "history_cleared").count();
-    let audited = house.store.audit().iter().filter(|entry| entry.action == "history.clear").count();
-    assert_eq!((cleared, audited), (1, 1));
 }
