@@ -111,6 +111,21 @@ impl Controller {
     }
 }
 
+/// Refuses to move the end of a held fork that has no message of its own: what it shows is held by its end alone.
+pub(super) fn keeps_its_end(home: &Conversation, end: Option<MessageId>) -> Result<(), Problem> {
+    match home.leaf_message_id {
+        Some(leaf) if home.legal_hold && home.message_count == 0 && end != Some(leaf) => Err(Problem::new(
+            Code::LegalHold,
+            format!(
+                "Conversation {} is under legal hold and has no message of its own yet: it goes on only where it ends, behind \
+                 message {leaf}.",
+                home.id
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn unfinished(what: &str) -> Problem {
     Problem::new(Code::ConversationBusy, format!("{what} not ended. Stop it or wait for its end."))
 }

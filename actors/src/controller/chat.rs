@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::*;
+use super::{branches::keeps_its_end, *};
 use crate::{
     bot::BotMessage,
     domain::{
@@ -278,6 +278,7 @@ impl Controller {
                     format!("Message {leaf} is not of this conversation."),
                 ));
             }
+            keeps_its_end(&conversation, Some(leaf))?;
             conversation.leaf_message_id = Some(leaf);
         }
         if let Some(held) = patch.legal_hold {
