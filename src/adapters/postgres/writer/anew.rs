@@ -6,7 +6,8 @@ use deia_actors::domain::{
 };
 use sqlx::PgConnection;
 
-use super::{super::text::pack, change::Applied, conversations, import::store_messages, int};
+use super::{super::text::pack, conversations, import::store_messages, int};
+use crate::adapters::applied::Applied;
 
 /// Clears a conversation in favour of these messages.
 pub(super) async fn begin(

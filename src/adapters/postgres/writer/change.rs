@@ -4,7 +4,6 @@
 use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
-        event::NewEvent,
         ids::BotId,
         message::Conversation,
         model::ServerRecord,
@@ -18,31 +17,7 @@ use super::{
     super::{super::words::json, text::pack},
     anew, conversations, import, int, rounds,
 };
-
-/// What became of a change.
-pub(super) struct Applied {
-    /// Whether it changed anything.
-    pub(super) applied: bool,
-    /// Messages that it deleted.
-    pub(super) deleted: u64,
-    /// What it tells by itself, before the events of its fact.
-    pub(super) events: Vec<NewEvent>,
-}
-
-impl Applied {
-    pub(super) const NO: Self = Self { applied: false, deleted: 0, events: vec![] };
-    pub(super) const YES: Self = Self { applied: true, deleted: 0, events: vec![] };
-
-    /// Applied where a row was written.
-    pub(super) fn if_any(rows: u64) -> Self {
-        if rows > 0 { Self::YES } else { Self::NO }
-    }
-
-    /// Applied, and deleted messages.
-    pub(super) fn deleted(deleted: u64) -> Self {
-        Self { deleted, ..Self::YES }
-    }
-}
+use crate::adapters::applied::Applied;
 
 /// Applies the change of a fact.
 pub(super) async fn apply(db: &mut PgConnection, fact: &Fact) -> sqlx::Result<Applied> {

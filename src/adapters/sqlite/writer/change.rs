@@ -13,9 +13,8 @@ use deia_actors::{
 };
 use rusqlite::{Connection, params};
 
-use super::{
-    super::words::json, ends::Ends, history, import, keys, outbox::Outbox, rounds, session::Applied, turn,
-};
+use super::{super::words::json, ends::Ends, history, import, keys, outbox::Outbox, rounds, turn};
+use crate::adapters::applied::Applied;
 
 /// Counters as SQLite has them.
 pub(super) fn int(number: u64) -> i64 {

@@ -19,8 +19,8 @@ use super::{
     ends::Ends,
     mend::{Gone, held, mend_behind},
     outbox::{forget_head, redact},
-    session::Applied,
 };
+use crate::adapters::applied::Applied;
 
 /// Whether a conversation is stored, retired ones included.
 pub(super) fn exists(db: &Connection, id: ConversationId) -> rusqlite::Result<bool> {
