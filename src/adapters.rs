@@ -1,5 +1,6 @@
 //! The adapters: one for each technology behind a port of `deia-actors`. Only the composition root names them.
 
+mod applied;
 mod holds;
 pub mod migrations;
 pub mod ollama;

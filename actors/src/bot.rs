@@ -46,7 +46,7 @@ pub(crate) mod work;
 
 pub(crate) use accept::{Again, Incoming, Overrides, Refusal, StoredTalk, takes_messages};
 use context::{ContextEntry, Path};
-pub(crate) use exchange::{Exchange, Exchanged, submit as submit_exchange};
+pub(crate) use exchange::{Clears, Exchange, Exchanged, submit as submit_exchange};
 #[cfg(test)]
 pub(crate) use generate::MAX_ATTEMPTS;
 use lane::{Lane, Place};
@@ -101,8 +101,9 @@ pub(crate) enum BotMessage {
     /// The bot is about to be stopped: begin nothing more, stop what runs, with `all` also what waits. Answers with the
     /// turns that are to end.
     Halt { all: bool, reply: RpcReplyPort<Vec<TurnId>> },
-    /// A slash command and its answer, to be put at the end of a conversation.
-    Exchange { exchange: Box<Exchange>, reply: RpcReplyPort<Exchanged> },
+    /// A slash command and its answer, to be put at the end of a conversation, or in place of all that it has; none where that can't be now,
+    /// because a turn runs or waits.
+    Exchange { exchange: Box<Exchange>, reply: RpcReplyPort<Option<Exchanged>> },
     /// An exchange was not stored: the conversation ends where it did before.
     ExchangeLost { conversation: ConversationId, reply: MessageId, behind: Option<MessageId> },
     /// The history of a conversation changed under it, or its end did: forget what is in memory of it.

@@ -60,13 +60,16 @@ mod search;
 mod send;
 mod servers;
 mod subscribe;
+mod turns;
 #[cfg(test)]
 mod tests {
     mod choice;
+    mod clears;
     mod context;
     mod models;
     mod outage;
     mod servers;
+    mod stale;
     mod stops;
     mod summaries;
     mod tools;

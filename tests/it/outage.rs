@@ -66,6 +66,10 @@ async fn outage(stage: &Stage, away: impl Fn(bool), reads: bool) {
     refused.expect_problem(503, "storage_unavailable");
     let status = api.get("/api/bot/ada/status").await.expect(200);
     assert_eq!(status["stale"], true, "{status}");
+    let path = format!("/api/turn/{}", turn.as_str().unwrap());
+    let running = api.get(&path).await.expect(200);
+    let expected = if reads { json!(null) } else { json!(true) };
+    assert_eq!((&running["state"], &running["stale"]), (&json!("generating"), &expected), "{running}");
     if reads {
         assert!(api.history("ada").await.len() == 2, "what can be read is read");
     }

@@ -180,6 +180,7 @@ fn turn_line(turn: &ArchivedTurn) -> TurnLine {
         error,
         created_at,
         ended_at,
+        stale: _,
     } = turn;
     TurnLine {
         message_id: *message_id,
@@ -231,6 +232,7 @@ fn message(line: MessageLine, bot: &BotId) -> (Message, Option<ArchivedTurn>) {
             error: t.error,
             created_at: t.created_at,
             ended_at: t.ended_at,
+            stale: false,
         },
         overrides: t.overrides,
     });

@@ -289,6 +289,7 @@ impl BotActorState {
             error: None,
             created_at: now,
             ended_at: None,
+            stale: false,
         };
         let submitted = context.entry.turn_accepted(turn.id, begins, |changed| {
             // What is new: the message, or only one more answer to it.

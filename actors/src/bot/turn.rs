@@ -65,7 +65,7 @@ const CHECKPOINT_BYTES: usize = 2048;
 
 /// A turn in progress: where it stands, its message, its text.
 pub(crate) struct TurnShared {
-    pub turn: Mutex<Turn>,
+    pub turn: Arc<Mutex<Turn>>,
     pub message: Message,
     pub live: Arc<LiveReply>,
     pub accepted: Instant,
@@ -73,7 +73,7 @@ pub(crate) struct TurnShared {
 
 impl TurnShared {
     pub fn new(turn: Turn, message: Message, live: Arc<LiveReply>) -> Arc<Self> {
-        Arc::new(Self { turn: Mutex::new(turn), message, live, accepted: Instant::now() })
+        Arc::new(Self { turn: Arc::new(Mutex::new(turn)), message, live, accepted: Instant::now() })
     }
 }
 
@@ -125,12 +125,17 @@ pub(crate) struct Asked {
 
 /// Drives a turn to its end.
 pub(crate) async fn run(mut job: Box<TurnJob>) {
-    if let Some((submitted, reply)) = job.accept.take() {
-        match job.accepted(submitted).await {
-            Ok(done) if done.applied => job.acknowledge(reply),
+    let waits = match job.accept.take() {
+        None => None,
+        Some((submitted, reply)) => match job.accepted(submitted).await {
+            Ok(done) if done.applied => Some(reply),
             Ok(_) => return Box::pin(job.already_there(reply)).await,
             Err(error) => return job.refused(reply, storage_problem(&error)),
-        }
+        },
+    };
+    job.shared.live.stands(job.shared.turn.clone());
+    if let Some(reply) = waits {
+        job.acknowledge(reply);
     }
     let end = job.drive().await;
     // Boxed: while a turn waits it holds no room for this.

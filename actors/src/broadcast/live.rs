@@ -12,6 +12,7 @@ use crate::{
     domain::{
         event::TurnEnd,
         ids::{BotId, MessageId, TurnId},
+        turn::Turn,
     },
     ports::chat_model::{Piece, PieceKind},
 };
@@ -41,6 +42,7 @@ pub(crate) struct LiveReply {
     /// Hubs that carry it, each with its ready-made frames.
     hubs: [(Arc<Hub>, Arc<TokenFrames>); 2],
     text: Mutex<Text>,
+    turn: Mutex<Option<Arc<Mutex<Turn>>>>,
     end: OnceLock<TurnEnd>,
 }
 
@@ -50,7 +52,15 @@ impl LiveReply {
             let frames = TokenFrames::new(hub.topic().clone(), hub.epoch(), turn_id, message_id);
             (hub, Arc::new(frames))
         });
-        Self { bot_id, turn_id, message_id, hubs, text: Mutex::default(), end: OnceLock::new() }
+        Self {
+            bot_id,
+            turn_id,
+            message_id,
+            hubs,
+            text: Mutex::default(),
+            turn: Mutex::default(),
+            end: OnceLock::new(),
+        }
     }
 
     pub fn bot_id(&self) -> &BotId {
@@ -63,6 +73,18 @@ impl LiveReply {
 
     pub fn message_id(&self) -> MessageId {
         self.message_id
+    }
+
+    /// The turn is stored, and this is how its task knows it.
+    pub fn stands(&self, turn: Arc<Mutex<Turn>>) {
+        *self.turn.lock() = Some(turn);
+    }
+
+    /// The turn as its task knows it, which may be more than is stored; none before its acceptance is.
+    pub fn turn(&self) -> Option<Turn> {
+        let turn = self.turn.lock().clone()?;
+        let turn = turn.lock().clone();
+        Some(turn)
     }
 
     pub fn hubs(&self) -> impl Iterator<Item = &Arc<Hub>> {

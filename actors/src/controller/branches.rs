@@ -24,7 +24,7 @@ impl Controller {
         key: Option<IdempotencyKey>,
     ) -> Result<AcceptedTurn, ControllerError> {
         self.open()?;
-        let before = self.turn(turn).await?;
+        let before = self.stored_turn(turn).await?;
         let me = self.clone();
         let sent = self.carry_out(async move {
             let fingerprint = || Fingerprint::of(&("regenerate", turn));
@@ -108,6 +108,21 @@ impl Controller {
     ) -> Result<u32, Problem> {
         let children = self.read(self.inner.store.children(conversation, parent)).await?.len();
         Ok(u32::try_from(children).unwrap_or(u32::MAX).saturating_add(1))
+    }
+}
+
+/// Refuses to move the end of a held fork that has no message of its own: what it shows is held by its end alone.
+pub(super) fn keeps_its_end(home: &Conversation, end: Option<MessageId>) -> Result<(), Problem> {
+    match home.leaf_message_id {
+        Some(leaf) if home.legal_hold && home.message_count == 0 && end != Some(leaf) => Err(Problem::new(
+            Code::LegalHold,
+            format!(
+                "Conversation {} is under legal hold and has no message of its own yet: it goes on only where it ends, behind \
+                 message {leaf}.",
+                home.id
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,45 +1,37 @@
-//! The façade: turns, history, conversations.
+//! The façade: history, conversations.
 
 use serde_json::{Map, Value};
 
-use super::*;
+use super::{branches::keeps_its_end, *};
 use crate::{
-    bot::{BotMessage, recovery::stop_waiting},
-    broadcast::EndReceiver,
+    bot::BotMessage,
     domain::{
+        bot::AuditEntry,
         event::{EventBody, NewEvent, Topic},
         time::Timestamp,
-        turn::{QueuePlace, TurnState},
     },
-    ports::{
-        history_store::{Cursor, TurnSnapshot},
-        retention::Held,
-    },
+    ports::{history_store::Cursor, retention::Held},
 };
 
 /// Messages in a page: usual and at most.
 pub(super) const PAGE: (u32, u32) = (50, 200);
 /// How often a change of a conversation is tried again that a new message overtook.
 const PATCH_TRIES: u32 = 5;
-/// How long the end of a stopped turn may take to be stored.
-const END: Duration = Duration::from_secs(10);
-/// How often a stop is brought again to a bot that died with it or does not know the turn yet, and the pause before that.
-const STOP_TRIES: u32 = 20;
-const STOP_AGAIN: Duration = Duration::from_millis(50);
 
 fn no_such_conversation(id: ConversationId) -> Problem {
     Problem::new(Code::ConversationNotFound, format!("This bot has no conversation {id}."))
 }
 
-fn no_such_turn(id: TurnId) -> Problem {
-    Problem::new(Code::TurnNotFound, format!("There is no turn {id}."))
-}
-
-fn busy() -> Problem {
+pub(super) fn busy() -> Problem {
     Problem::new(
         Code::ConversationBusy,
         "A turn runs or waits in this conversation. Stop it or wait for its end.",
     )
+}
+
+/// What the audit log says of a conversation that is cleared.
+pub(super) fn cleared(id: ConversationId) -> AuditEntry {
+    super::bots::audit("history.clear", format!("conversation:{id}"), None, Map::new())
 }
 
 fn held(Held { conversation, by }: Held) -> Problem {
@@ -53,123 +45,6 @@ fn held(Held { conversation, by }: Held) -> Problem {
 }
 
 impl Controller {
-    pub(super) async fn turn_snapshot(&self, id: TurnId) -> Result<TurnSnapshot, Problem> {
-        let found = self.read(self.inner.store.turn_snapshot(id)).await?;
-        let mut found = found.ok_or_else(|| no_such_turn(id))?;
-        if let Some(place) = self.place_of(&found.turn).await {
-            found.turn.queue = Some(place);
-            found.turn.server = None;
-        }
-        Ok(found)
-    }
-
-    /// Where a turn waits now, also one that began and waits for another server.
-    async fn place_of(&self, turn: &Turn) -> Option<QueuePlace> {
-        if turn.state.is_terminal() {
-            return None;
-        }
-        if let Some(place) = self.inner.inference.place(turn.id) {
-            return Some(place);
-        }
-        let entry = self.inner.roster.get(&turn.bot_id).filter(|_| turn.state == TurnState::Queued)?;
-        let place = |reply| BotMessage::GetPlace { turn: turn.id, reply };
-        entry.actor.call(place, CALL).await.ok().flatten()
-    }
-
-    /// One turn.
-    ///
-    /// # Errors
-    /// `turn_not_found`, `storage_unavailable`.
-    pub async fn turn(&self, id: TurnId) -> Result<Turn, ControllerError> {
-        self.turn_snapshot(id).await.map(|found| found.turn)
-    }
-
-    /// Stops a turn and answers once its end is stored. Nothing to do for an ended one.
-    ///
-    /// # Errors
-    /// `turn_not_found`, `storage_unavailable`.
-    pub async fn stop_turn(&self, id: TurnId) -> Result<Turn, ControllerError> {
-        // A turn that generates is known in memory: it is stopped also while the database is away.
-        let entry = match self.inner.roster.all().into_iter().find(|entry| entry.runs(id)) {
-            Some(entry) => Some(entry),
-            None => {
-                let found = self.turn(id).await?;
-                if found.state.is_terminal() {
-                    return Ok(found);
-                }
-                self.inner.roster.get(&found.bot_id)
-            }
-        };
-        let mut end = self.inner.hubs.watch_end(id);
-        let stopped = self.stop_and_wait(entry, id, &mut end).await;
-        self.inner.hubs.unwatch_end(id, end);
-        stopped
-    }
-
-    async fn stop_and_wait(
-        &self,
-        entry: Option<Arc<BotEntry>>,
-        id: TurnId,
-        end: &mut EndReceiver,
-    ) -> Result<Turn, Problem> {
-        let told = match entry {
-            Some(entry) => {
-                let me = self.clone();
-                self.carry_out(async move { me.bring_stop(&entry, id).await }).await?
-            }
-            None => false,
-        };
-        let watch = self.inner.history.watch();
-        if told {
-            tokio::select! {
-                biased;
-                ended = tokio::time::timeout(END, end.wait_for(Option::is_some)) => {
-                    if let Ok(Ok(end)) = ended && let Some(end) = end.clone() {
-                        return Ok(end.turn.clone());
-                    }
-                }
-                () = watch.gave_up() => return Err(not_known(watch.limit())),
-            }
-        }
-        // It has ended, or its end is not stored yet.
-        tokio::select! {
-            biased;
-            () = self.inner.history.barrier() => {}
-            () = watch.gave_up() => return Err(not_known(watch.limit())),
-        }
-        self.turn(id).await
-    }
-
-    /// Brings the word to whoever has the turn: its bot, or the record where the bot has no actor. True where its end is on
-    /// its way then; false where it has ended.
-    async fn bring_stop(&self, entry: &Arc<BotEntry>, id: TurnId) -> Result<bool, Problem> {
-        for _ in 0..STOP_TRIES {
-            let stop = |reply| BotMessage::StopTurn { turn: id, reply };
-            let here = match entry.actor.call(stop, CALL).await {
-                Ok(here) => here?,
-                // The actor died with the word; its successor, or the record, is next.
-                Err(SlotError::Lost) => continue,
-                Err(SlotError::Down) => match stop_waiting(&self.turn_context(entry.clone()), id).await? {
-                    true => return Ok(false),
-                    false => continue,
-                },
-                Err(SlotError::Timeout) => return Err(not_answered(SlotError::Timeout)),
-            };
-            // One that has left its line may have its end on the way.
-            if here || self.inner.hubs.live(id).is_some_and(|live| live.decided().is_some()) {
-                return Ok(true);
-            }
-            self.inner.history.barrier().await;
-            if self.turn(id).await?.state.is_terminal() {
-                return Ok(false);
-            }
-            // Stored by a commit whose answer got lost: the bot does not know yet that it has this turn.
-            let _ = entry.actor.cast(BotMessage::LookForStrays);
-            tokio::time::sleep(STOP_AGAIN).await;
-        }
-        Ok(false)
-    }
-
     /// The conversation of a bot, the main one where none is named.
     pub(super) async fn conversation_of(
         &self,
@@ -255,24 +130,13 @@ impl Controller {
         self.nothing_held(bot, |id| conversations.contains(&id)).await?;
         let (me, bot) = (self.clone(), bot.clone());
         self.carry_out(async move {
-            let open = me.read(me.inner.store.open_turns(Some(&bot))).await?;
-            // The last ones first, so that none begins only to be stopped.
-            for (turn, ..) in open.into_iter().rev() {
-                if conversations.contains(&turn.conversation_id) {
-                    me.stop_turn(turn.id).await?;
-                }
-            }
+            me.stop_all(&bot, &conversations).await?;
             let mut deleted = 0;
             for id in conversations {
                 let fact = Fact {
                     change: Change::ClearHistory { bot_id: bot.clone(), conversation_id: Some(id) },
                     events: vec![],
-                    audit: Some(super::bots::audit(
-                        "history.clear",
-                        format!("conversation:{id}"),
-                        None,
-                        Map::new(),
-                    )),
+                    audit: Some(cleared(id)),
                 };
                 let done = me.inner.history.append(fact).await?;
                 if !done.applied {
@@ -285,6 +149,22 @@ impl Controller {
             Ok(deleted)
         })
         .await
+    }
+
+    /// Stops what runs or waits in conversations.
+    pub(super) async fn stop_all(
+        &self,
+        bot: &BotId,
+        conversations: &[ConversationId],
+    ) -> Result<(), Problem> {
+        let open = self.read(self.inner.store.open_turns(Some(bot))).await?;
+        // The last ones first, so that none begins only to be stopped.
+        for (turn, ..) in open.into_iter().rev() {
+            if conversations.contains(&turn.conversation_id) {
+                self.stop_turn(turn.id).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Conversations of a bot: the main one first, then by last use.
@@ -398,6 +278,7 @@ impl Controller {
                     format!("Message {leaf} is not of this conversation."),
                 ));
             }
+            keeps_its_end(&conversation, Some(leaf))?;
             conversation.leaf_message_id = Some(leaf);
         }
         if let Some(held) = patch.legal_hold {

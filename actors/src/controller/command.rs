@@ -2,9 +2,13 @@
 
 use serde_json::{Map, Value};
 
-use super::{send::Ids, *};
+use super::{
+    chat::{busy, cleared},
+    send::Ids,
+    *,
+};
 use crate::{
-    bot::{BotMessage, Exchange, behind_a_lost_one, submit_exchange, takes_messages},
+    bot::{BotMessage, Clears, Exchange, behind_a_lost_one, submit_exchange, takes_messages},
     commands::Command,
     domain::{
         idempotency::Idempotency,
@@ -17,6 +21,9 @@ use crate::{
 /// In the metadata of an answer: the turn that it promises, and the one that this repeats.
 const TURN: &str = "turn_id";
 const ATTEMPT_OF: &str = "attempt_of";
+
+/// How often a conversation is cleared again in which something was said meanwhile.
+const CLEAR_TRIES: u32 = 5;
 
 impl Controller {
     /// Carries out a command and stores it with its answer.
@@ -44,10 +51,7 @@ impl Controller {
             Command::Status => status_text(&entry.bot()),
             Command::Model(name) => self.use_model(&asked.bot_id, name).await?,
             Command::System(text) => self.use_system_prompt(&asked.bot_id, text).await?,
-            Command::Clear => {
-                let deleted = self.clear(&asked.bot_id, Some(conversation.id)).await?;
-                format!("Deleted {deleted} messages of this conversation.")
-            }
+            Command::Clear => return self.clear_with(asked, conversation.id, idempotency).await,
             Command::Stop => self.stop_running(&entry, conversation.id).await?,
             Command::Retry => {
                 "Asking the last message again. The earlier answer is kept beside it.".to_owned()
@@ -60,12 +64,49 @@ impl Controller {
             let name = |key: &str, turn: TurnId| (key.to_owned(), Value::String(turn.to_string()));
             Map::from_iter([name(TURN, ids.turn), name(ATTEMPT_OF, before.id)])
         });
-        let (message, reply) =
-            self.store_exchange(asked, conversation.id, answer, metadata, idempotency).await?;
+        let stored = self.conversation_of(&asked.bot_id, Some(conversation.id)).await?;
+        let place = self.next_child(stored.id, stored.leaf_message_id).await?;
+        let exchange = exchange(asked, &stored, place, answer, metadata, idempotency);
+        let (message, reply) = self.store_exchange(&entry, exchange).await?.ok_or_else(busy)?;
         if let Some(before) = again {
             self.answer_again(&before, ids, None).await?;
         }
         Ok(Sent::Command { message, reply, replayed: false })
+    }
+
+    /// Clears a conversation in favour of the command and its answer, in one change: a process that dies has done both or neither,
+    /// and so says the key.
+    async fn clear_with(
+        &self,
+        asked: &SendMessage,
+        id: ConversationId,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Sent, Problem> {
+        let (bot, entry) = (&asked.bot_id, self.entry(&asked.bot_id)?);
+        for _ in 0..CLEAR_TRIES {
+            self.nothing_held(bot, |held| held == id).await?;
+            self.stop_all(bot, &[id]).await?;
+            let stored = self.conversation_of(bot, Some(id)).await?;
+            let messages = stored.message_count;
+            let answer = format!("Deleted {messages} messages of this conversation.");
+            let stored = Conversation { leaf_message_id: None, ..stored };
+            let mut exchange = exchange(asked, &stored, 1, answer, Map::new(), idempotency.clone());
+            exchange.clears = Some(Clears { messages, audit: cleared(id) });
+            if let Some((message, reply)) = self.store_exchange(&entry, exchange).await? {
+                for forget in [BotMessage::Forget { conversation: id }, BotMessage::ForgetTexts] {
+                    let _ = entry.actor.cast(forget);
+                }
+                return Ok(Sent::Command { message, reply, replayed: false });
+            }
+            // Something was said in between, or is on its way: that goes too.
+            let watch = self.inner.history.watch();
+            tokio::select! {
+                biased;
+                () = self.inner.history.barrier() => {}
+                () = watch.gave_up() => return Err(not_known(watch.limit())),
+            }
+        }
+        Err(busy())
     }
 
     /// Begins the turn that the answer to a command promised, where that did not happen.
@@ -73,7 +114,7 @@ impl Controller {
         let named = |key: &str| answer.metadata.get(key)?.as_str()?.parse::<TurnId>().ok();
         let Some((turn, before)) = named(TURN).zip(named(ATTEMPT_OF)) else { return Ok(()) };
         if self.read(self.inner.store.turn_snapshot(turn)).await?.is_none() {
-            let before = self.turn(before).await?;
+            let before = self.stored_turn(before).await?;
             self.answer_again(&before, Ids::of_turn(turn), None).await?;
         }
         Ok(())
@@ -85,7 +126,7 @@ impl Controller {
         let page = self.read(self.inner.store.page(conversation, newest, 200)).await?;
         let turns = page.into_iter().flat_map(|p| p.items).filter_map(|m| m.turn_id);
         match turns.last() {
-            Some(turn) => self.turn(turn).await,
+            Some(turn) => self.stored_turn(turn).await,
             None => {
                 Err(Problem::new(Code::InvalidCommand, format!("There is no message to {bot} to ask again.")))
             }
@@ -124,45 +165,13 @@ impl Controller {
         }
     }
 
-    /// Stores a command and its answer at the end of the conversation.
+    /// Stores a command and its answer; none where it clears a conversation that is not as it was.
     async fn store_exchange(
         &self,
-        asked: &SendMessage,
-        conversation: ConversationId,
-        answer: String,
-        metadata: Map<String, Value>,
-        idempotency: Option<Idempotency>,
-    ) -> Result<(Message, Message), Problem> {
-        let stored = self.conversation_of(&asked.bot_id, Some(conversation)).await?;
-        let place = self.next_child(conversation, stored.leaf_message_id).await?;
-        let entry = self.entry(&asked.bot_id)?;
-        let message = Message {
-            id: MessageId::new(),
-            bot_id: asked.bot_id.clone(),
-            conversation_id: conversation,
-            parent_id: stored.leaf_message_id,
-            turn_id: None,
-            sender: Sender::User,
-            content: asked.content.clone(),
-            thinking: None,
-            tool_calls: None,
-            images: None,
-            tokens: 0,
-            state: MessageState::Complete,
-            siblings: Siblings { index: place, count: place },
-            created_at: Timestamp::now(),
-            metadata: asked.metadata.clone(),
-        };
-        let reply = Message {
-            id: MessageId::new(),
-            parent_id: Some(message.id),
-            sender: Sender::System,
-            content: answer.into(),
-            siblings: Siblings { index: 1, count: 1 },
-            metadata,
-            ..message.clone()
-        };
-        let exchange = Exchange { message, reply, idempotency };
+        entry: &BotEntry,
+        exchange: Exchange,
+    ) -> Result<Option<(Message, Message)>, Problem> {
+        let (conversation, clears) = (exchange.message.conversation_id, exchange.clears.is_some());
         let exchanged = match entry.actor.get() {
             // Only the bot knows where the conversation ends while turns are on their way.
             Some(_) => {
@@ -170,24 +179,69 @@ impl Controller {
                 let put = |reply| BotMessage::Exchange { exchange, reply };
                 entry.actor.call(put, CALL).await.map_err(not_answered)?
             }
-            None => submit_exchange(&self.inner.history, exchange),
+            None => {
+                let behind = exchange.message.parent_id;
+                Some(submit_exchange(&self.inner.history, exchange, behind))
+            }
         };
+        let Some(exchanged) = exchanged else { return Ok(None) };
         let store = &self.inner.store;
         let stored = match exchanged.submitted.outcome().await {
             // Stored by an actor that died before it could say so, or behind a message that is not.
             Ok(done) if !done.applied => {
-                let found = self.read(store.message(&asked.bot_id, exchanged.message.id)).await;
-                found.and_then(|found| found.map(drop).ok_or_else(behind_a_lost_one))
+                let found = self.read(store.message(&exchanged.message.bot_id, exchanged.message.id)).await;
+                found.map(|found| found.is_some())
             }
-            done => done.map(drop).map_err(|e| storage_problem(&e)),
+            done => done.map(|_| true).map_err(|e| storage_problem(&e)),
         };
-        if let Err(problem) = stored {
-            let (reply, behind) = (exchanged.reply.id, exchanged.message.parent_id);
-            let _ = entry.actor.cast(BotMessage::ExchangeLost { conversation, reply, behind });
-            return Err(problem);
+        if stored.as_ref().is_ok_and(|stored| *stored) {
+            return Ok(Some((exchanged.message, exchanged.reply)));
         }
-        Ok((exchanged.message, exchanged.reply))
+        let (reply, behind) = (exchanged.reply.id, exchanged.behind);
+        let _ = entry.actor.cast(BotMessage::ExchangeLost { conversation, reply, behind });
+        match stored {
+            Ok(_) if clears => Ok(None),
+            stored => Err(stored.err().unwrap_or_else(behind_a_lost_one)),
+        }
     }
+}
+
+/// A command and its answer at the end of a conversation.
+fn exchange(
+    asked: &SendMessage,
+    home: &Conversation,
+    place: u32,
+    answer: String,
+    metadata: Map<String, Value>,
+    idempotency: Option<Idempotency>,
+) -> Exchange {
+    let message = Message {
+        id: MessageId::new(),
+        bot_id: asked.bot_id.clone(),
+        conversation_id: home.id,
+        parent_id: home.leaf_message_id,
+        turn_id: None,
+        sender: Sender::User,
+        content: asked.content.clone(),
+        thinking: None,
+        tool_calls: None,
+        images: None,
+        tokens: 0,
+        state: MessageState::Complete,
+        siblings: Siblings { index: place, count: place },
+        created_at: Timestamp::now(),
+        metadata: asked.metadata.clone(),
+    };
+    let reply = Message {
+        id: MessageId::new(),
+        parent_id: Some(message.id),
+        sender: Sender::System,
+        content: answer.into(),
+        siblings: Siblings { index: 1, count: 1 },
+        metadata,
+        ..message.clone()
+    };
+    Exchange { message, reply, idempotency, clears: None }
 }
 
 fn status_text(bot: &Bot) -> String {

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::{abilities::Needs, *};
+use super::{abilities::Needs, branches::keeps_its_end, *};
 use crate::{
     bot::{Again, BotMessage, Incoming, Refusal, StoredTalk, recovery},
     domain::{
@@ -260,6 +260,7 @@ impl Controller {
     async fn check_parent(&self, send: &SendMessage) -> Result<u32, Problem> {
         let Some(parent) = send.parent_id else { return Ok(1) };
         let conversation = self.conversation_of(&send.bot_id, send.conversation_id).await?;
+        keeps_its_end(&conversation, parent)?;
         if let Some(parent) = parent {
             let found = self.message(&send.bot_id, parent).await?.message;
             if !self.stands_in(conversation.id, &found).await? {

@@ -1,6 +1,7 @@
 //! The one connection that writes. Groups wait for it in their order. A connection that is lost costs a group nothing but
 //! time: before the end of its transaction was asked for it is tried again on a new one, after that its outcome is found out.
 
+mod anew;
 mod batch;
 mod change;
 mod conversations;

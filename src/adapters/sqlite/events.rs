@@ -25,10 +25,19 @@ fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// The newest number of a topic that is one for all. Without the condition, which goes without saying, SQLite does not take
+/// the index of the topic and reads every event.
+macro_rules! newest {
+    ($seq:literal) => {
+        concat!("SELECT max(", $seq, ") FROM outbox_events WHERE ", $seq, " IS NOT NULL")
+    };
+}
+pub(super) use newest;
+
 /// Number of the last event of a topic: of the newest that is kept, or of the last that retention deleted.
 pub(super) async fn head(at: &mut SqliteConnection, topic: &Topic) -> Result<u64, StoreError> {
     macro_rules! last {
-        ($newest:literal) => {
+        ($newest:expr) => {
             sqlx::query_scalar(concat!(
                 "SELECT coalesce((",
                 $newest,
@@ -38,10 +47,10 @@ pub(super) async fn head(at: &mut SqliteConnection, topic: &Topic) -> Result<u64
         };
     }
     let last: QueryScalar<'_, Sqlite, i64, SqliteArguments> = match topic {
-        Topic::Bots => last!("SELECT max(bots_seq) FROM outbox_events"),
-        Topic::Tree => last!("SELECT max(tree_seq) FROM outbox_events"),
-        Topic::Models => last!("SELECT max(models_seq) FROM outbox_events"),
-        Topic::Tasks => last!("SELECT max(tasks_seq) FROM outbox_events"),
+        Topic::Bots => last!(newest!("bots_seq")),
+        Topic::Tree => last!(newest!("tree_seq")),
+        Topic::Models => last!(newest!("models_seq")),
+        Topic::Tasks => last!(newest!("tasks_seq")),
         Topic::Bot(id) => last!(
             "SELECT max(bot_seq) FROM outbox_events WHERE bot_key = (SELECT key FROM bots WHERE id = $2)"
         )
@@ -81,15 +90,7 @@ pub(super) async fn surplus(
     }
     macro_rules! beyond {
         ($seq:literal) => {
-            concat!(
-                " AND (e.",
-                $seq,
-                " IS NULL OR e.",
-                $seq,
-                " <= (SELECT max(",
-                $seq,
-                ") FROM outbox_events) - $1)"
-            )
+            concat!(" AND (e.", $seq, " IS NULL OR e.", $seq, " <= (", newest!($seq), ") - $1)")
         };
     }
     sqlx::query_scalar(concat!(

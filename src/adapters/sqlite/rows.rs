@@ -193,6 +193,7 @@ pub(super) fn turn(row: &SqliteRow) -> Result<Turn, StoreError> {
         error: cells.json_if_any()?,
         created_at: cells.time()?,
         ended_at: cells.time_if_any()?,
+        stale: false,
     })
 }
 

@@ -83,7 +83,7 @@ async fn a_stop_leaves_an_end_that_is_decided_as_it_is() {
     // The pauses between the attempts to store it have grown.
     sleep(Duration::from_millis(3200)).await;
     house.store.come_back();
-    until(async || house.tree.turn(turn.turn.id).await.is_ok()).await;
+    until(async || house.tree.turn(turn.turn.id).await.is_ok_and(|turn| !turn.stale)).await;
     let open = house.store.open_turns(None).await.unwrap();
     assert_eq!(open.len(), 1, "the end is still to be stored");
     let stopped = house.tree.stop_turn(turn.turn.id).await.unwrap();

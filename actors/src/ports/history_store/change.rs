@@ -129,6 +129,17 @@ pub enum Change {
         /// Which; none = all.
         conversation_id: Option<ConversationId>,
     },
+    /// A conversation begins anew: its messages and turns go as with [`Change::ClearHistory`], which is told the same way, and
+    /// these messages of no turn (the command that asked for it, and its answer) are what it has then. All of it or nothing.
+    /// Applies only while none of its turns is open, no hold reaches it, and it has as many messages as `clears` says.
+    BeginAnew {
+        /// The first messages of the conversation: the command, which has no parent, and its answer.
+        messages: Vec<Message>,
+        /// How many go: the answer names the number.
+        clears: u64,
+        /// As with [`Change::AcceptTurn`].
+        idempotency: Option<Idempotency>,
+    },
     /// A part of an archive. Applies, as a whole or not at all, where its bot is in the roster and no id of it is
     /// stored with other content (siblings aside) or for another bot. What is stored already stays as it is, so that doing it again
     /// changes nothing and applies.
@@ -166,6 +177,7 @@ impl Change {
             | Self::HoldConversation { .. }
             | Self::ToolRound { .. }
             | Self::ClearHistory { .. }
+            | Self::BeginAnew { .. }
             | Self::Import(_)
             | Self::AddServer(_)
             | Self::RemoveServer(_) => false,
@@ -190,9 +202,9 @@ impl Change {
             }
             Self::HoldConversation { bot_id, .. } => Some(bot_id),
             Self::Import(part) => Some(&part.bot_id),
-            Self::AppendMessages { messages, .. } | Self::ToolRound { messages, .. } => {
-                messages.first().map(|m| &m.bot_id)
-            }
+            Self::AppendMessages { messages, .. }
+            | Self::BeginAnew { messages, .. }
+            | Self::ToolRound { messages, .. } => messages.first().map(|m| &m.bot_id),
         }
     }
 }

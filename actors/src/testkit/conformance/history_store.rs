@@ -44,6 +44,7 @@ macro_rules! history_store_suite {
                 open_turns_come_with_their_messages_oldest_first
                 clearing_leaves_running_turns_alone
                 clearing_tells_each_conversation_what_it_lost
+                a_conversation_begins_anew_with_its_key_or_stays_as_it_is
                 a_conversation_is_deleted_with_its_turns_once_none_is_open
                 the_leaf_stays_while_a_turn_is_open
                 what_has_no_target_does_not_apply

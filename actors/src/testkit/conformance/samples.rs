@@ -139,6 +139,7 @@ pub fn turn(home: &Conversation, parent: Option<MessageId>, text: &str) -> (Turn
         error: None,
         created_at: question.created_at,
         ended_at: None,
+        stale: false,
     };
     (turn, question, reply)
 }

@@ -4,7 +4,6 @@
 use deia_actors::{
     domain::{
         bot::{BotRecord, StoredStatus},
-        event::NewEvent,
         ids::BotId,
         message::Conversation,
         model::ServerRecord,
@@ -16,33 +15,9 @@ use sqlx::PgConnection;
 
 use super::{
     super::{super::words::json, text::pack},
-    conversations, import, int, rounds,
+    anew, conversations, import, int, rounds,
 };
-
-/// What became of a change.
-pub(super) struct Applied {
-    /// Whether it changed anything.
-    pub(super) applied: bool,
-    /// Messages that it deleted.
-    pub(super) deleted: u64,
-    /// What it tells by itself, before the events of its fact.
-    pub(super) events: Vec<NewEvent>,
-}
-
-impl Applied {
-    pub(super) const NO: Self = Self { applied: false, deleted: 0, events: vec![] };
-    pub(super) const YES: Self = Self { applied: true, deleted: 0, events: vec![] };
-
-    /// Applied where a row was written.
-    pub(super) fn if_any(rows: u64) -> Self {
-        if rows > 0 { Self::YES } else { Self::NO }
-    }
-
-    /// Applied, and deleted messages.
-    pub(super) fn deleted(deleted: u64) -> Self {
-        Self { deleted, ..Self::YES }
-    }
-}
+use crate::adapters::applied::Applied;
 
 /// Applies the change of a fact.
 pub(super) async fn apply(db: &mut PgConnection, fact: &Fact) -> sqlx::Result<Applied> {
@@ -58,6 +33,9 @@ pub(super) async fn apply(db: &mut PgConnection, fact: &Fact) -> sqlx::Result<Ap
         }
         Change::ClearHistory { bot_id, conversation_id } => {
             conversations::clear(db, bot_id, *conversation_id).await
+        }
+        Change::BeginAnew { messages, clears, idempotency } => {
+            anew::begin(db, messages, *clears, idempotency.as_ref()).await
         }
         Change::ToolRound { reply_id, messages } => rounds::store(db, *reply_id, messages).await,
         Change::Import(part) => import::import(db, part).await,

@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use super::{
     super::text::pack,
-    change::Applied,
     int,
     mend::{Gone, mend_behind},
 };
+use crate::adapters::applied::Applied;
 
 /// Whether a conversation is stored, retired ones included.
 pub(super) async fn exists(db: &mut PgConnection, id: ConversationId) -> sqlx::Result<bool> {

@@ -10,10 +10,10 @@ use uuid::Uuid;
 use super::{
     super::{super::words::json, text::pack},
     batch::unnest,
-    change::Applied,
     conversations,
     lookup::{LookUp, Spot},
 };
+use crate::adapters::applied::Applied;
 
 /// Stores a part, all of it or nothing.
 pub(super) async fn import(db: &mut PgConnection, part: &ImportPart) -> sqlx::Result<Applied> {

@@ -4,7 +4,8 @@ use deia_actors::domain::{ids::MessageId, message::Message};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{change::Applied, import::store_messages};
+use super::import::store_messages;
+use crate::adapters::applied::Applied;
 
 /// Puts messages in front of a running answer. It begins a branch of its own, and what stands below it goes with it; the
 /// messages go on where it stood.

@@ -65,6 +65,7 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
         | Change::HoldConversation { .. }
         | Change::ToolRound { .. }
         | Change::ClearHistory { .. }
+        | Change::BeginAnew { .. }
         | Change::Import(_)
         | Change::AddServer(_)
         | Change::RemoveServer(_) => {}
@@ -214,6 +215,7 @@ pub(super) fn decide<'f>(
         | Change::HoldConversation { .. }
         | Change::ToolRound { .. }
         | Change::ClearHistory { .. }
+        | Change::BeginAnew { .. }
         | Change::Import(_)
         | Change::AddServer(_)
         | Change::RemoveServer(_) => false,

@@ -20,8 +20,7 @@ use sqlx::{Connection, PgConnection};
 use super::{
     super::{super::quarantine::Quarantine, connect, error},
     batch::Batch,
-    change::{self, Applied},
-    index,
+    change, index,
     lock::{self, Lock, Target},
     lookup::{Found, LookUp},
     outbox::Outbox,
@@ -29,6 +28,7 @@ use super::{
     retention::{self, Piece},
     run,
 };
+use crate::adapters::applied::Applied;
 
 /// Why a group is not stored.
 pub(super) enum Failure {

@@ -3,12 +3,17 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use deia_actors::{
-    domain::{ids::MessageId, message::Sender, time::Timestamp},
+    domain::{
+        event::{NewEvent, Topic},
+        ids::MessageId,
+        message::Sender,
+        time::Timestamp,
+    },
     ports::retention::{Prune, RetentionStore},
     testkit::conformance::samples,
 };
 
-use super::*;
+use super::{super::events, *};
 
 /// Steps of the virtual machine of SQLite that one piece of work takes, in tens.
 async fn steps(disk: &OnDisk, work: impl AsyncFnOnce(&SqliteStore)) -> u64 {
@@ -99,6 +104,40 @@ async fn what_is_cleared_or_deleted_costs_the_same_beside_many_messages() {
             assert_eq!(disk.store.message(&id, own[0]).await.unwrap().unwrap().parent_id, None);
         }
         assert!(taken[1] < 2 * taken[0], "in tens of steps, beside 10 and beside 5000 messages: {taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_events_after_a_start_cost_the_same_behind_many_events() {
+    let mut taken = vec![];
+    for others in [10, 5000] {
+        let (disk, id, main) = OnDisk::with_bot().await;
+        talk(&disk, &main, None, others).await;
+        let disk = disk.reopen().await;
+        let topics = vec![Topic::Bots, Topic::Tree, Topic::Models, Topic::Tasks];
+        let event = NewEvent { topics, ..samples::life(&id) };
+        let work = async |store: &SqliteStore| {
+            let done = store.commit(vec![Fact::new(Change::None, vec![event])]).await.unwrap();
+            assert!(done[0].applied);
+        };
+        taken.push(steps(&disk, work).await);
+    }
+    assert!(taken[1] < 2 * taken[0] + 10, "in tens of steps, behind 10 and behind 5000 events: {taken:?}");
+}
+
+#[tokio::test]
+async fn the_newest_number_of_a_topic_is_found_through_its_index() {
+    let disk = OnDisk::create().await;
+    let other = rusqlite::Connection::open(disk.file()).unwrap();
+    for (sql, index) in [
+        (events::newest!("bots_seq"), "outbox_by_bots"),
+        (events::newest!("tree_seq"), "outbox_by_tree"),
+        (events::newest!("models_seq"), "outbox_by_models"),
+        (events::newest!("tasks_seq"), "outbox_by_tasks"),
+    ] {
+        let mut explain = other.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan: String = explain.query_row([], |row| row.get(3)).unwrap();
+        assert!(plan.contains(&format!("COVERING INDEX {index}")), "{plan}");
     }
 }
 

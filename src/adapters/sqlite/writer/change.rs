@@ -13,9 +13,8 @@ use deia_actors::{
 };
 use rusqlite::{Connection, params};
 
-use super::{
-    super::words::json, ends::Ends, history, import, keys, outbox::Outbox, rounds, session::Applied, turn,
-};
+use super::{super::words::json, ends::Ends, history, import, keys, outbox::Outbox, rounds, turn};
+use crate::adapters::applied::Applied;
 
 /// Counters as SQLite has them.
 pub(super) fn int(number: u64) -> i64 {
@@ -69,6 +68,15 @@ pub(super) fn apply(
             turn::finish(db, outbox, turn, reply, status, &fact.events)
         }
         Change::ClearHistory { bot_id, conversation_id } => history::clear(db, bot_id, *conversation_id),
+        Change::BeginAnew { messages, clears, idempotency } => match &messages[..] {
+            [] => Ok(Applied::NO),
+            [first, ..] => {
+                let last = messages.last().unwrap_or(first);
+                keys::once(db, idempotency.as_ref(), None, first, last, || {
+                    history::begin_anew(db, ends, messages, *clears)
+                })
+            }
+        },
         Change::Import(part) => import::import(db, part),
         Change::AddServer(server) => add_server(db, server),
         Change::RemoveServer(name) => {

@@ -19,8 +19,8 @@ use super::{
     ends::Ends,
     mend::{Gone, held, mend_behind},
     outbox::{forget_head, redact},
-    session::Applied,
 };
+use crate::adapters::applied::Applied;
 
 /// Whether a conversation is stored, retired ones included.
 pub(super) fn exists(db: &Connection, id: ConversationId) -> rusqlite::Result<bool> {
@@ -287,4 +287,30 @@ pub(super) fn clear(
     }
     let events = lost.iter().map(|(id, deleted)| cleared_event(bot, *id, *deleted)).collect();
     Ok(Applied { events, ..Applied::deleted(lost.values().sum()) })
+}
+
+/// Clears a conversation in favour of these messages.
+pub(super) fn begin_anew(
+    db: &Connection,
+    ends: &mut Ends,
+    messages: &[Message],
+    clears: u64,
+) -> rusqlite::Result<Applied> {
+    let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return Ok(Applied::NO) };
+    let (home, bot) = (first.conversation_id, &first.bot_id);
+    let idle = db
+        .prepare_cached(
+            "SELECT 1 FROM conversations c WHERE c.id = ?1 AND c.bot_id = ?2 AND c.message_count = ?3 \
+                 AND NOT EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = c.bot_id AND t.conversation_id = c.id \
+                     AND t.ended_at IS NULL)",
+        )?
+        .exists(params![home.0, bot.as_str(), int(clears)])?;
+    if !idle {
+        return Ok(Applied::NO);
+    }
+    let cleared = clear(db, bot, Some(home))?;
+    if cleared.applied {
+        append_messages(db, ends, messages, last)?;
+    }
+    Ok(cleared)
 }

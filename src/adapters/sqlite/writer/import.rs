@@ -17,8 +17,8 @@ use super::{
     super::words::json,
     history::{bind_message, insert_message, place},
     outbox::forget_head,
-    session::Applied,
 };
+use crate::adapters::applied::Applied;
 
 /// Stores a part, all of it or nothing.
 pub(super) fn import(db: &Connection, part: &ImportPart) -> rusqlite::Result<Applied> {

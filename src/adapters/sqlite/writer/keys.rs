@@ -7,7 +7,7 @@ use deia_actors::domain::{
 };
 use rusqlite::{Connection, params};
 
-use super::session::Applied;
+use crate::adapters::applied::Applied;
 
 /// Does `work` unless its key is taken, and takes the key where it applied.
 pub(super) fn once(

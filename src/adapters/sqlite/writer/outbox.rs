@@ -13,6 +13,8 @@ use deia_actors::{
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
+use super::super::events::newest;
+
 /// Numbers and bot keys kept before all are forgotten at once.
 const REMEMBERED: usize = 100_000;
 /// Events of the latest commits by which a repeated fact is recognised; more than any group holds.
@@ -202,19 +204,19 @@ impl Outbox {
         for topic in topics {
             let seq = match &topic {
                 Topic::Bots => {
-                    let sql = "SELECT max(bots_seq) FROM outbox_events";
+                    let sql = newest!("bots_seq");
                     *bots.insert(self.next(connection, &topic, Key::Bots, sql, [])?)
                 }
                 Topic::Tree => {
-                    let sql = "SELECT max(tree_seq) FROM outbox_events";
+                    let sql = newest!("tree_seq");
                     *tree.insert(self.next(connection, &topic, Key::Tree, sql, [])?)
                 }
                 Topic::Models => {
-                    let sql = "SELECT max(models_seq) FROM outbox_events";
+                    let sql = newest!("models_seq");
                     *models.insert(self.next(connection, &topic, Key::Models, sql, [])?)
                 }
                 Topic::Tasks => {
-                    let sql = "SELECT max(tasks_seq) FROM outbox_events";
+                    let sql = newest!("tasks_seq");
                     *tasks.insert(self.next(connection, &topic, Key::Tasks, sql, [])?)
                 }
                 Topic::Bot(id) => {

@@ -6,8 +6,8 @@ use rusqlite::{Connection, params};
 use super::{
     change::int,
     history::{insert_message, place},
-    session::Applied,
 };
+use crate::adapters::applied::Applied;
 
 /// Puts messages in front of a running answer. It begins a branch of its own, and what stands below it goes with it; the
 /// messages go on where it stood.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use deia_actors::{
     domain::{
-        event::NewEvent,
         ids::{BotId, Epoch},
         time::Timestamp,
     },
@@ -24,6 +23,7 @@ use super::{
     outbox::Outbox,
     retention,
 };
+use crate::adapters::applied::Applied;
 
 /// Statements kept prepared: all of the hot path and more.
 const STATEMENTS: usize = 80;
@@ -36,31 +36,6 @@ pub(super) struct Session {
     quarantine: Arc<Quarantine>,
     /// `data_version` at the last transaction: moves when another connection committed.
     version: i64,
-}
-
-/// What became of a change.
-pub(super) struct Applied {
-    /// Whether it changed anything.
-    pub(super) applied: bool,
-    /// Messages that it deleted.
-    pub(super) deleted: u64,
-    /// What it tells by itself, before the events of its fact.
-    pub(super) events: Vec<NewEvent>,
-}
-
-impl Applied {
-    pub(super) const NO: Self = Self { applied: false, deleted: 0, events: vec![] };
-    pub(super) const YES: Self = Self { applied: true, deleted: 0, events: vec![] };
-
-    /// Applied where a row was written.
-    pub(super) fn if_any(rows: usize) -> Self {
-        if rows > 0 { Self::YES } else { Self::NO }
-    }
-
-    /// Applied, and deleted messages.
-    pub(super) fn deleted(deleted: u64) -> Self {
-        Self { deleted, ..Self::YES }
-    }
 }
 
 impl Session {

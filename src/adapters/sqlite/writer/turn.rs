@@ -11,7 +11,8 @@ use deia_actors::domain::{
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
-use super::{super::words::json, change::save_status, ends::Ends, outbox::Outbox, session::Applied};
+use super::{super::words::json, change::save_status, ends::Ends, outbox::Outbox};
+use crate::adapters::applied::Applied;
 
 /// Stores a turn with its question and its empty answer. Behind a message that could not be stored it is not either.
 pub(super) fn accept(

@@ -8,7 +8,7 @@ use crate::{
         message::Sender,
         time::Timestamp,
     },
-    ports::history_store::{Change, Fact, HistoryStore},
+    ports::history_store::{Change, Cursor, Fact, HistoryStore},
 };
 
 const USER: &str = "local";
@@ -17,7 +17,9 @@ const USER: &str = "local";
 pub(super) fn keyed(fact: Fact, with: Idempotency) -> Fact {
     let mut fact = fact;
     match &mut fact.change {
-        Change::AcceptTurn { idempotency, .. } | Change::AppendMessages { idempotency, .. } => {
+        Change::AcceptTurn { idempotency, .. }
+        | Change::AppendMessages { idempotency, .. }
+        | Change::BeginAnew { idempotency, .. } => {
             *idempotency = Some(with);
         }
         _ => unreachable!("only what is sent has a key"),
@@ -105,6 +107,57 @@ pub async fn a_known_key_stands_against_a_second_request<S: Subject>() {
     let (anew, question, reply) = turn(&main, None, "five");
     commit_one(&subject, keyed(accept(&anew, &question, &reply), tomorrow)).await;
     assert_eq!(known(&subject, &id, "k").await.and_then(|b| b.turn_id), Some(anew.id));
+}
+
+/// A conversation is cleared in favour of the command that asked for it, its answer and its key: all of it or nothing.
+pub async fn a_conversation_begins_anew_with_its_key_or_stays_as_it_is<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let (t, question, reply) = turn(&main, None, "hello");
+    commit_one(&subject, accept(&t, &question, &reply)).await;
+    let command = message(&main, None, Sender::User, "/clear");
+    let answer = message(&main, Some(command.id), Sender::System, "cleared");
+    let anew = |clears| {
+        let messages = vec![command.clone(), answer.clone()];
+        Fact::new(Change::BeginAnew { messages, clears, idempotency: None }, vec![life(&id)])
+    };
+    let key = idempotency(USER, "k", 1);
+    refuse(&subject, keyed(anew(2), key.clone())).await;
+    let (done, full) = ended(&t, &reply, "an answer");
+    commit_one(&subject, finish(&done, &full)).await;
+    refuse(&subject, keyed(anew(1), key.clone())).await;
+    commit_one(&subject, keyed(append(&message(&main, Some(reply.id), Sender::User, "/x")), key.clone()))
+        .await;
+    refuse(&subject, keyed(anew(3), key.clone())).await;
+    let hold = |held| Change::HoldConversation { conversation_id: main.id, bot_id: id.clone(), held };
+    let free = idempotency(USER, "free", 1);
+    commit_one(&subject, Fact::new(hold(true), vec![])).await;
+    refuse(&subject, keyed(anew(3), free.clone())).await;
+    commit_one(&subject, Fact::new(hold(false), vec![])).await;
+    assert_eq!(known(&subject, &id, "free").await, None);
+    assert_eq!(subject.store().conversation(main.id).await.unwrap().unwrap().message_count, 3);
+
+    let group =
+        vec![keyed(anew(3), free.clone()), append(&message(&main, Some(answer.id), Sender::User, "on"))];
+    let done = commit(&subject, group.clone()).await;
+    assert!(done.iter().all(|done| done.applied));
+    assert_eq!(done[0].deleted, 3);
+    let names: Vec<_> = done[0].events.iter().map(|event| &*event.name).collect();
+    assert_eq!(names, ["history_cleared", &*group[0].events[0].name]);
+    assert!(commit(&subject, group).await.iter().all(|again| !again.applied));
+    let subject = subject.reopen().await;
+    let store = subject.store();
+    let before = known(&subject, &id, "free").await.unwrap();
+    assert_eq!((before.turn_id, before.message_id, before.reply_id), (None, command.id, answer.id));
+    assert!(store.turn_snapshot(t.id).await.unwrap().is_none());
+    let page = store.page(main.id, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+    let path: Vec<_> = page.items.iter().map(|m| (&*m.content, m.parent_id)).collect();
+    assert_eq!(path, [("/clear", None), ("cleared", Some(command.id)), ("on", Some(answer.id))]);
+    let now = store.conversation(main.id).await.unwrap().unwrap();
+    let newest = page.items.last().unwrap();
+    assert_eq!(
+        (now.message_count, now.leaf_message_id, now.last_at),
+        (3, Some(newest.id), Some(newest.created_at))
+    );
 }
 
 /// What is not stored leaves its key free.

@@ -231,6 +231,18 @@ impl Record {
                 Some(0)
             }
             Change::ClearHistory { bot_id, conversation_id } => self.clear(&bot_id, conversation_id, told),
+            Change::BeginAnew { messages, clears, idempotency } => {
+                let (first, last) = (messages.first()?.clone(), messages.last()?.clone());
+                let home = self.open_conversation(first.conversation_id)?;
+                let idle = home.message_count == clears && !self.is_busy(first.conversation_id);
+                if !idle || self.is_reached(first.conversation_id) {
+                    return None;
+                }
+                self.take_key(idempotency, None, &first, &last)?;
+                let deleted = self.clear(&first.bot_id, Some(first.conversation_id), told);
+                self.add(messages);
+                deleted
+            }
             Change::Import(part) => self.import(part).then_some(0),
             Change::AddServer(server) => {
                 self.servers.retain(|s| s.name != server.name);
