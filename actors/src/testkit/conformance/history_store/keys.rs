@@ -142,7 +142,7 @@ pub async fn a_conversation_begins_anew_with_its_key_or_stays_as_it_is<S: Subjec
     assert!(done.iter().all(|done| done.applied));
     assert_eq!(done[0].deleted, 3);
     let names: Vec<_> = done[0].events.iter().map(|event| &*event.name).collect();
-    assert_eq!(names, ["history_cleared", &*group[0].events[0].name]);
+    assert_eq!(names, ["history_cleared", group[0].events[0].name]);
     assert!(commit(&subject, group).await.iter().all(|again| !again.applied));
     let subject = subject.reopen().await;
     let store = subject.store();
