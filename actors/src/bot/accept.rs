@@ -26,7 +26,7 @@ use crate::{
     controller::requests::SendMessage,
     domain::{
         bot::{BotConfig, BotState, Options},
-        event::{EventBody, NewEvent, TurnProgress},
+        event::{EventBody, NewEvent, SummaryUse, TurnProgress},
         idempotency::Idempotency,
         ids::{ConversationId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Sender, Siblings},
@@ -270,6 +270,7 @@ impl BotActorState {
             (None, _) => Some(context.inference.next_place(&want)),
         };
         let begins = prepared.begun.is_some();
+        let summary = prepared.begun.as_ref().and_then(|(_, plan)| plan.summary);
         let (num_ctx, _) = context::budget(&prepared.options);
         let nothing_sent = ContextUse { num_ctx, ..ContextUse::default() };
         let turn = Turn {
@@ -293,7 +294,7 @@ impl BotActorState {
         let submitted = context.entry.turn_accepted(turn.id, begins, |changed| {
             // What is new: the message, or only one more answer to it.
             let new = if incoming.again.is_some() { &reply } else { &message };
-            let events = accept_events(&turn, new, changed);
+            let events = accept_events(&turn, new, changed, summary);
             let change = Change::AcceptTurn {
                 turn: turn.clone(),
                 message: message.clone(),
@@ -336,7 +337,12 @@ impl BotActorState {
 }
 
 /// The events of an acceptance, in the order in which they happened.
-fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> Vec<NewEvent> {
+fn accept_events(
+    turn: &Turn,
+    message: &Message,
+    changed: Option<NewEvent>,
+    summary: Option<SummaryUse>,
+) -> Vec<NewEvent> {
     let topics = || turn_events::topics(turn);
     let accepted = TurnProgress {
         turn_id: turn.id,
@@ -354,7 +360,7 @@ fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> V
         Some(place) => events.push(turn_events::queued(turn, place)),
         None => {
             events.extend(changed);
-            events.extend(turn_events::trimmed(turn));
+            events.extend(turn_events::trimmed(turn, summary));
             events.push(turn_events::started(turn));
         }
     }

@@ -308,7 +308,7 @@ impl TurnJob {
             turn.clone()
         };
         let started = turn_events::started(&turn);
-        let trimmed = turn_events::trimmed(&turn);
+        let trimmed = turn_events::trimmed(&turn, plan.summary);
         let submitted = self.context.entry.turn_began(turn.id, |changed| {
             let events = changed.into_iter().chain(trimmed).chain([started]).collect();
             self.context.history.submit(Fact::new(Change::StartTurn(turn.clone()), events))

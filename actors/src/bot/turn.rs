@@ -291,7 +291,7 @@ impl TurnJob {
             (std::mem::replace(&mut turn.context, plan.usage), turn.clone())
         };
         if plan.usage.trimmed_messages > before.trimmed_messages {
-            let events = turn_events::trimmed(&turn).into_iter().collect();
+            let events = turn_events::trimmed(&turn, plan.summary).into_iter().collect();
             self.context.history.note(Fact::new(Change::None, events));
         }
     }
