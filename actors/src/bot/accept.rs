@@ -2,7 +2,7 @@
 //! together, and the work that answers it. Where a slot is free, the start of the turn is part of that same fact, so
 //! the first token is one commit away.
 
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use ractor::{ActorId, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
@@ -260,7 +260,7 @@ impl BotActorState {
             class: send.class,
             model: prepared.model.clone(),
             cost: prepared.cost,
-            deadline: None,
+            waited: Duration::ZERO,
             told: None,
             tried: vec![],
         };
@@ -329,6 +329,7 @@ impl BotActorState {
             asked: None,
             largest: None,
             tightened: 0,
+            waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,
         });

@@ -1,7 +1,7 @@
 //! How an actor takes over from the one before: it looks for the turns that were left, keeps what comes meanwhile, and
 //! goes on with what waits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
@@ -240,6 +240,7 @@ impl BotActorState {
         if let Some(talk) = self.talks.get_mut(&conversation) {
             talk.leaf = leaf.or(talk.leaf);
         }
+            waited: Duration::ZERO,
         Ok(())
     }
 }

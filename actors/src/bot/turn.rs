@@ -111,6 +111,8 @@ pub(crate) struct TurnJob {
     pub largest: Option<u32>,
     /// How often a server found its prompt too long for reasons of its own, not of its model's tokens.
     pub tightened: u32,
+    /// How long it has stood in the lines of servers.
+    pub waited: Duration,
     /// What it did with tools.
     pub rounds: Rounds,
     /// How much of the text is stored nowhere else.

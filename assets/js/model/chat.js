@@ -116,8 +116,8 @@ const written = (turn) => Boolean(turn?.content.text || turn?.thinking.text);
 export function applyTurn(chat, turn) {
   const known = chat.turns[turn.id];
   if (isOver(known) && !isOver(turn)) return chat;
-  // One that has begun and lost its server before the first word is shown as what it is: in line.
-  const state = turn.state === 'generating' && turn.queue?.gives_up_at && !written(known) ? 'queued' : turn.state;
+  // One that has begun and waits for another slot before the first word is shown as what it is: in line.
+  const state = turn.state === 'generating' && turn.queue && !written(known) ? 'queued' : turn.state;
   if (!isOver(turn) && STEPS.indexOf(state) < STEPS.indexOf(known?.state)) return chat;
   // The server whose line it is travels in events only.
   const queue = turn.queue ? { server: known?.queue?.server, ...turn.queue } : null;
@@ -190,8 +190,9 @@ export function applyEvent(chat, event) {
     case 'turn_queued':
     case 'queue_moved': {
       const known = chat.turns[data.turn_id];
-      // One that has begun is told of its place again only where its server was lost.
-      if (isOver(known) || (known?.state === 'generating' && !data.gives_up_at)) return chat;
+      // One that has begun is told that it stands in line again by a `turn_queued`, or where its server was lost.
+      const late = known?.state === 'generating' && event.event === 'queue_moved' && !data.gives_up_at;
+      if (isOver(known) || late) return chat;
       const before = known?.queue;
       const queue = { position: data.position ?? before?.position, eta_s: data.eta_s, server: data.server || before?.server, gives_up_at: data.gives_up_at };
       const state = known?.state === 'generating' && written(known) ? 'generating' : 'queued';

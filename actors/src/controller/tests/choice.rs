@@ -300,6 +300,30 @@ async fn a_turn_that_bounces_off_a_server_which_just_died_says_until_when_it_wai
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_stand_of_a_begun_turn_in_a_live_line_is_told_once_and_ends_with_a_start() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    house.servers[0].is_now(Mood::Fails(ModelError::Busy("full".into())));
+    let sent = house.send(0).await;
+    let id = sent.turn.id;
+    until(async || house.tree.turn(id).await.unwrap().queue.is_some()).await;
+    let turn = house.tree.turn(id).await.unwrap();
+    assert_eq!((turn.state, turn.server), (TurnState::Generating, None), "there is no way back from there");
+    assert_eq!(turn.queue.unwrap().server.as_deref(), Some("s0"));
+    until(async || house.asked()[0] == 3).await;
+    house.servers[0].is_now(Mood::Well);
+    house.answers(0).await;
+    let turn = end_of(sent).await;
+    assert_eq!((turn.state, turn.server.as_deref()), (TurnState::Completed, Some("s0")));
+    let told = told(&house, id);
+    let names: Vec<_> = told.iter().map(|(name, _)| name.as_str()).collect();
+    let mut expected = vec!["message_received", "turn_accepted", "turn_started"];
+    expected.extend(["turn_queued", "turn_started"].repeat(house.asked()[0] - 1));
+    expected.push("turn_completed");
+    assert_eq!(names, expected);
+    assert_eq!((&told[3].1["server"], &told[3].1["position"]), (&json!("s0"), &json!(1)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_ends_the_wait_of_a_turn_that_had_begun_and_it_is_counted() {
     let house = House::new(&[&[MODEL]], limits(512)).await;
     house.servers[0].is_now(Mood::Away);
