@@ -7,7 +7,7 @@ use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use super::{
-    BotActorState, BotMessage, RECOVER_AGAIN, SendReply, StopReply,
+    BotActorState, BotMessage, RECOVER_AGAIN, SendReply, StopReply, StopRunningReply,
     accept::{Incoming, Refusal},
     lane::Place,
     recovery::{self, Cause, FoundTurn},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     controller::requests::Sent,
     domain::{
-        ids::{MessageId, TurnId},
+        ids::{ConversationId, MessageId, TurnId},
         problem::Problem,
     },
     inference::{Claim, queue::Class},
@@ -31,6 +31,8 @@ pub(super) struct Early {
     pub sends: Vec<(Box<Incoming>, oneshot::Sender<Refusal>, SendReply)>,
     /// Whether such a turn is here is not known before the turns are.
     pub stops: Vec<(TurnId, StopReply)>,
+    /// Nor what runs in a conversation.
+    pub conversations: Vec<(ConversationId, StopRunningReply)>,
 }
 
 /// Whether messages can be taken.
@@ -106,6 +108,9 @@ impl BotActorState {
             for (turn, reply) in early.stops {
                 self.stop_turn(turn, reply);
             }
+            for (conversation, reply) in early.conversations {
+                self.stop_conversation(conversation, reply);
+            }
             for (incoming, refused, reply) in early.sends {
                 self.send(me, incoming, refused, reply).await?;
             }
@@ -121,6 +126,9 @@ impl BotActorState {
                 let _ = refused.send(Refusal::Problem(Box::new(problem.clone())));
             }
             for (_, reply) in early.stops {
+                let _ = reply.send(Err(problem.clone()));
+            }
+            for (_, reply) in early.conversations {
                 let _ = reply.send(Err(problem.clone()));
             }
         }
@@ -232,6 +240,7 @@ impl BotActorState {
             asked: None,
             largest: None,
             tightened: 0,
+            waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,
         });
@@ -240,7 +249,6 @@ impl BotActorState {
         if let Some(talk) = self.talks.get_mut(&conversation) {
             talk.leaf = leaf.or(talk.leaf);
         }
-            waited: Duration::ZERO,
         Ok(())
     }
 }
