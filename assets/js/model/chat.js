@@ -234,6 +234,12 @@ export function acknowledged(chat, key, { turn, message, reply }) {
 }
 
 /**
+ * How long after its acceptance a turn wrote its first word, in ms or null: `first_token_ms` counts from the request to the
+ * model server, which `queued_ms` is before.
+ */
+export const firstAfter = (timings) => (typeof timings?.first_token_ms === 'number' ? (timings.queued_ms ?? 0) + timings.first_token_ms : null);
+
+/**
  * When a turn was accepted, began and wrote its first word, in ms since 1970 or null. The server's own figures win over
  * what this page saw, because the page may have been opened in the middle.
  */
@@ -241,7 +247,7 @@ export function moments(turn) {
   const time = (iso) => (iso ? new Date(iso).getTime() : null);
   const accepted = time(turn.full?.created_at ?? turn.acceptedAt);
   const after = (ms) => (accepted !== null && typeof ms === 'number' ? accepted + ms : null);
-  const first = after(turn.full?.timings?.first_token_ms) ?? time(turn.firstAt);
+  const first = after(firstAfter(turn.full?.timings)) ?? time(turn.firstAt);
   const begun = turn.state === 'queued' || turn.state === 'accepted' ? null : after(turn.full?.timings?.queued_ms) ?? time(turn.startedAt) ?? first;
   return { accepted, started: begun, first: begun === null ? null : first };
 }
