@@ -118,6 +118,32 @@ impl BotActorState {
         Ok(())
     }
 
+    pub(super) fn stop_turn(&mut self, turn: TurnId, reply: StopReply) {
+        let answer = match &mut self.readiness {
+            Readiness::Ready => {
+                let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
+                Ok(kept.inspect(|k| k.stop.ask()).is_some())
+            }
+            Readiness::Recovering(early) => return early.stops.push((turn, reply)),
+            Readiness::Waiting(problem) => Err(problem.clone()),
+        };
+        // Nobody is left to be told where the caller gave up.
+        let _ = reply.send(answer);
+    }
+
+    pub(super) fn stop_conversation(&mut self, conversation: ConversationId, reply: StopRunningReply) {
+        let answer = match &mut self.readiness {
+            Readiness::Ready => {
+                let first = self.talks.get(&conversation).and_then(|talk| talk.lane.iter().next());
+                Ok(first.inspect(|(_, kept)| kept.stop.ask()).map(|(turn, _)| *turn))
+            }
+            Readiness::Recovering(early) => return early.conversations.push((conversation, reply)),
+            Readiness::Waiting(problem) => Err(problem.clone()),
+        };
+        // Nobody is left to be told where the caller gave up.
+        let _ = reply.send(answer);
+    }
+
     pub(super) fn recovery_waits(&mut self, problem: Problem) {
         if let Readiness::Recovering(early) =
             std::mem::replace(&mut self.readiness, Readiness::Waiting(problem.clone()))
