@@ -370,6 +370,10 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     until(async || tree.servers().iter().all(|s| s.state == ServerState::Up)).await;
     let twice = AddServer { name: Some("z".into()), ..add("http://a/") };
     assert_eq!(tree.add_server(twice).await.unwrap_err().code, Code::ServerExists);
+    tree.add_server(add("http://localhost:7")).await.unwrap();
+    let same = tree.add_server(add("http://127.0.0.1:7")).await.unwrap_err();
+    assert_eq!(same.code, Code::ServerExists, "two names of one place");
+    tree.remove_server("localhost:7").await.unwrap();
     assert_eq!(tree.add_server(add("ftp://a")).await.unwrap_err().errors[0].field, "url");
     for name in ["", ".", "..", "a/b", &"n".repeat(51)] {
         let named = AddServer { name: Some(name.into()), ..add("http://d") };
@@ -384,10 +388,10 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     assert!(gates(&tree).iter().all(|(_, restarts)| *restarts == 0), "nobody else was touched");
     let events = store.events();
     let removed = events.iter().filter(|e| e.data.contains("\"removed\":true")).count();
-    assert_eq!(removed, 1);
+    assert_eq!(removed, 2);
     let audit = store.audit();
     let actions: Vec<_> = audit.iter().map(|a| (a.action.as_str(), a.target.as_str())).collect();
-    assert_eq!(actions.iter().filter(|a| a.0 == "server.add").count(), 4);
+    assert_eq!(actions.iter().filter(|a| a.0 == "server.add").count(), 5);
     assert_eq!(actions.iter().filter(|a| **a == ("server.remove", "server:b")).count(), 1);
     tree.shutdown(Duration::ZERO).await;
     let tree = start().await;
