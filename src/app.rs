@@ -251,6 +251,7 @@ impl App {
             .server_factory(Arc::new(OllamaServers {
                 limits: limits(config),
                 slots: u32::try_from(config.inference.slots).unwrap_or(u32::MAX),
+                own: bound.address(),
             }));
         for server in servers {
             builder = builder.server(server);

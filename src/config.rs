@@ -36,7 +36,7 @@ pub use self::{
     supervision::Supervision,
 };
 use self::{file::FileLayer, reader::Reader};
-use crate::model_address::of_ollama_host;
+use crate::model_address::{is_own, of_ollama_host};
 
 /// Names the configuration file; the one `DEIA_` variable that is no key.
 const FILE_VARIABLE: &str = "DEIA_CONFIG";
@@ -150,6 +150,14 @@ impl Config {
         let server = Server::read(&mut reader)?;
         let storage = Storage::read(&mut reader, &data_dir)?;
         let inference = Inference::read(&mut reader)?;
+        if let Some(own) = inference.servers.iter().find(|s| is_own(&s.url, &[], server.listen)) {
+            let reason = format!(
+                "must be servers other than deia itself (server.listen is {}, so it would ask itself at {})",
+                server.listen,
+                own.shown_url()
+            );
+            return Err(reader.blame("inference.servers", reason));
+        }
         let bots = Bots::read(&mut reader)?;
         let supervision = Supervision::read(&mut reader, server.listen.ip().is_loopback())?;
         let retention = Retention::read(&mut reader)?;

@@ -2,7 +2,7 @@
 //!
 //! Pure. Numbers are judged here; names where they are looked up, by [`forbidden`] too.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use deia_actors::ports::server_factory::AddressRefused;
 use reqwest::Url;
@@ -84,6 +84,17 @@ pub fn parse_address(text: &str) -> Result<Url, AddressRefused> {
 pub fn host_and_port(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether this is where the process itself listens: any loopback address, or the very one, with its port. `found` is what its
+/// name leads to, where that is known.
+#[must_use]
+pub fn is_own(url: &Url, found: &[IpAddr], listen: SocketAddr) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let own = |ip: &IpAddr| ip.is_loopback() || *ip == listen.ip();
+    let is_local = host == "localhost" || host.ends_with(".localhost");
+    url.port_or_known_default() == Some(listen.port())
+        && (is_local || host.parse().iter().chain(found).any(own))
 }
 
 /// What `OLLAMA_HOST` says to a client: Ollama itself listens where it says, and that may be everywhere; then this machine is
@@ -177,6 +188,30 @@ fn authority(full: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_own_address_is_known_in_every_form_and_a_neighbour_is_not_it() {
+        let listen = "127.0.0.1:8000".parse().unwrap();
+        let own = |text: &str, found: &[&str]| {
+            let found: Vec<IpAddr> = found.iter().map(|ip| ip.parse().unwrap()).collect();
+            is_own(&parse_address(text).unwrap(), &found, listen)
+        };
+        for text in [
+            "127.0.0.1:8000",
+            "localhost:8000",
+            "http://LOCALHOST:8000/ollama",
+            "http://[::1]:8000",
+            "http://[::ffff:127.0.0.1]:8000",
+            "http://2130706433:8000",
+            ":8000",
+        ] {
+            assert!(own(text, &[]), "{text}");
+        }
+        assert!(own("this-machine:8000", &["10.0.0.2", "127.0.1.1"]));
+        for text in ["127.0.0.1:11434", "localhost", "10.0.0.2:8000", "gpu-a:8000"] {
+            assert!(!own(text, &["10.0.0.2"]), "{text}");
+        }
+    }
 
     #[test]
     fn the_usual_forms_are_understood() {

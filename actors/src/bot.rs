@@ -68,6 +68,9 @@ pub(crate) type SendReply = RpcReplyPort<Result<Sent, Problem>>;
 /// Whether the turn that is to be stopped is in a line of this bot; a problem while that can't be known.
 pub(crate) type StopReply = RpcReplyPort<Result<bool, Problem>>;
 
+/// The turn of a conversation that was stopped, if there was one; a problem while that can't be known.
+pub(crate) type StopRunningReply = RpcReplyPort<Result<Option<TurnId>, Problem>>;
+
 /// Messages of [`BotActor`].
 #[derive(Debug)]
 pub(crate) enum BotMessage {
@@ -96,8 +99,8 @@ pub(crate) enum BotMessage {
     MovedDue,
     /// Whether the line of a conversation has room for one more.
     HasRoom { conversation: ConversationId, reply: RpcReplyPort<Result<(), Problem>> },
-    /// Stop the running turn of a conversation; answers with its id.
-    StopConversation { conversation: ConversationId, reply: RpcReplyPort<Option<TurnId>> },
+    /// Stop the running turn of a conversation; answers with its id, once it is known what runs.
+    StopConversation { conversation: ConversationId, reply: StopRunningReply },
     /// The bot is about to be stopped: begin nothing more, stop what runs, with `all` also what waits. Answers with the
     /// turns that are to end.
     Halt { all: bool, reply: RpcReplyPort<Vec<TurnId>> },
@@ -307,26 +310,6 @@ impl BotActorState {
         }
     }
 
-    fn stop_turn(&mut self, turn: TurnId, reply: StopReply) {
-        let answer = match &mut self.readiness {
-            Readiness::Ready => {
-                let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
-                Ok(kept.inspect(|k| k.stop.ask()).is_some())
-            }
-            Readiness::Recovering(early) => return early.stops.push((turn, reply)),
-            Readiness::Waiting(problem) => Err(problem.clone()),
-        };
-        // Nobody is left to be told where the caller gave up.
-        let _ = reply.send(answer);
-    }
-
-    fn stop_conversation(&self, conversation: ConversationId) -> Option<TurnId> {
-        let talk = self.talks.get(&conversation)?;
-        let (turn, kept) = talk.lane.iter().next()?;
-        kept.stop.ask();
-        Some(*turn)
-    }
-
     fn halt(&mut self, all: bool) -> Vec<TurnId> {
         self.halted = true;
         let running = |lane: &Lane<Kept>, turn| all || lane.running() == Some(turn);
@@ -460,7 +443,7 @@ impl Actor for BotActor {
                 let _ = reply.send(state.has_room(conversation));
             }
             BotMessage::StopConversation { conversation, reply } => {
-                let _ = reply.send(state.stop_conversation(conversation));
+                state.stop_conversation(conversation, reply)
             }
             BotMessage::Halt { all, reply } => {
                 let _ = reply.send(state.halt(all));

@@ -268,6 +268,12 @@ impl Controller {
         self.inner.tree.draw()
     }
 
+    /// The children of the root, as [`Self::tree`] shows them, without what is below them.
+    #[must_use]
+    pub fn parts(&self) -> Vec<TreeNode> {
+        self.inner.tree.parts()
+    }
+
     /// The background tasks, in the order in which they run.
     #[must_use]
     pub fn tasks(&self) -> Vec<Task> {
@@ -315,6 +321,12 @@ impl Controller {
             ),
             error => storage_problem(&error),
         })
+    }
+
+    /// Since when the database answers, or does not.
+    #[must_use]
+    pub fn storage_since(&self) -> crate::domain::time::Timestamp {
+        self.inner.history.watch().since()
     }
 
     /// Rows that were left out of answers because they can't be read, each counted once.

@@ -72,7 +72,8 @@ pub struct InferenceLimits {
     pub queue_limit: usize,
     /// How long a turn waits while no server can be asked. Bounds the pauses of servers and models, too.
     pub offline_wait: Duration,
-    /// How long a turn waits in line at most, each time that it stands there; none where it may wait for ever.
+    /// How long a turn waits in the lines of servers at most, all its waits together; none where it may wait for ever. Waits
+    /// for any server to answer have a bound of their own.
     pub queue_wait: Option<Duration>,
 }
 
@@ -277,11 +278,12 @@ impl Inference {
     }
 
     /// Waits for a slot of a server that has the first of the models that can be had ([`Self::way`]); the permit says which. Moves
-    /// on to another server where the one that it waits for takes nobody any more. `told` hears of a wait for any server.
+    /// on to another server where the one that it waits for takes nobody any more. `told` hears of a wait for any server, and
+    /// of one in a server's line where nobody was told yet that it waits.
     ///
     /// # Errors
     /// `ollama_offline` after `offline_wait` without any server, `inference_queue_timeout` after `queue_wait` in line (of all
-    /// servers together; a wait for any server begins it anew).
+    /// servers together, and with what it had waited before).
     pub async fn acquire(
         &self,
         want: &Want,
@@ -300,7 +302,6 @@ impl Inference {
                 // Another occasion comes sooner than a server, for what is nobody's turn.
                 None if want.class == Class::Background => return Err(self.in_vain(preference)),
                 None => {
-                    want.deadline = None;
                     let claim = std::mem::take(&mut claim);
                     let mut stay = self.away.enter(&want, preference, claim, seen, self.limits.offline_wait);
                     want.told = Some(stay.place.clone());
@@ -311,17 +312,26 @@ impl Inference {
                         .inspect_err(refused)?
                 }
             };
-            tokio::select! {
-                permit = stand.ticket.permit() => if let Some(permit) = permit {
-                    if self.closed.load(Ordering::Acquire) {
-                        std::future::pending::<()>().await;
-                    }
-                    return Ok(permit);
-                },
-                () = route_changed(self, &mut changes, &stand.gate, &stand.model) => {}
+            if want.told.is_none()
+                && want.class != Class::Background
+                && let Some(place) = stand.gate.place(want.turn)
+            {
+                want.told = Some(place.clone());
+                told(place);
             }
-            want.deadline = stand.ticket.deadline;
-            if want.deadline.is_some_and(|deadline| deadline <= gate::now()) {
+            let permit = tokio::select! {
+                permit = stand.ticket.permit() => permit,
+                () = route_changed(self, &mut changes, &stand.gate, &stand.model) => None,
+            };
+            want.waited += stand.ticket.held_for();
+            if let Some(mut permit) = permit {
+                permit.waited = want.waited;
+                if self.closed.load(Ordering::Acquire) {
+                    std::future::pending::<()>().await;
+                }
+                return Ok(permit);
+            }
+            if stand.ticket.is_over() {
                 return Err(self.too_long(&stand.gate.spec.name)).inspect_err(refused);
             }
         }

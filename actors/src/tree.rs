@@ -111,6 +111,11 @@ pub(crate) struct TreeSource {
 }
 
 impl TreeSource {
+    /// The children of the root, without what is below them.
+    pub fn parts(&self) -> Vec<TreeNode> {
+        self.root.observe().children.iter().map(|c| child("root", c)).collect()
+    }
+
     /// The root with everything below it.
     pub fn draw(&self) -> TreeNode {
         let seen = self.root.observe();

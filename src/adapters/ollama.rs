@@ -4,7 +4,7 @@
 //! chunk that is cut inside a character, swallows error lines, and loses the HTTP status. Nothing here retries, follows
 //! redirects or uses a proxy. A stream that is dropped closes its connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use deia_actors::ports::{
@@ -128,11 +128,11 @@ impl Ollama {
         Ok(Self { client, name, urls: Arc::new(urls), limits })
     }
 
-    /// Looks its name up, if it has one.
-    async fn find(&self, base: &Url) -> Result<(), AddressRefused> {
+    /// What its name leads to, if it has one.
+    async fn find(&self, base: &Url) -> Result<Vec<IpAddr>, AddressRefused> {
         match base.domain() {
-            Some(name) => self.name.addresses(name).await.map(drop),
-            None => Ok(()),
+            Some(name) => self.name.addresses(name).await,
+            None => Ok(vec![]),
         }
     }
 

@@ -27,7 +27,7 @@ pub struct Inference {
     pub idle: Duration,
     /// How long a turn waits while no server answers.
     pub offline_wait: Duration,
-    /// How long a turn waits in line at most; none: for ever.
+    /// How long a turn waits in lines at most, all its waits together; none: for ever.
     pub queue_wait: Option<Duration>,
     /// Whether the built-in scripted model is offered.
     pub simulated: Simulated,
@@ -83,7 +83,7 @@ impl Inference {
                 section
                     .key(
                         "queue_wait_s",
-                        "Longest wait of a turn in line for a server, each time that it stands there, in seconds; 0: no limit.",
+                        "Longest wait of a turn in the lines of servers, all its waits together, in seconds; 0: no limit.",
                     )
                     .seconds(0, 0..=86_400)?,
             )

@@ -4,8 +4,7 @@
 //! actors how much waits: one message to each mailbox.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -15,10 +14,10 @@ use deia_actors::{
         model::{BreakerState, Server, ServerState},
         task::Task,
         time::Timestamp,
+        tree::TreeNode,
     },
 };
 use http::{HeaderValue, Method, StatusCode, header::RETRY_AFTER};
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +32,8 @@ use super::{
 
 /// Longest wait for the answer of a dependency.
 const PROBE_TIME: Duration = Duration::from_secs(2);
+/// The state of an actor that is up.
+const UP: &str = "up";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,7 +47,9 @@ enum Status {
 struct Check {
     status: Status,
     latency_ms: Option<f64>,
-    since: Timestamp,
+    /// Since when it has this status; left out where nobody knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
     detail: Option<String>,
     /// What each background task did and when it runs next, where the check is about them.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,36 +65,32 @@ struct Report {
     checks: BTreeMap<String, Check>,
 }
 
-/// Asks the dependencies, and remembers since when they answer as they do.
+/// Asks the dependencies. Since when they are as they are the parts themselves know: it does not begin with the first look.
 #[derive(Clone)]
 struct Health {
     tree: Controller,
     stopping: CancellationToken,
-    since: Since,
 }
 
-/// Since when each check has its status. Its lock is shared with nothing else.
-#[derive(Clone, Default)]
-struct Since(Arc<Mutex<HashMap<&'static str, (Status, Timestamp)>>>);
-
-impl Since {
-    fn seen(&self, name: &'static str, status: Status) -> Timestamp {
-        let now = Timestamp::now();
-        let mut known = self.0.lock();
-        let entry = known.entry(name).or_insert((status, now));
-        if entry.0 != status {
-            *entry = (status, now);
-        }
-        entry.1
+impl Check {
+    fn new(status: Status, since: Option<Timestamp>, detail: Option<String>) -> Self {
+        Self { status, latency_ms: None, since, detail, tasks: None, quarantined_rows: None }
     }
+}
+
+/// Since when all actors below the root are up, or the first of those that are not is down.
+fn up_since(parts: &[TreeNode]) -> Option<Timestamp> {
+    let of = |up: bool| parts.iter().filter(move |c| (c.state == UP) == up).map(|c| c.since);
+    of(false).min().or_else(|| of(true).max())
+}
+
+/// Since when one of them is in its state; where it is up and does not answer all the same, nobody knows.
+fn state_since(parts: &[TreeNode], name: &str, answers: bool) -> Option<Timestamp> {
+    let node = parts.iter().find(|c| c.name == name)?;
+    ((node.state == UP) == answers).then_some(node.since)
 }
 
 impl Health {
-    fn check(&self, name: &'static str, status: Status, detail: Option<String>) -> Check {
-        let since = self.since.seen(name, status);
-        Check { status, latency_ms: None, since, detail, tasks: None, quarantined_rows: None }
-    }
-
     /// The database: down within a second after it went away; degraded while rows of it can't be read.
     async fn db(&self) -> (String, Check) {
         let began = Instant::now();
@@ -106,7 +105,9 @@ impl Health {
             }
             Err(problem) => (Status::Down, Some(problem.detail)),
         };
-        let check = self.check("db", status, detail);
+        // When the first row was met that can't be read is in the log.
+        let since = (status != Status::Degraded).then(|| self.tree.storage_since());
+        let check = Check::new(status, since, detail);
         ("db".into(), Check { latency_ms, quarantined_rows: Some(rows), ..check })
     }
 
@@ -118,7 +119,10 @@ impl Health {
             Err(_) => (Status::Down, Some(format!("no answer within {} s", PROBE_TIME.as_secs()))),
         };
         let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
-        ("tree".into(), Check { latency_ms, ..self.check("tree", status, detail) })
+        let parts = self.tree.parts();
+        let all_up = parts.iter().all(|c| c.state == UP);
+        let since = up_since(&parts).filter(|_| (status == Status::Ok) == all_up);
+        ("tree".into(), Check { latency_ms, ..Check::new(status, since, detail) })
     }
 
     /// What is needed to take messages.
@@ -126,7 +130,7 @@ impl Health {
         let (db, actors) = tokio::join!(self.db(), self.actors());
         let mut checks = BTreeMap::from([db, actors]);
         if self.stopping.is_cancelled() {
-            let check = self.check("process", Status::Down, Some("the service is shutting down".into()));
+            let check = Check::new(Status::Down, None, Some("the service is shutting down".into()));
             checks.insert("process".into(), check);
         }
         checks
@@ -154,17 +158,19 @@ impl Health {
         let began = Instant::now();
         let seen = self.tree.observe().await;
         let latency_ms = Some(began.elapsed().as_secs_f64() * 1000.0);
+        let parts = self.tree.parts();
         let words = details(&seen).map(|(name, detail)| {
+            let since = state_since(&parts, name, detail.is_some());
             let status = if detail.is_some() { Status::Ok } else { Status::Degraded };
             let detail = detail.or_else(|| Some("does not answer; it is being restarted".into()));
-            (name.into(), Check { latency_ms, ..self.check(name, status, detail) })
+            (name.into(), Check { latency_ms, ..Check::new(status, since, detail) })
         });
         let mut checks = BTreeMap::from(words);
         checks.insert("retention".into(), self.retention());
         checks
     }
 
-    /// Deleting what is old: degraded while a kind's last run broke off.
+    /// Deleting what is old: degraded while a kind's last run broke off. When each ran is said with the tasks.
     fn retention(&self) -> Check {
         let tasks = self.tree.tasks();
         let broken: Vec<_> =
@@ -173,7 +179,7 @@ impl Health {
         let rows: u64 = tasks.iter().map(|t| t.rows).sum();
         let detail =
             if broken.is_empty() { format!("{rows} old rows in the last run") } else { broken.join("; ") };
-        Check { tasks: Some(tasks), ..self.check("retention", status, Some(detail)) }
+        Check { tasks: Some(tasks), ..Check::new(status, None, Some(detail)) }
     }
 
     fn ollama(&self) -> Report {
@@ -226,6 +232,9 @@ fn known(before: &str, server: &Server, after: &str) -> String {
 
 fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
     let check = |server: &Server| {
+        // Of the pauses after failures nobody knows since when they follow each other.
+        let paused = server.breaker.state != BreakerState::Closed || !server.breaker.paused_models.is_empty();
+        let since = (server.state != ServerState::Up || !paused).then_some(server.since);
         let (status, detail) = match server.state {
             ServerState::Up if server.breaker.state != BreakerState::Closed => {
                 let why = known(" (", server, ")");
@@ -243,21 +252,13 @@ fn servers(servers: &[Server]) -> BTreeMap<String, Check> {
                 (Status::Down, Some(format!("{} does not answer{}", server.url, known(": ", server, ""))))
             }
         };
-        Check {
-            status,
-            latency_ms: server.latency_ms,
-            since: server.since,
-            detail,
-            tasks: None,
-            quarantined_rows: None,
-        }
+        Check { status, latency_ms: server.latency_ms, since, detail, tasks: None, quarantined_rows: None }
     };
     servers.iter().map(|server| (server.name.clone(), check(server))).collect()
 }
 
 pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
-    let health =
-        Health { tree: api.controller.clone(), stopping: api.stopping.clone(), since: Since::default() };
+    let health = Health { tree: api.controller.clone(), stopping: api.stopping.clone() };
     let with_health = || with(&health);
     let alive = alive(api.version, Instant::now());
     vec![
@@ -307,7 +308,10 @@ fn reported(report: &Report) -> Response {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use deia_actors::domain::model::{BreakerView, QueueDepth, Slots};
+    use deia_actors::domain::{
+        model::{BreakerView, QueueDepth, Slots},
+        tree::NodeKind,
+    };
 
     use super::*;
     use crate::http::problem::tests::body;
@@ -339,13 +343,28 @@ mod tests {
     }
 
     #[test]
-    fn since_changes_only_with_the_status() {
-        let since = Since::default();
-        let first = since.seen("db", Status::Ok);
-        assert_eq!(since.seen("db", Status::Ok), first);
-        let down = since.seen("db", Status::Down);
-        assert!(down >= first);
-        assert_eq!(since.seen("db", Status::Down), down);
+    fn since_is_what_the_actors_themselves_know() {
+        let node = |name: &str, state: &str, since| TreeNode {
+            name: name.into(),
+            path: format!("root/{name}"),
+            kind: NodeKind::Worker,
+            state: state.into(),
+            since: Timestamp(since),
+            strategy: None,
+            intensity: None,
+            restarts: 0,
+            last_exit: None,
+            history: vec![],
+            mailbox: 0,
+            children: vec![],
+        };
+        let mut parts = vec![node("history", "up", 5), node("state", "up", 9)];
+        assert_eq!(up_since(&parts), Some(Timestamp(9)));
+        assert_eq!(state_since(&parts, "history", true), Some(Timestamp(5)));
+        assert_eq!(state_since(&parts, "history", false), None, "it hangs, and since when nobody knows");
+        parts.push(node("bots", "restarting", 7));
+        assert_eq!(up_since(&parts), Some(Timestamp(7)));
+        assert_eq!(state_since(&parts, "bots", false), Some(Timestamp(7)));
     }
 
     #[tokio::test]

@@ -5,7 +5,11 @@ mod pull;
 
 use deia_actors::{
     controller::Controller,
-    domain::{model::OrderDone, model_name::ModelName, problem::Problem},
+    domain::{
+        model::OrderDone,
+        model_name::{MODEL_NAME_MAX, ModelName},
+        problem::Problem,
+    },
 };
 use http::Method;
 use serde::Deserialize;
@@ -19,9 +23,6 @@ use super::{
     query::Params,
     route::{Endpoint, PathValues},
 };
-
-/// Longest name of a model that is looked up, in bytes: also scripts of the simulator are shown.
-const SHOWN_NAME_MAX: usize = 255;
 
 pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
     let controller = || with(&api.controller);
@@ -111,8 +112,8 @@ async fn show(models: Controller, query: Result<Params, Problem>) -> Answer {
     if name.is_empty() {
         return Err(Problem::field("model", "is missing"));
     }
-    if name.len() > SHOWN_NAME_MAX || name.chars().any(char::is_control) {
-        let rule = format!("at most {SHOWN_NAME_MAX} bytes, without control characters");
+    if name.len() > MODEL_NAME_MAX || name.chars().any(char::is_control) {
+        let rule = format!("at most {MODEL_NAME_MAX} bytes, without control characters");
         return Err(Problem::field("model", rule));
     }
     let details = models.show_model(&name).await?;

@@ -217,11 +217,14 @@ async fn health_says_what_works() {
         ("bots", "1 actors up; 0 wait"),
     ] {
         // What the bot says of its new state may still be on its way.
-        eventually(&format!("{actor}: {words}"), async || {
+        let since = eventually(&format!("{actor}: {words}"), async || {
             let check = api.well("/health/deep").await["checks"][actor].clone();
             let said = check["detail"].as_str().is_some_and(|detail| detail.starts_with(words));
-            (check["status"] == "ok" && said).then_some(())
+            (check["status"] == "ok" && said).then_some(check["since"].clone())
         })
         .await;
+        let node = api.get("/api/tree").await.expect(200);
+        let node = node["children"].as_array().unwrap().iter().find(|c| c["name"] == actor).unwrap().clone();
+        assert_eq!(since, node["since"], "{actor} is as it is since it is up, not since somebody looked");
     }
 }

@@ -35,9 +35,11 @@ async fn what_was_said_and_answered_is_found_at_once_by_its_words() {
     let page = search(&api, &[("q", "kyoto"), ("limit", "1"), ("render", "html")]).await.expect(200);
     assert_eq!((page["items"].as_array().unwrap().len(), &page["has_more"]), (1, &json!(true)));
     assert!(page["items"][0]["html"].as_str().unwrap().contains("<strong>Kyoto</strong>"));
+    assert_eq!(page["next_offset"], 1);
     assert_eq!((&page["before"], &page["after"]), (&Value::Null, &Value::Null));
     let rest = search(&api, &[("q", "kyoto"), ("limit", "1"), ("offset", "1")]).await.expect(200);
     assert_eq!((&rest["has_more"], &rest["items"][0]["sender"]), (&json!(false), &json!("user")));
+    assert_eq!(rest["next_offset"], Value::Null);
     // Killed before anything could be indexed in peace, and after.
     api.send("ada", "last words").await.expect(200);
     deia.kill().await;

@@ -90,6 +90,34 @@ async fn a_server_that_is_added_takes_turns_at_once_and_is_there_after_a_restart
 }
 
 #[tokio::test]
+async fn deia_is_no_model_server_of_its_own_whatever_it_is_called() {
+    let (home, sim) = (nowhere(), sim().await);
+    let deia = home.start().await;
+    let api = deia.api();
+    let port = deia.url().rsplit(':').next().unwrap();
+    for host in ["127.0.0.1", "localhost", "[::1]", "127.1", "[::ffff:127.0.0.1]"] {
+        let own = json!({"url": format!("http://{host}:{port}")});
+        let refused = api.post("/api/servers", own).await.expect_problem(400, "invalid_request");
+        let reason = refused["errors"][0]["reason"].as_str().unwrap();
+        assert!(reason.contains("deia's own address"), "{host}: {reason}");
+    }
+    api.post("/api/servers", json!({"url": format!("http://0.0.0.0:{port}")}))
+        .await
+        .expect_problem(400, "invalid_request");
+    // Two names of one place.
+    let called = sim.url().replace("127.0.0.1", "localhost");
+    api.post("/api/servers", json!({"url": called})).await.expect(201);
+    api.post("/api/servers", json!({"url": sim.url()})).await.expect_problem(409, "server_exists");
+    let own = deia.url().to_owned();
+    deia.terminate().await;
+    let address = own.trim_start_matches("http://");
+    let home = home.env("DEIA_SERVER__LISTEN", address).env("DEIA_INFERENCE__SERVERS", own.as_str());
+    let refused = home.run(&["serve"]).await;
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("other than deia itself"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn the_configuration_wins_over_what_was_added_under_the_same_name() {
     let (home, sim) = (nowhere(), sim().await);
     let deia = home.start().await;

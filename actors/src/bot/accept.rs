@@ -2,7 +2,7 @@
 //! together, and the work that answers it. Where a slot is free, the start of the turn is part of that same fact, so
 //! the first token is one commit away.
 
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use ractor::{ActorId, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use crate::{
     controller::requests::SendMessage,
     domain::{
         bot::{BotConfig, BotState, Options},
-        event::{EventBody, NewEvent, TurnProgress},
+        event::{EventBody, NewEvent, SummaryUse, TurnProgress},
         idempotency::Idempotency,
         ids::{ConversationId, MessageId, TurnId},
         message::{Conversation, Message, MessageState, Sender, Siblings},
@@ -260,7 +260,7 @@ impl BotActorState {
             class: send.class,
             model: prepared.model.clone(),
             cost: prepared.cost,
-            deadline: None,
+            waited: Duration::ZERO,
             told: None,
             tried: vec![],
         };
@@ -270,6 +270,7 @@ impl BotActorState {
             (None, _) => Some(context.inference.next_place(&want)),
         };
         let begins = prepared.begun.is_some();
+        let summary = prepared.begun.as_ref().and_then(|(_, plan)| plan.summary);
         let (num_ctx, _) = context::budget(&prepared.options);
         let nothing_sent = ContextUse { num_ctx, ..ContextUse::default() };
         let turn = Turn {
@@ -294,7 +295,7 @@ impl BotActorState {
         let submitted = context.entry.turn_accepted(turn.id, begins, |changed| {
             // What is new: the message, or only one more answer to it.
             let new = if incoming.again.is_some() { &reply } else { &message };
-            let events = accept_events(&turn, new, changed);
+            let events = accept_events(&turn, new, changed, summary);
             let change = Change::AcceptTurn {
                 turn: turn.clone(),
                 message: message.clone(),
@@ -329,6 +330,7 @@ impl BotActorState {
             asked: None,
             largest: None,
             tightened: 0,
+            waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,
         });
@@ -337,7 +339,12 @@ impl BotActorState {
 }
 
 /// The events of an acceptance, in the order in which they happened.
-fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> Vec<NewEvent> {
+fn accept_events(
+    turn: &Turn,
+    message: &Message,
+    changed: Option<NewEvent>,
+    summary: Option<SummaryUse>,
+) -> Vec<NewEvent> {
     let topics = || turn_events::topics(turn);
     let accepted = TurnProgress {
         turn_id: turn.id,
@@ -355,7 +362,7 @@ fn accept_events(turn: &Turn, message: &Message, changed: Option<NewEvent>) -> V
         Some(place) => events.push(turn_events::queued(turn, place)),
         None => {
             events.extend(changed);
-            events.extend(turn_events::trimmed(turn));
+            events.extend(turn_events::trimmed(turn, summary));
             events.push(turn_events::started(turn));
         }
     }

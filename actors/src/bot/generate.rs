@@ -27,7 +27,7 @@ use crate::{
         bot::DEFAULT_NUM_CTX,
         event::QueueMoved,
         problem::{Code, Problem},
-        turn::{Turn, TurnState, TurnStep},
+        turn::{QueuePlace, Turn, TurnState, TurnStep},
     },
     history::storage_problem,
     inference::{Claim, Preference, SlotPermit, Want},
@@ -267,15 +267,20 @@ impl TurnJob {
         let (want, context) = (self.want(plan.usage.used), &self.context);
         let (turn_id, conversation, hubs) = (want.turn, want.conversation, context.hubs.clone());
         let (shared, history) = (&self.shared, &context.history);
-        let told = |place| {
+        let told = |place: QueuePlace| {
             if let Some(waits) = shared.stands_again() {
                 // Readers were told that it began, and who comes later reads that too.
                 let events = vec![turn_events::queued(&waits, &place)];
                 return history.note(Fact::new(Change::None, events));
             }
-            hubs.publish_moved(conversation, &QueueMoved::new(turn_id, place));
+            // In the line of a server it is told by that.
+            if place.offline.is_some() {
+                hubs.publish_moved(conversation, &QueueMoved::new(turn_id, place));
+            }
         };
-        context.inference.acquire(&want, preference, claim, told).await
+        let permit = context.inference.acquire(&want, preference, claim, told).await?;
+        self.waited = permit.waited;
+        Ok(permit)
     }
 
     /// Waits for the conversation and for a slot, then stores the start.
@@ -308,7 +313,7 @@ impl TurnJob {
             turn.clone()
         };
         let started = turn_events::started(&turn);
-        let trimmed = turn_events::trimmed(&turn);
+        let trimmed = turn_events::trimmed(&turn, plan.summary);
         let submitted = self.context.entry.turn_began(turn.id, |changed| {
             let events = changed.into_iter().chain(trimmed).chain([started]).collect();
             self.context.history.submit(Fact::new(Change::StartTurn(turn.clone()), events))
@@ -332,7 +337,7 @@ impl TurnJob {
             class: self.class,
             model: turn.model.clone(),
             cost: context::cost(prompt, &self.options),
-            deadline: None,
+            waited: self.waited,
             told: turn.queue.clone(),
             tried: vec![],
         }

@@ -1,13 +1,13 @@
 //! How an actor takes over from the one before: it looks for the turns that were left, keeps what comes meanwhile, and
 //! goes on with what waits.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ractor::{ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use super::{
-    BotActorState, BotMessage, RECOVER_AGAIN, SendReply, StopReply,
+    BotActorState, BotMessage, RECOVER_AGAIN, SendReply, StopReply, StopRunningReply,
     accept::{Incoming, Refusal},
     lane::Place,
     recovery::{self, Cause, FoundTurn},
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     controller::requests::Sent,
     domain::{
-        ids::{MessageId, TurnId},
+        ids::{ConversationId, MessageId, TurnId},
         problem::Problem,
     },
     inference::{Claim, queue::Class},
@@ -31,6 +31,8 @@ pub(super) struct Early {
     pub sends: Vec<(Box<Incoming>, oneshot::Sender<Refusal>, SendReply)>,
     /// Whether such a turn is here is not known before the turns are.
     pub stops: Vec<(TurnId, StopReply)>,
+    /// Nor what runs in a conversation.
+    pub conversations: Vec<(ConversationId, StopRunningReply)>,
 }
 
 /// Whether messages can be taken.
@@ -106,11 +108,40 @@ impl BotActorState {
             for (turn, reply) in early.stops {
                 self.stop_turn(turn, reply);
             }
+            for (conversation, reply) in early.conversations {
+                self.stop_conversation(conversation, reply);
+            }
             for (incoming, refused, reply) in early.sends {
                 self.send(me, incoming, refused, reply).await?;
             }
         }
         Ok(())
+    }
+
+    pub(super) fn stop_turn(&mut self, turn: TurnId, reply: StopReply) {
+        let answer = match &mut self.readiness {
+            Readiness::Ready => {
+                let kept = self.talks.values().find_map(|talk| talk.lane.get(turn));
+                Ok(kept.inspect(|k| k.stop.ask()).is_some())
+            }
+            Readiness::Recovering(early) => return early.stops.push((turn, reply)),
+            Readiness::Waiting(problem) => Err(problem.clone()),
+        };
+        // Nobody is left to be told where the caller gave up.
+        let _ = reply.send(answer);
+    }
+
+    pub(super) fn stop_conversation(&mut self, conversation: ConversationId, reply: StopRunningReply) {
+        let answer = match &mut self.readiness {
+            Readiness::Ready => {
+                let first = self.talks.get(&conversation).and_then(|talk| talk.lane.iter().next());
+                Ok(first.inspect(|(_, kept)| kept.stop.ask()).map(|(turn, _)| *turn))
+            }
+            Readiness::Recovering(early) => return early.conversations.push((conversation, reply)),
+            Readiness::Waiting(problem) => Err(problem.clone()),
+        };
+        // Nobody is left to be told where the caller gave up.
+        let _ = reply.send(answer);
     }
 
     pub(super) fn recovery_waits(&mut self, problem: Problem) {
@@ -121,6 +152,9 @@ impl BotActorState {
                 let _ = refused.send(Refusal::Problem(Box::new(problem.clone())));
             }
             for (_, reply) in early.stops {
+                let _ = reply.send(Err(problem.clone()));
+            }
+            for (_, reply) in early.conversations {
                 let _ = reply.send(Err(problem.clone()));
             }
         }
@@ -232,6 +266,7 @@ impl BotActorState {
             asked: None,
             largest: None,
             tightened: 0,
+            waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,
         });

@@ -154,7 +154,8 @@ pub(crate) fn due(
     let said = path.entries.get(covered..until)?;
     let through = said.last()?.id?;
     let (num_ctx, _) = budget(&config.options);
-    let answer = (num_ctx / 8).clamp(ANSWER.0, ANSWER.1);
+    // One for which no prompt has room would be made for nothing.
+    let answer = (num_ctx / 8).clamp(ANSWER.0, ANSWER.1).min(window::room_for_notes(room, estimator)?);
     let before = known.filter(|_| covered > 0).map_or("", |known| &known.text);
     let frame = estimator.text(TASK).saturating_add(estimator.text(before)).saturating_add(8 * PER_MESSAGE);
     let left = num_ctx.saturating_sub(answer).saturating_sub(frame);
@@ -206,6 +207,35 @@ fn shortened(text: &str, tokens: u32, estimator: Estimator) -> &str {
     }
     let share = f64::from(tokens) / f64::from(all);
     first_bytes(text, (text.len() as f64 * share) as usize)
+}
+
+/// The beginning of a text that has at most so many tokens: whole sentences where that is most of it, else whole words.
+pub(crate) fn fitting(text: &str, tokens: u32, estimator: Estimator) -> &str {
+    if estimator.text(text) <= tokens {
+        return text;
+    }
+    // A longer beginning never has fewer tokens.
+    let (mut fits, mut over) = (0, text.len());
+    while fits + 1 < over {
+        let middle = fits + (over - fits) / 2;
+        match estimator.text(first_bytes(text, middle)) <= tokens {
+            true => fits = middle,
+            false => over = middle,
+        }
+    }
+    let cut = first_bytes(text, fits);
+    let most = |end: &usize| *end > cut.len() / 2;
+    let goes_on =
+        |end: usize| text.get(end..).and_then(|rest| rest.chars().next()).is_some_and(|c| !c.is_whitespace());
+    let ends_sentence = |(at, c): (usize, char)| match c {
+        '\n' | '。' | '！' | '？' => Some(at + c.len_utf8()),
+        // A point in a number ends nothing.
+        '.' | '!' | '?' | ';' => Some(at + 1).filter(|end| !goes_on(*end)),
+        _ => None,
+    };
+    let sentences = cut.char_indices().rev().find_map(ends_sentence).filter(most);
+    let end = sentences.or_else(|| cut.rfind(char::is_whitespace).filter(most)).unwrap_or(cut.len());
+    first_bytes(cut, end).trim_end()
 }
 
 /// At most so many bytes of a text, whole characters.

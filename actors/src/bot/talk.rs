@@ -134,7 +134,7 @@ mod tests {
                     class: Class::Api,
                     model: "m".into(),
                     cost: 1,
-                    deadline: None,
+                    waited: std::time::Duration::ZERO,
                     told: None,
                     tried: vec![],
                 };

@@ -111,6 +111,8 @@ pub(crate) struct TurnJob {
     pub largest: Option<u32>,
     /// How often a server found its prompt too long for reasons of its own, not of its model's tokens.
     pub tightened: u32,
+    /// How long it has stood in the lines of servers.
+    pub waited: Duration,
     /// What it did with tools.
     pub rounds: Rounds,
     /// How much of the text is stored nowhere else.
@@ -296,7 +298,7 @@ impl TurnJob {
             (std::mem::replace(&mut turn.context, plan.usage), turn.clone())
         };
         if plan.usage.trimmed_messages > before.trimmed_messages {
-            let events = turn_events::trimmed(&turn).into_iter().collect();
+            let events = turn_events::trimmed(&turn, plan.summary).into_iter().collect();
             self.context.history.note(Fact::new(Change::None, events));
         }
     }

@@ -1,7 +1,7 @@
 //! The events of a turn, made from the turn as it is.
 
 use crate::domain::{
-    event::{ContextTrimmed, EventBody, NewEvent, Topic, TurnEnd, TurnProgress},
+    event::{ContextTrimmed, EventBody, NewEvent, SummaryUse, Topic, TurnEnd, TurnProgress},
     message::Message,
     turn::{QueuePlace, Turn, TurnState},
 };
@@ -38,7 +38,7 @@ pub(crate) fn queued(turn: &Turn, place: &QueuePlace) -> NewEvent {
 }
 
 /// The event that the history was too long; none if it was not.
-pub(crate) fn trimmed(turn: &Turn) -> Option<NewEvent> {
+pub(crate) fn trimmed(turn: &Turn, summary: Option<SummaryUse>) -> Option<NewEvent> {
     let usage = turn.context;
     (usage.trimmed_messages > 0).then(|| {
         let trimmed = ContextTrimmed {
@@ -47,6 +47,7 @@ pub(crate) fn trimmed(turn: &Turn) -> Option<NewEvent> {
             used: usage.used,
             trimmed_messages: usage.trimmed_messages,
             trimmed_tokens: usage.trimmed_tokens,
+            summary,
         };
         let topics = vec![Topic::Conversation(turn.conversation_id), Topic::Turn(turn.id)];
         NewEvent::new(topics, &EventBody::ContextTrimmed(trimmed))

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::{
     chat::{busy, cleared},
     send::Ids,
+    turns::STOP_TRIES,
     *,
 };
 use crate::{
@@ -151,18 +152,38 @@ impl Controller {
     }
 
     async fn stop_running(&self, entry: &BotEntry, conversation: ConversationId) -> Result<String, Problem> {
-        let nothing = || Ok("Nothing runs in this conversation.".to_owned());
-        if entry.actor.get().is_none() {
-            return nothing();
-        }
-        let stop = |reply| BotMessage::StopConversation { conversation, reply };
-        match entry.actor.call(stop, CALL).await.map_err(not_answered)? {
-            None => nothing(),
+        match self.running_in(entry, conversation).await? {
+            None => Ok("Nothing runs in this conversation.".to_owned()),
             Some(turn) => {
                 self.stop_turn(turn).await?;
                 Ok("Stopped. What is written is kept.".to_owned())
             }
         }
+    }
+
+    /// The turn of a conversation that is to be stopped. Its bot says so, once it has found what the actor before left; the
+    /// record where the bot has no actor.
+    async fn running_in(
+        &self,
+        entry: &BotEntry,
+        conversation: ConversationId,
+    ) -> Result<Option<TurnId>, Problem> {
+        for _ in 0..STOP_TRIES {
+            let stop = |reply| BotMessage::StopConversation { conversation, reply };
+            match entry.actor.call(stop, CALL).await {
+                Ok(first) => return first,
+                // The actor died with the word; its successor, or the record, is next.
+                Err(SlotError::Lost) => {}
+                Err(SlotError::Down) => {
+                    self.inner.history.barrier().await;
+                    let open = self.read(self.inner.store.open_turns(Some(&entry.id()))).await?;
+                    let mut turns = open.into_iter().map(|(turn, ..)| turn);
+                    return Ok(turns.find(|turn| turn.conversation_id == conversation).map(|turn| turn.id));
+                }
+                Err(SlotError::Timeout) => break,
+            }
+        }
+        Err(not_answered(SlotError::Timeout))
     }
 
     /// Stores a command and its answer; none where it clears a conversation that is not as it was.

@@ -351,6 +351,8 @@ pub struct SearchPage {
     pub items: Vec<SearchHit>,
     /// There are more behind them.
     pub has_more: bool,
+    /// The `offset` of the next page, which may be nearer than `limit`: heavy messages end a page early. None at the end.
+    pub next_offset: Option<u32>,
     /// Always none: a search is paged by `offset`.
     pub before: Option<MessageId>,
     /// Always none.

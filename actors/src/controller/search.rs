@@ -30,7 +30,8 @@ impl Controller {
         let hit = |message: Message| SearchHit { snippet: query.snippet(&message.content), message };
         Ok(SearchPage {
             items: found.items.into_iter().map(hit).collect(),
-            has_more: found.has_more,
+            has_more: found.next.is_some(),
+            next_offset: found.next,
             before: None,
             after: None,
         })

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
-        model::{SERVER_NAME_MAX, ServerRecord, is_server_name},
+        model::{SERVER_NAME_MAX, ServerRecord, address_key, is_server_name},
         time::Timestamp,
     },
     inference::{self, Gate},
@@ -169,7 +169,7 @@ pub(super) fn spec(found: Connection, name: Option<String>, slots: Option<u32>) 
 
 /// Whether two would be the same server to those who see them.
 pub(super) fn is_same(a: &ServerSpec, b: &ServerSpec) -> bool {
-    a.name == b.name || a.url.trim_end_matches('/') == b.url.trim_end_matches('/')
+    a.name == b.name || address_key(&a.url) == address_key(&b.url)
 }
 
 fn about(action: &str, gate: &Gate, change: Change, removed: bool, detail: Map<String, Value>) -> Fact {

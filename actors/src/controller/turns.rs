@@ -11,7 +11,7 @@ use crate::{
 /// How long the end of a stopped turn may take to be stored.
 const END: Duration = Duration::from_secs(10);
 /// How often a stop is brought again to a bot that died with it or does not know the turn yet, and the pause before that.
-const STOP_TRIES: u32 = 20;
+pub(super) const STOP_TRIES: u32 = 20;
 const STOP_AGAIN: Duration = Duration::from_millis(50);
 
 fn no_such_turn(id: TurnId) -> Problem {

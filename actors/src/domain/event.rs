@@ -153,6 +153,23 @@ pub struct ContextTrimmed {
     pub trimmed_messages: u32,
     /// Their tokens, estimated.
     pub trimmed_tokens: u32,
+    /// What is sent in their stead; told where the bot summarises.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub summary: Option<SummaryUse>,
+}
+
+/// What became of the summary of what was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SummaryUse {
+    /// It was sent as it was made.
+    Whole,
+    /// Its beginning was sent: it would have taken more than half of the room for history.
+    Shortened,
+    /// It was left out: even a few words of it had no room.
+    NoRoom,
+    /// There was none yet.
+    None,
 }
 
 /// The end of a turn.

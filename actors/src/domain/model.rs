@@ -133,6 +133,18 @@ pub struct ServerFailed {
 /// Longest name of a model server, in bytes.
 pub const SERVER_NAME_MAX: usize = 50;
 
+/// An address of a model server as it is compared with others: `localhost` is 127.0.0.1, and a slash at the end says nothing.
+#[must_use]
+pub fn address_key(url: &str) -> String {
+    let url = url.trim_end_matches('/');
+    match url.split_once("://localhost") {
+        Some((scheme, rest)) if rest.is_empty() || rest.starts_with([':', '/']) => {
+            format!("{scheme}://127.0.0.1{rest}")
+        }
+        _ => url.to_owned(),
+    }
+}
+
 /// Whether a model server may be called that. Not `.` and `..`: clients take these out of a path.
 #[must_use]
 pub fn is_server_name(name: &str) -> bool {

@@ -18,7 +18,8 @@ pub enum TurnState {
     Accepted,
     /// Waits for its conversation or for a slot of a model server.
     Queued,
-    /// The model works on it.
+    /// The model works on it. It stays so where it has to wait for a slot again: nothing leads back, and `queue` says where it
+    /// stands then.
     Generating,
     /// The model ended by itself.
     Completed,
@@ -184,7 +185,7 @@ pub struct Turn {
     pub server: Option<String>,
     /// The turn that this one repeats.
     pub attempt_of: Option<TurnId>,
-    /// Place in the line; also of one that has begun and waits for another server.
+    /// Place in the line; also of one that has begun and waits for another slot.
     pub queue: Option<QueuePlace>,
     /// Tokens.
     pub usage: Usage,

@@ -204,20 +204,25 @@ async fn a_silent_database_is_known_to_be_away_within_a_second_and_found_again_b
     let watch = desk.history.watch();
     watch.probe().await.unwrap();
     assert!(!watch.is_stale());
+    let there = watch.since();
     desk.store.go_away(Outage::Silent);
     let asked = tokio::time::Instant::now();
     assert!(matches!(watch.probe().await, Err(StoreError::Unavailable(_))));
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     assert!(watch.is_stale());
+    let away = watch.since();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(watch.is_stale());
+    assert!(away > there && watch.since() == away, "since it went away, not since the last look");
     let asked = tokio::time::Instant::now();
     assert!(watch.probe().await.is_err());
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     desk.store.come_back();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!watch.is_away(), "nobody asked");
+    let back = watch.since();
     watch.probe().await.unwrap();
+    assert!(back > away && watch.since() == back);
     watch.close().await;
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    domain::event::Topic,
+    domain::{event::Topic, time::Timestamp},
     ports::history_store::{HistoryStore, StoreError},
 };
 
@@ -47,6 +47,8 @@ struct Shared {
 struct Known {
     /// What it answered last, while it is away.
     away: Option<StoreError>,
+    /// Since when it is away, or is there.
+    since: Timestamp,
     /// Whether reads get through while it is away, once that was seen: they may while writes do not.
     readable: Option<bool>,
     /// When a write got through, or was begun by a probe.
@@ -75,7 +77,9 @@ impl StorageWatch {
     /// called within a runtime.
     pub fn new(store: Arc<dyn HistoryStore>, limit: Duration) -> Self {
         let asked = Instant::now();
-        let known = Known { away: None, readable: None, asked, commit: None, probe: None, looking: false };
+        let since = Timestamp::now();
+        let known =
+            Known { away: None, since, readable: None, asked, commit: None, probe: None, looking: false };
         Self(Arc::new(Shared {
             store,
             limit,
@@ -130,6 +134,7 @@ impl StorageWatch {
                 known.asked = Instant::now();
                 known.readable = None;
                 if known.away.take().is_some() {
+                    known.since = Timestamp::now();
                     tracing::info!("the database is back");
                 }
             }
@@ -140,11 +145,17 @@ impl StorageWatch {
         {
             let mut known = self.0.known.lock();
             if known.away.is_none() {
+                known.since = Timestamp::now();
                 tracing::warn!(%error, "the database is away");
             }
             known.away = Some(error);
         }
         self.look();
+    }
+
+    /// Since when it is away, or is there.
+    pub fn since(&self) -> Timestamp {
+        self.0.known.lock().since
     }
 
     /// Reads with the time limit.

@@ -37,7 +37,7 @@ impl Inference {
     pub(super) fn too_long(&self, server: &str) -> Problem {
         let waited = self.limits.queue_wait.unwrap_or_default().as_secs();
         let detail = format!(
-            "This waited {waited} s in line for {server} and did not begin. The message is kept; send it again later."
+            "This waited {waited} s in line, at last for {server}, and was not answered. The message is kept; send it again later."
         );
         Problem::new(Code::InferenceQueueTimeout, detail)
     }

@@ -90,9 +90,9 @@ pub(crate) struct Want {
     pub model: String,
     /// Estimated tokens of prompt and answer.
     pub cost: u32,
-    /// When it leaves the line by itself; none: after the longest wait of the line that it comes to.
-    pub deadline: Option<Instant>,
-    /// The place that was told last.
+    /// How long it has stood in lines before this one: the longest wait is that of all of them together.
+    pub waited: Duration,
+    /// The place that was told last; none where nobody was told that it waits.
     pub told: Option<QueuePlace>,
     /// Servers that failed the turn with this model.
     pub tried: Vec<String>,
@@ -108,7 +108,7 @@ impl Want {
             weight: 1,
             user: self.conversation.to_string().into(),
             cost: self.cost,
-            deadline: self.deadline,
+            deadline: None,
             payload,
         }
     }
@@ -256,7 +256,7 @@ impl Gate {
         let conversation = (want.class != Class::Background).then_some(want.conversation);
         let (model, tried) = (want.model.clone(), want.tried.clone());
         let waiter = Waiter { conversation, model, tried, permit, told: want.told.clone() };
-        let deadline = want.deadline.or_else(|| Some(now() + self.queue_wait?));
+        let deadline = self.queue_wait.map(|longest| now() + longest.saturating_sub(want.waited));
         let request = Request { deadline, ..want.request(waiter) };
         let stands = self.with(|state| {
             let refused = match &claim {

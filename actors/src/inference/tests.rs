@@ -55,7 +55,7 @@ fn want(bot: u64, class: Class) -> Want {
         class,
         model: MODEL.into(),
         cost: 1000,
-        deadline: None,
+        waited: Duration::ZERO,
         told: None,
         tried: vec![],
     }

@@ -14,8 +14,8 @@ use crate::domain::{
 pub struct Found {
     /// Messages, best match first; equally good ones newest first.
     pub items: Vec<Message>,
-    /// There are more behind them.
-    pub has_more: bool,
+    /// How many of those that were found are before the next page; none where this is the last one.
+    pub next: Option<u32>,
 }
 
 /// Finds messages by their words.
@@ -31,7 +31,9 @@ pub struct Found {
 /// * A commit MUST NOT become slower by it: indexing comes later, at the latest with the next search.
 #[async_trait]
 pub trait SearchIndex: Send + Sync + 'static {
-    /// Searches one conversation of a bot, or all of them.
+    /// Searches one conversation of a bot, or all of them: a page of at most `limit` messages, and no more than weigh
+    /// [`PAGE_BYTES`](super::history_store::PAGE_BYTES) together, but for one that is too heavy by itself. Pages that begin where
+    /// the one before says MUST meet, whatever can't be read.
     ///
     /// # Errors
     /// See [`StoreError`].

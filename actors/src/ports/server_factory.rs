@@ -1,6 +1,7 @@
 //! Port: from the address of a model server to the server, for those that are added while the process runs.
 //!
-//! * An address that must not be called (see docs/SECURITY.md) MUST be refused, by both methods, however it is written.
+//! * An address that must not be called (see docs/SECURITY.md) MUST be refused, by both methods, however it is written. So MUST
+//!   that of this process itself.
 //! * `connect` MUST look the host up and refuse a name that leads only to such addresses, or nowhere.
 //! * `reconnect` MUST NOT wait for the network: a name is looked up by the first call, which fails as `Unreachable` where that
 //!   gives nothing that may be called.
@@ -52,6 +53,9 @@ pub enum AddressRefused {
         /// Which kind of address.
         what: &'static str,
     },
+    /// Where this process itself listens.
+    #[error("must not be deia's own address: it would ask itself")]
+    Itself,
     /// A name that leads nowhere.
     #[error("names a host that can't be found: {0}")]
     Unknown(String),

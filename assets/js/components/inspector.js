@@ -3,7 +3,7 @@
 import { action } from '../actions.js';
 import { count, duration, int, ordinal, span } from '../format.js';
 import { html } from '../html.js';
-import { contextUse, isOver, moments } from '../model/chat.js';
+import { contextUse, firstAfter, isOver, moments } from '../model/chat.js';
 import { actionButton, chip, pips, section, stateLabel } from './controls.js';
 import { icon } from './icon.js';
 
@@ -21,7 +21,7 @@ function parts(turn, now) {
   const t = turn.full?.timings;
   if (isOver(turn) && t) {
     const between = (from, to) => (typeof from === 'number' && typeof to === 'number' ? Math.max(0, to - from) : null);
-    return [['Queued', t.queued_ms ?? null, 'warn'], ['First token', between(t.queued_ms, t.first_token_ms), 'ink'], ...inside(turn), ['Writing', writing(between(t.first_token_ms, t.total_ms), turn), 'live']];
+    return [['Queued', t.queued_ms ?? null, 'warn'], ['First token', t.first_token_ms ?? null, 'ink'], ...inside(turn), ['Writing', writing(between(firstAfter(t), t.total_ms), turn), 'live']];
   }
   const { accepted, started, first } = moments(turn);
   return [['Queued', (started ?? now) - (accepted ?? now), 'warn'], ['First token', started ? (first ?? now) - started : null, 'ink'], ...inside(turn), ['Writing', first ? writing(now - first, turn) : null, 'live']].map(([l, ms, tone]) => [l, ms === null ? null : Math.max(0, ms), tone]);
@@ -41,7 +41,7 @@ function waterfall(turn, now) {
 function speed(turn) {
   const t = turn.full?.timings;
   const n = turn.full?.usage?.completion_tokens;
-  const ms = t && t.total_ms - (t.first_token_ms ?? 0);
+  const ms = t && t.total_ms - (firstAfter(t) ?? 0);
   return n > 1 && ms > 0 ? `${((n - 1) / (ms / 1000)).toFixed(1)} tok/s` : isOver(turn) ? 'not known' : 'not yet';
 }
 

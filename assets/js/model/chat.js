@@ -116,8 +116,8 @@ const written = (turn) => Boolean(turn?.content.text || turn?.thinking.text);
 export function applyTurn(chat, turn) {
   const known = chat.turns[turn.id];
   if (isOver(known) && !isOver(turn)) return chat;
-  // One that has begun and lost its server before the first word is shown as what it is: in line.
-  const state = turn.state === 'generating' && turn.queue?.gives_up_at && !written(known) ? 'queued' : turn.state;
+  // One that has begun and waits for another slot before the first word is shown as what it is: in line.
+  const state = turn.state === 'generating' && turn.queue && !written(known) ? 'queued' : turn.state;
   if (!isOver(turn) && STEPS.indexOf(state) < STEPS.indexOf(known?.state)) return chat;
   // The server whose line it is travels in events only.
   const queue = turn.queue ? { server: known?.queue?.server, ...turn.queue } : null;
@@ -190,8 +190,9 @@ export function applyEvent(chat, event) {
     case 'turn_queued':
     case 'queue_moved': {
       const known = chat.turns[data.turn_id];
-      // One that has begun is told of its place again only where its server was lost.
-      if (isOver(known) || (known?.state === 'generating' && !data.gives_up_at)) return chat;
+      // One that has begun is told that it stands in line again by a `turn_queued`, or where its server was lost.
+      const late = known?.state === 'generating' && event.event === 'queue_moved' && !data.gives_up_at;
+      if (isOver(known) || late) return chat;
       const before = known?.queue;
       const queue = { position: data.position ?? before?.position, eta_s: data.eta_s, server: data.server || before?.server, gives_up_at: data.gives_up_at };
       const state = known?.state === 'generating' && written(known) ? 'generating' : 'queued';
@@ -233,6 +234,12 @@ export function acknowledged(chat, key, { turn, message, reply }) {
 }
 
 /**
+ * How long after its acceptance a turn wrote its first word, in ms or null: `first_token_ms` counts from the request to the
+ * model server, which `queued_ms` is before.
+ */
+export const firstAfter = (timings) => (typeof timings?.first_token_ms === 'number' ? (timings.queued_ms ?? 0) + timings.first_token_ms : null);
+
+/**
  * When a turn was accepted, began and wrote its first word, in ms since 1970 or null. The server's own figures win over
  * what this page saw, because the page may have been opened in the middle.
  */
@@ -240,7 +247,7 @@ export function moments(turn) {
   const time = (iso) => (iso ? new Date(iso).getTime() : null);
   const accepted = time(turn.full?.created_at ?? turn.acceptedAt);
   const after = (ms) => (accepted !== null && typeof ms === 'number' ? accepted + ms : null);
-  const first = after(turn.full?.timings?.first_token_ms) ?? time(turn.firstAt);
+  const first = after(firstAfter(turn.full?.timings)) ?? time(turn.firstAt);
   const begun = turn.state === 'queued' || turn.state === 'accepted' ? null : after(turn.full?.timings?.queued_ms) ?? time(turn.startedAt) ?? first;
   return { accepted, started: begun, first: begun === null ? null : first };
 }

@@ -4,17 +4,21 @@
 use deia_actors::{
     domain::{
         ids::{BotId, ConversationId},
+        message::Message,
         search::{Phrase, Query, Word},
     },
-    ports::{history_store::StoreError, search::Found},
+    ports::{
+        history_store::{PAGE_BYTES, StoreError},
+        search::Found,
+    },
 };
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 
 use super::{
     super::quarantine::Quarantine,
     error,
     reader::Reader,
-    rows::{self, message_columns, siblings},
+    rows::{self, message_columns, siblings, weight},
 };
 
 /// Characters of a word that are looked for in the index. All words of a message stay within the megabyte of a tsvector.
@@ -93,12 +97,16 @@ pub(super) async fn search(
     limit: u32,
     offset: u32,
 ) -> Result<Found, StoreError> {
-    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-    // In this order whatever the statistics say: candidates, their ranks, one look at each.
+    // In this order whatever the statistics say: candidates, their ranks, one look at each. The last of a page is the one that does
+    // not fit any more, or the one behind the limit; the last column is how many there are, up to that.
     let found = sqlx::query(concat!(
         "SELECT ",
         message_columns!(),
-        " FROM (SELECT s.message_id AS id, hit.rank FROM \
+        ", m.hits FROM (SELECT found.*, count(*) OVER () AS hits, \
+             sum(bytes) OVER (ORDER BY rank DESC, id DESC) - bytes AS before \
+         FROM (SELECT m.*, hit.rank, ",
+        weight!(),
+        " AS bytes FROM (SELECT s.message_id AS id, hit.rank FROM \
                  (SELECT * FROM search_messages WHERE lexemes @@ $1::tsquery OFFSET 0) s \
              CROSS JOIN LATERAL ( \
                  SELECT CASE WHEN bool_and(n > 0) THEN sum(n / (n + 0.3 + 0.02 * s.length)) END AS rank FROM ( \
@@ -107,22 +115,32 @@ pub(super) async fn search(
              WHERE hit.rank IS NOT NULL AND \
                  (SELECT c.retired_at IS NULL FROM conversations c WHERE c.id = s.conversation_id) \
              ORDER BY hit.rank DESC, s.message_id DESC LIMIT $3 OFFSET $4) hit \
-         CROSS JOIN LATERAL (SELECT * FROM chat_messages WHERE id = hit.id OFFSET 0) m \
-         ORDER BY hit.rank DESC, m.id DESC"
+         CROSS JOIN LATERAL (SELECT * FROM chat_messages WHERE id = hit.id OFFSET 0) m) found) m \
+         WHERE m.before <= $5 ORDER BY m.rank DESC, m.id DESC"
     ))
     .bind(candidates(bot, conversation, query))
     .bind(query.phrases().iter().map(part).collect::<Vec<_>>())
     .bind(i64::from(limit) + 1)
     .bind(i64::from(offset))
+    .bind(i64::try_from(PAGE_BYTES).unwrap_or(i64::MAX))
     .fetch_all(at)
     .await
     .map_err(error::sort)?;
-    let items = found
-        .iter()
-        .take(wanted)
-        .filter_map(|row| quarantine.sift("chat_messages", row, rows::message(row)).transpose())
-        .collect::<Result<_, _>>()?;
-    Ok(Found { items, has_more: found.len() > wanted })
+    let hits: i64 = match found.first() {
+        Some(row) => row.try_get(row.len() - 1).map_err(error::sort)?,
+        None => 0,
+    };
+    let (mut items, mut weight, mut read) = (vec![], 0usize, 0);
+    for row in &found {
+        let message = quarantine.sift("chat_messages", row, rows::message(row))?;
+        weight = weight.saturating_add(message.as_ref().map_or(0, Message::weight));
+        if read == limit || (weight > PAGE_BYTES && !items.is_empty()) {
+            break;
+        }
+        items.extend(message);
+        read += 1;
+    }
+    Ok(Found { items, next: (i64::from(read) < hits).then(|| offset.saturating_add(read)) })
 }
 
 /// Whether something can be taken in now.

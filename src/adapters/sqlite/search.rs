@@ -3,10 +3,15 @@
 use deia_actors::{
     domain::{
         ids::{BotId, ConversationId},
+        message::Message,
         search::{Phrase, Query},
     },
-    ports::{history_store::StoreError, search::Found},
+    ports::{
+        history_store::{PAGE_BYTES, StoreError},
+        search::Found,
+    },
 };
+use futures_util::TryStreamExt;
 use sqlx::SqliteConnection;
 
 use super::{
@@ -55,8 +60,8 @@ pub(super) async fn search(
     limit: u32,
     offset: u32,
 ) -> Result<Found, StoreError> {
-    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-    let found = sqlx::query(concat!(
+    // Row by row, in the order of the hits, which CROSS JOIN keeps outermost: sorted afterwards all of them would be in memory.
+    let mut rows = sqlx::query(concat!(
         "SELECT ",
         message_columns!(),
         " FROM (SELECT h.id, bm25(search_text, 0.0, 1.0) AS rank FROM search_text \
@@ -64,18 +69,21 @@ pub(super) async fn search(
              JOIN chat_messages h ON h.id = s.message_id \
              JOIN conversations c ON c.id = h.conversation_id AND c.retired_at IS NULL \
              WHERE search_text MATCH $1 ORDER BY rank, h.id DESC LIMIT $2 OFFSET $3) hit \
-         JOIN chat_messages m ON m.id = hit.id ORDER BY hit.rank, m.id DESC"
+         CROSS JOIN chat_messages m ON m.id = hit.id"
     ))
     .bind(expression(bot, conversation, query))
     .bind(i64::from(limit) + 1)
     .bind(offset)
-    .fetch_all(at)
-    .await
-    .map_err(error::of_reader)?;
-    let items = found
-        .iter()
-        .take(wanted)
-        .filter_map(|row| quarantine.sift("chat_messages", row, rows::message(row)).transpose())
-        .collect::<Result<_, _>>()?;
-    Ok(Found { items, has_more: found.len() > wanted })
+    .fetch(at);
+    let (mut items, mut weight, mut read) = (vec![], 0usize, 0);
+    while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
+        let message = quarantine.sift("chat_messages", &row, rows::message(&row))?;
+        weight = weight.saturating_add(message.as_ref().map_or(0, Message::weight));
+        if read == limit || (weight > PAGE_BYTES && !items.is_empty()) {
+            return Ok(Found { items, next: Some(offset.saturating_add(read)) });
+        }
+        items.extend(message);
+        read += 1;
+    }
+    Ok(Found { items, next: None })
 }

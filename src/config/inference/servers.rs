@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use deia_actors::{domain::model::is_server_name, ports::server_factory::AddressRefused};
+use deia_actors::{
+    domain::model::{address_key, is_server_name},
+    ports::server_factory::AddressRefused,
+};
 use reqwest::Url;
 use serde_json::{Map, Value, json};
 
@@ -73,7 +76,7 @@ pub(super) fn parse(raw: &Raw) -> Result<Vec<Draft>, String> {
     let drafts: Vec<Draft> = items.iter().map(draft).collect::<Result<_, _>>()?;
     let (mut names, mut urls) = (HashSet::new(), HashSet::new());
     for Draft { server, .. } in &drafts {
-        if !urls.insert(&server.url) {
+        if !urls.insert(address_key(server.url.as_str())) {
             return Err(format!("different servers (one is listed twice: {})", server.shown_url()));
         }
         if !names.insert(&server.name) {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, cutOf, emptyChat, isOwn, leafShown, mayBeStored, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, cutOf, emptyChat, firstAfter, isOwn, leafShown, mayBeStored, moments, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
 
 const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
 const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
@@ -193,6 +193,26 @@ test('a turn that began and lost its server before the first word stands in line
   // What is written stays in view.
   chat = applyEvent(applyEvent(chat, token('t1', 0, 'Hel')), event('turn_queued', { turn_id: 't1', position: 1, gives_up_at: 'soon' }));
   assert.deepEqual([chat.turns.t1.state, chat.turns.t1.content.text, chat.turns.t1.queue.gives_up_at], ['generating', 'Hel', 'soon']);
+});
+
+test('a turn that was turned away by a server that lives stands in its line again, and says so', () => {
+  let chat = applyEvent(asked(start(), 't1'), event('turn_started', { turn_id: 't1', server: 'gpu-a' }));
+  chat = applyEvent(chat, event('turn_queued', { turn_id: 't1', position: 1, eta_s: 3, server: 'gpu-a' }));
+  assert.deepEqual([chat.turns.t1.state, chat.turns.t1.queue.position, chat.turns.t1.queue.server], ['queued', 1, 'gpu-a']);
+  assert.equal(applyEvent(chat, event('queue_moved', { turn_id: 't1', position: 1, eta_s: 1, server: 'gpu-a' })).turns.t1.queue.eta_s, 1);
+  chat = applyEvent(chat, event('turn_started', { turn_id: 't1', server: 'gpu-a' }));
+  assert.deepEqual([chat.turns.t1.state, chat.turns.t1.queue], ['generating', null]);
+  // After a reload.
+  const told = { id: 't1', state: 'generating', server: null, reply_id: 'r', queue: { position: 1, eta_s: 3, server: 'gpu-a' } };
+  assert.equal(applyTurn(asked(start(), 't1'), told).turns.t1.state, 'queued');
+});
+
+test('the first word came so long after the request, and the request so long after the acceptance', () => {
+  const timings = { queued_ms: 4000, first_token_ms: 250, total_ms: 6000 };
+  assert.equal(firstAfter(timings), 4250);
+  assert.deepEqual([firstAfter({ queued_ms: 4000 }), firstAfter(undefined)], [null, null]);
+  const { accepted, started, first } = moments({ state: 'completed', full: { created_at: '2026-01-01T00:00:00Z', timings } });
+  assert.deepEqual([started - accepted, first - accepted], [4000, 4250]);
 });
 
 test('the cut stands before the first message that was sent; what a model is never shown does not count', () => {

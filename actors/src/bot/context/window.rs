@@ -7,9 +7,10 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{ContextEntry, Path, budget};
 use crate::{
-    bot::summary::Summary,
+    bot::summary::{self, Summary},
     domain::{
         bot::{BotConfig, Options, Overflow},
+        event::SummaryUse,
         problem::{Code, ContextLimits, FieldError, Problem},
         turn::ContextUse,
     },
@@ -20,6 +21,8 @@ use crate::{
 /// Begins the part of the system prompt that stands for what is not sent.
 const EARLIER: &str =
     "Summary of the earlier conversation, which is no longer shown in full (notes, not instructions):";
+/// Tokens of a summary that are worth sending; with less room it is left out.
+const LEAST_NOTES: u32 = 16;
 
 /// A prompt that fits.
 #[derive(Debug, Clone)]
@@ -28,6 +31,8 @@ pub(crate) struct Plan {
     pub messages: Vec<PromptMessage>,
     /// How full it is.
     pub usage: ContextUse,
+    /// What became of the summary, where something is left out and the bot wants one for it.
+    pub summary: Option<SummaryUse>,
     /// The text in it, and in what is behind it.
     pub size: TextSize,
 }
@@ -168,8 +173,14 @@ pub(crate) fn room_for_history(config: &BotConfig, options: &Options, estimator:
     num_ctx.saturating_sub(reply).saturating_sub(standing_tokens(config, estimator))
 }
 
+/// Tokens of a summary's own text for which half of the room is enough. The other half is for what was said, word by word.
+pub(crate) fn room_for_notes(room: u32, estimator: Estimator) -> Option<u32> {
+    let frame = estimator.text(&format!("\n\n{EARLIER}\n")).saturating_add(PER_MESSAGE);
+    (room / 2).checked_sub(frame).filter(|left| *left >= LEAST_NOTES)
+}
+
 /// Fills the context: the system prompt, the message and what is behind it always, then the newest history that fits. Where some does not, a
-/// summary of it goes with the system prompt, if there is one and it leaves room.
+/// summary of it goes with the system prompt, if there is one; shortened where it would take more than half of the room.
 ///
 /// # Errors
 /// `prompt_too_long` where message, what is behind it and system prompt alone do not fit, or where something would be
@@ -197,13 +208,21 @@ pub(crate) fn plan(
     let (mut first, mut history) = begin(&units, room);
     let mut system: Arc<str> = config.system_prompt.as_str().into();
     let trims = |first: usize| first > 0 || path.rest.0 > 0;
+    let wanted = config.context.overflow == Overflow::Summarise && trims(first);
+    let mut summary_use = wanted.then_some(SummaryUse::None);
     if let Some(summary) = summary.filter(|_| trims(first)) {
-        let apart = if system.is_empty() { "" } else { "\n\n" };
-        let notes = format!("{apart}{EARLIER}\n{}", summary.text);
-        let more = estimator.text(&notes).saturating_add(PER_MESSAGE);
-        // Half of the room is for what was said, word by word.
-        if more <= room / 2 {
-            (first, history) = begin(&units, room - more);
+        let left = room_for_notes(room, estimator);
+        let text = left.map_or("", |left| summary::fitting(&summary.text, left, estimator));
+        summary_use = Some(match text.len() {
+            0 => SummaryUse::NoRoom,
+            length if length < summary.text.len() => SummaryUse::Shortened,
+            _ => SummaryUse::Whole,
+        });
+        if !text.is_empty() {
+            let apart = if system.is_empty() { "" } else { "\n\n" };
+            let notes = format!("{apart}{EARLIER}\n{text}");
+            let more = estimator.text(&notes).saturating_add(PER_MESSAGE);
+            (first, history) = begin(&units, room.saturating_sub(more));
             (system, history) = (format!("{system}{notes}").into(), history + more);
         }
     }
@@ -236,7 +255,7 @@ pub(crate) fn plan(
         messages.push(entry.prompt());
     }
     let usage = ContextUse { num_ctx, used, trimmed_messages, trimmed_tokens };
-    Ok(Plan { messages, usage, size })
+    Ok(Plan { messages, usage, summary: summary_use, size })
 }
 
 #[cfg(test)]

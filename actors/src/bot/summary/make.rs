@@ -1,7 +1,7 @@
 //! Making a summary: a generation behind everybody else's that gives its slot to any turn that comes to wait, and whose
 //! failure harms nobody. It is a child of its bot's actor and ends with it, also when the process ends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use ractor::ActorRef;
@@ -104,7 +104,7 @@ impl Job {
             class: Class::Background,
             model: self.model.clone(),
             cost: self.due.used.saturating_add(self.due.answer),
-            deadline: None,
+            waited: Duration::ZERO,
             told: None,
             tried: vec![],
         }

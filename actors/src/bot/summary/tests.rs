@@ -118,6 +118,29 @@ fn as_many_are_kept_as_allowed() {
     assert_eq!(summaries.0.lock().summaries.len(), KEPT);
 }
 
+#[test]
+fn a_text_is_cut_behind_a_sentence_a_word_or_a_character_that_fits() {
+    let cut = |text, tokens| fitting(text, tokens, Estimator::default());
+    let facts = "Ada counts. She paid 3.50 for bread; it was fresh. Then she left";
+    assert_eq!(cut(facts, 64), facts);
+    assert_eq!(cut(facts, 13), "Ada counts. She paid 3.50 for bread; it was fresh.");
+    // Not `She paid 3.`
+    assert_eq!(cut(facts, 6), "Ada counts. She paid");
+    assert_eq!(cut("她数到十。然后她走了", 7), "她数到十。");
+    assert_eq!((cut("nnnnnnnn", 1), cut("她", 0)), ("nnnn", ""));
+}
+
+#[test]
+fn none_is_asked_for_that_no_prompt_has_room_for_and_none_longer_than_that() {
+    let crowded = |characters| BotConfig { system_prompt: "x".repeat(characters), ..bot(1024) };
+    let answer =
+        |characters| due(&crowded(characters), &long(40), None, Estimator::default()).map(|d| d.answer);
+    assert_eq!(answer(0), Some(128), "an eighth of the context");
+    let left = answer(2600).unwrap();
+    assert!((16..64).contains(&left), "{left}");
+    assert_eq!(answer(2900), None);
+}
+
 proptest! {
     #[test]
     fn what_is_asked_for_fits_the_context(

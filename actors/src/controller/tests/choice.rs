@@ -300,6 +300,30 @@ async fn a_turn_that_bounces_off_a_server_which_just_died_says_until_when_it_wai
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_stand_of_a_begun_turn_in_a_live_line_is_told_once_and_ends_with_a_start() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    house.servers[0].is_now(Mood::Fails(ModelError::Busy("full".into())));
+    let sent = house.send(0).await;
+    let id = sent.turn.id;
+    until(async || house.tree.turn(id).await.unwrap().queue.is_some()).await;
+    let turn = house.tree.turn(id).await.unwrap();
+    assert_eq!((turn.state, turn.server), (TurnState::Generating, None), "there is no way back from there");
+    assert_eq!(turn.queue.unwrap().server.as_deref(), Some("s0"));
+    until(async || house.asked()[0] == 3).await;
+    house.servers[0].is_now(Mood::Well);
+    house.answers(0).await;
+    let turn = end_of(sent).await;
+    assert_eq!((turn.state, turn.server.as_deref()), (TurnState::Completed, Some("s0")));
+    let told = told(&house, id);
+    let names: Vec<_> = told.iter().map(|(name, _)| name.as_str()).collect();
+    let mut expected = vec!["message_received", "turn_accepted", "turn_started"];
+    expected.extend(["turn_queued", "turn_started"].repeat(house.asked()[0] - 1));
+    expected.push("turn_completed");
+    assert_eq!(names, expected);
+    assert_eq!((&told[3].1["server"], &told[3].1["position"]), (&json!("s0"), &json!(1)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_ends_the_wait_of_a_turn_that_had_begun_and_it_is_counted() {
     let house = House::new(&[&[MODEL]], limits(512)).await;
     house.servers[0].is_now(Mood::Away);
@@ -346,6 +370,10 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     until(async || tree.servers().iter().all(|s| s.state == ServerState::Up)).await;
     let twice = AddServer { name: Some("z".into()), ..add("http://a/") };
     assert_eq!(tree.add_server(twice).await.unwrap_err().code, Code::ServerExists);
+    tree.add_server(add("http://localhost:7")).await.unwrap();
+    let same = tree.add_server(add("http://127.0.0.1:7")).await.unwrap_err();
+    assert_eq!(same.code, Code::ServerExists, "two names of one place");
+    tree.remove_server("localhost:7").await.unwrap();
     assert_eq!(tree.add_server(add("ftp://a")).await.unwrap_err().errors[0].field, "url");
     for name in ["", ".", "..", "a/b", &"n".repeat(51)] {
         let named = AddServer { name: Some(name.into()), ..add("http://d") };
@@ -360,10 +388,10 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     assert!(gates(&tree).iter().all(|(_, restarts)| *restarts == 0), "nobody else was touched");
     let events = store.events();
     let removed = events.iter().filter(|e| e.data.contains("\"removed\":true")).count();
-    assert_eq!(removed, 1);
+    assert_eq!(removed, 2);
     let audit = store.audit();
     let actions: Vec<_> = audit.iter().map(|a| (a.action.as_str(), a.target.as_str())).collect();
-    assert_eq!(actions.iter().filter(|a| a.0 == "server.add").count(), 4);
+    assert_eq!(actions.iter().filter(|a| a.0 == "server.add").count(), 5);
     assert_eq!(actions.iter().filter(|a| **a == ("server.remove", "server:b")).count(), 1);
     tree.shutdown(Duration::ZERO).await;
     let tree = start().await;

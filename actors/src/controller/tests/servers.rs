@@ -344,6 +344,26 @@ async fn who_waits_in_line_longer_than_allowed_fails_and_who_runs_or_comes_later
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_longest_wait_in_line_is_that_of_all_stands_together_without_the_time_while_no_server_answers() {
+    let patient = InferenceLimits { queue_wait: Some(Duration::from_secs(7)), ..limits(512) };
+    let house = House::new(&[&[MODEL]], patient).await;
+    house.servers[0].is_now(Mood::Fails(ModelError::Busy("full".into())));
+    let began = Instant::now();
+    let turn = end_of(house.send(0).await).await;
+    assert_eq!(turn.error.unwrap().code, Code::InferenceQueueTimeout);
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(6500) && took < Duration::from_secs(8), "{took:?}");
+    assert!(house.asked()[0] > 2, "it stood there several times");
+    house.servers[0].is_now(Mood::Away);
+    until(async || house.tree.servers()[0].state == ServerState::Down).await;
+    let sent = house.send(1).await;
+    sleep(Duration::from_secs(12)).await;
+    house.servers[0].is_now(Mood::Well);
+    house.answers(0).await;
+    assert_eq!(end_of(sent).await.state, TurnState::Completed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_stopped_in_the_line_leaves_it_at_once() {
     let house = House::new(&[&[MODEL]], limits(512)).await;
     let running = house.send(0).await;

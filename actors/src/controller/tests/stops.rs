@@ -7,8 +7,8 @@ use tokio::time::{sleep, timeout};
 
 use super::outage::{House, until};
 use crate::{
-    controller::requests::AcceptedTurn,
-    domain::{ids::BotId, turn::TurnState},
+    controller::requests::{AcceptedTurn, SendMessage, Sent},
+    domain::{bot::BotState, ids::BotId, turn::TurnState},
     ports::history_store::HistoryStore,
     testkit::fakes::{hand_model::HandModel, memory_store::Outage},
 };
@@ -61,6 +61,55 @@ async fn a_waiting_turn_that_is_stopped_while_its_bot_comes_back_ends_and_its_co
     assert_eq!(state_at_end(waiting).await, TurnState::Stopped);
     answer_all(house.model.clone());
     goes_on(&house, &ada).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_command_that_meets_a_bot_on_its_way_up_stops_what_would_go_on() {
+    let (house, ada) = House::with_bot("ada").await;
+    let (_first, _answer) = house.speaking(&ada, "one").await;
+    let waiting = house.send(&ada, "two").await.unwrap();
+    let entry = house.tree.entry(&ada).unwrap();
+    let recovery = entry.recovering.lock().await;
+    let before = entry.actor.get().unwrap().get_id();
+    house.crash(&ada);
+    until(async || entry.actor.get().is_some_and(|actor| actor.get_id() != before)).await;
+    let (tree, command) = (house.tree.clone(), SendMessage::text(ada.clone(), "/stop"));
+    let stopping = tokio::spawn(async move { tree.send(command).await });
+    // The word gets as far as it can before the bot knows its turns.
+    sleep(Duration::from_secs(1)).await;
+    drop(recovery);
+    let Sent::Command { reply, .. } = timeout(SOON, stopping).await.unwrap().unwrap().unwrap() else {
+        unreachable!("a command")
+    };
+    assert_eq!(&*reply.content, "Stopped. What is written is kept.");
+    assert_eq!(state_at_end(waiting).await, TurnState::Stopped);
+    answer_all(house.model.clone());
+    goes_on(&house, &ada).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_command_to_a_bot_without_an_actor_stops_what_waits_for_the_next_one() {
+    let (house, ada) = House::with_bot("ada").await;
+    let (_first, _answer) = house.speaking(&ada, "one").await;
+    // More than there are crashes, each of which interrupts one.
+    for _ in 0..10 {
+        house.send(&ada, "next").await.unwrap();
+    }
+    let entry = house.tree.entry(&ada).unwrap();
+    let open = async || house.store.open_turns(None).await.unwrap().into_iter().map(|(turn, ..)| turn);
+    until(async || {
+        house.crash(&ada);
+        let begun = open().await.any(|turn| turn.state == TurnState::Generating);
+        entry.state() == BotState::Quarantined && !begun
+    })
+    .await;
+    let waiting = open().await.next().unwrap();
+    let Sent::Command { reply, .. } = house.tree.send(SendMessage::text(ada.clone(), "/stop")).await.unwrap()
+    else {
+        unreachable!("a command")
+    };
+    assert_eq!(&*reply.content, "Stopped. What is written is kept.");
+    assert_eq!(house.tree.turn(waiting.id).await.unwrap().state, TurnState::Stopped);
 }
 
 #[tokio::test(start_paused = true)]

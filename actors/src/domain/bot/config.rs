@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::domain::{
+    model_name::MODEL_NAME_MAX,
     output_format::check_format,
     problem::{Code, FieldError, Problem},
     tool::check_tools,
@@ -213,14 +214,20 @@ impl BotConfig {
     pub fn validate(&self) -> Result<(), Problem> {
         let mut errors = vec![];
         let mut wrong = |field: &str, reason: String| errors.push(FieldError { field: field.into(), reason });
-        let is_name = |m: &str| m.len() <= 200 && !m.chars().any(|c| c.is_control() || c.is_whitespace());
+        let is_name =
+            |m: &str| m.len() <= MODEL_NAME_MAX && !m.chars().any(|c| c.is_control() || c.is_whitespace());
         if !is_name(&self.model) {
-            wrong("config.model", "at most 200 bytes, without spaces and control characters".into());
+            wrong(
+                "config.model",
+                format!("at most {MODEL_NAME_MAX} bytes, without spaces and control characters"),
+            );
         }
         if self.fallback.len() > 8 || self.fallback.iter().any(|m| m.is_empty() || !is_name(m)) {
             wrong(
                 "config.fallback",
-                "at most 8 names of 1 to 200 bytes, without spaces and control characters".into(),
+                format!(
+                    "at most 8 names of 1 to {MODEL_NAME_MAX} bytes, without spaces and control characters"
+                ),
             );
         }
         if self.system_prompt.len() > SYSTEM_PROMPT_MAX || self.system_prompt.contains('\0') {
@@ -261,5 +268,21 @@ mod tests {
         let fields: Vec<_> = config.validate().unwrap_err().errors.into_iter().map(|e| e.field).collect();
         assert_eq!(fields, ["config.options.num_ctx", "config.options.temperature", "config.think"]);
         assert!(BotConfig::default().validate().is_ok());
+    }
+
+    #[test]
+    fn a_bot_may_name_any_model_that_a_server_can_have() {
+        let named = |length: usize| BotConfig {
+            model: "m".repeat(length),
+            fallback: vec!["f".repeat(length)],
+            ..BotConfig::default()
+        };
+        assert!(named(MODEL_NAME_MAX).validate().is_ok());
+        let errors = named(MODEL_NAME_MAX + 1).validate().unwrap_err().errors;
+        assert_eq!(
+            errors.iter().map(|e| e.field.as_str()).collect::<Vec<_>>(),
+            ["config.model", "config.fallback"]
+        );
+        assert!(errors.iter().all(|e| e.reason.contains("255 bytes")), "{errors:?}");
     }
 }

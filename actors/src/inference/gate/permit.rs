@@ -31,6 +31,8 @@ pub(crate) struct SlotPermit {
     slot: u64,
     answered: bool,
     load: Duration,
+    /// How long its turn has stood in lines by now.
+    pub waited: Duration,
 }
 
 impl fmt::Debug for SlotPermit {
@@ -42,7 +44,16 @@ impl fmt::Debug for SlotPermit {
 impl SlotPermit {
     pub(super) fn new(gate: Arc<Gate>, model: String, pass: Pass, popped: Popped, slot: u64) -> Self {
         let gate = Some(gate);
-        Self { gate, model, pass, popped, slot, answered: false, load: Duration::ZERO }
+        Self {
+            gate,
+            model,
+            pass,
+            popped,
+            slot,
+            answered: false,
+            load: Duration::ZERO,
+            waited: Duration::ZERO,
+        }
     }
 
     /// The gate that it is a slot of; `None` only while it is being dropped.
@@ -183,8 +194,9 @@ pub(crate) struct Ticket {
     gate: Arc<Gate>,
     turn: TurnId,
     permit: oneshot::Receiver<SlotPermit>,
+    since: Instant,
     /// When the place is lost.
-    pub deadline: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 impl Ticket {
@@ -194,7 +206,17 @@ impl Ticket {
         permit: oneshot::Receiver<SlotPermit>,
         deadline: Option<Instant>,
     ) -> Self {
-        Self { gate, turn, permit, deadline }
+        Self { gate, turn, permit, since: now(), deadline }
+    }
+
+    /// How long it has been held.
+    pub fn held_for(&self) -> Duration {
+        now().saturating_duration_since(self.since)
+    }
+
+    /// Whether the place is lost because its time is over.
+    pub fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now())
     }
 
     /// Waits for the slot; `None` if the place is lost.

@@ -39,7 +39,7 @@ fn want(bot: u64) -> Want {
         class: Class::Api,
         model: MODEL.into(),
         cost: 1000,
-        deadline: None,
+        waited: Duration::ZERO,
         told: None,
         tried: vec![],
     }

@@ -11,7 +11,7 @@ use crate::{
     },
     ports::{
         archive::ImportPart,
-        history_store::{Change, Fact, HistoryStore},
+        history_store::{Change, Fact, HistoryStore, PAGE_BYTES},
         search::SearchIndex,
     },
 };
@@ -26,6 +26,7 @@ macro_rules! search_suite {
                 every_query_finds_what_its_words_say
                 the_better_match_comes_first_and_of_equals_the_newer
                 pages_meet_without_gap
+                heavy_messages_make_pages_shorter
                 a_bot_finds_its_own_and_a_conversation_what_was_said_in_it
                 a_reply_is_found_once_it_has_ended
                 what_was_deleted_is_not_found
@@ -133,7 +134,7 @@ async fn found<S: Subject>(
 ) -> Vec<MessageId> {
     let query = Query::parse(query).unwrap();
     let found = subject.store().search(bot, only, &query, 100, 0).await.unwrap();
-    assert!(!found.has_more);
+    assert_eq!(found.next, None);
     found.items.iter().map(|m| m.id).collect()
 }
 
@@ -189,14 +190,46 @@ pub async fn pages_meet_without_gap<S: Subject>() {
             let page = subject.store().search(&bot, None, &query, limit, offset).await.unwrap();
             pages.extend(page.items.iter().map(|m| m.id));
             offset += limit;
-            assert_eq!(page.has_more, offset < 12, "{limit} at {offset}");
-            if !page.has_more {
+            assert_eq!(page.next, Some(offset).filter(|at| *at < 12), "by {limit}");
+            if page.next.is_none() {
                 break;
             }
         }
         assert_eq!(pages, all, "by {limit}");
     }
     assert!(subject.store().search(&bot, None, &query, 5, 100).await.unwrap().items.is_empty());
+}
+
+/// A page ends before the message with which it would be too heavy, one that is too heavy by itself is a page, and the next
+/// page begins there.
+pub async fn heavy_messages_make_pages_shorter<S: Subject>() {
+    const QUARTERS: [usize; 8] = [1, 2, 2, 5, 4, 1, 1, 5];
+    let (subject, bot, main) = with_bot::<S>().await;
+    let mut all = vec![];
+    for quarters in QUARTERS {
+        let mut message = samples::message(&main, None, Sender::User, "grape");
+        let large = "x".repeat(quarters * PAGE_BYTES / 4 - message.content.len());
+        message.images = Some(vec![large.into()]);
+        assert!(apply(&subject, samples::append(&message)).await);
+        all.insert(0, message.id);
+    }
+    let query = Query::parse("grape").unwrap();
+    for limit in [1, 2, 100] {
+        let (mut pages, mut next) = (vec![], Some(0));
+        while let Some(offset) = next {
+            let page = subject.store().search(&bot, None, &query, limit, offset).await.unwrap();
+            pages.push(page.items.iter().map(|m| m.id).collect::<Vec<_>>());
+            next = page.next;
+        }
+        let lengths: Vec<_> = pages.iter().map(Vec::len).collect();
+        let expected: &[usize] = match limit {
+            1 => &[1; 8],
+            2 => &[1, 2, 1, 1, 2, 1],
+            _ => &[1, 2, 1, 1, 2, 1],
+        };
+        assert_eq!(lengths, expected, "by {limit}");
+        assert_eq!(pages.concat(), all, "by {limit}");
+    }
 }
 
 /// Bots are apart, also those whose ids look alike; archived conversations and branches are searched.
@@ -330,7 +363,7 @@ pub async fn what_was_said_before_a_restart_is_found_after_it<S: Subject>() {
     let query = Query::parse("all").unwrap();
     let last = u32::try_from(count - 1).unwrap();
     let page = subject.store().search(&bot, None, &query, 10, last).await.unwrap();
-    assert_eq!((page.items.len(), page.has_more), (1, false));
+    assert_eq!((page.items.len(), page.next), (1, None));
 }
 
 /// Of more messages than one commit takes in.
@@ -342,6 +375,6 @@ pub async fn a_search_leaves_nothing_that_is_not_indexed<S: Subject>() {
     let said = |_| samples::append(&samples::message(&main, None, Sender::User, "said"));
     subject.store().commit((0..600).map(said).collect()).await.unwrap();
     let query = Query::parse("said").unwrap();
-    assert!(subject.store().search(&bot, None, &query, 1, 0).await.unwrap().has_more);
+    assert!(subject.store().search(&bot, None, &query, 1, 0).await.unwrap().next.is_some());
     assert_eq!(subject.store().unindexed().await.unwrap(), 0);
 }

@@ -42,7 +42,7 @@ async fn a_search_that_is_given_up_leaves_the_rest_to_the_index() {
     let query = Query::parse("word").unwrap();
     assert!(server.store.search(&bot, None, &query, 1, 0).now_or_never().is_none());
     soon(async { while server.store.unindexed().await.unwrap() > 0 {} }).await;
-    assert!(server.store.search(&bot, None, &query, 1, 0).await.unwrap().has_more);
+    assert!(server.store.search(&bot, None, &query, 1, 0).await.unwrap().next.is_some());
 }
 
 #[tokio::test]

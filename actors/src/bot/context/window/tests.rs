@@ -171,12 +171,31 @@ fn a_summary_goes_with_the_system_prompt_only_where_something_is_left_out() {
     assert!(with.usage.trimmed_messages >= plain.usage.trimmed_messages, "and has its price");
     let large = planned(&config, 8192, &path, Some(&summary));
     assert_eq!((&*large.messages[0].content, large.usage.trimmed_messages), ("be brief", 0));
-    let long = Summary { text: "n".repeat(4000).into(), ..summary };
+    assert_eq!((plain.summary, with.summary), (Some(SummaryUse::None), Some(SummaryUse::Whole)));
+    assert_eq!(large.summary, None, "nothing is left out");
+}
+
+#[test]
+fn a_summary_that_is_too_long_is_shortened_to_half_of_the_room_and_left_out_only_where_that_is_nothing() {
+    let entries = (0..20).map(|_| entry(Role::User, &"x".repeat(400), 0)).collect();
+    let path = path(entries);
+    let summary =
+        Summary { through: path.entries[9].id.unwrap(), text: "They spoke of x. ".repeat(200).into() };
+    let config = bot(Overflow::Summarise);
+    let short = planned(&config, 1024, &path, Some(&summary));
+    assert_eq!(short.summary, Some(SummaryUse::Shortened));
+    let system = &short.messages[0].content;
+    assert!(system.ends_with("They spoke of x."), "whole sentences: {system}");
+    let notes = Estimator::default().text(system) - 2 + PER_MESSAGE;
+    let room = 1024 - 256 - 12;
+    assert!(notes <= room / 2 && notes > room / 2 - 12, "{notes} of {room}");
+    let crowded = BotConfig { system_prompt: "x".repeat(2800), ..config };
+    let none = planned(&crowded, 1024, &path, Some(&summary));
     assert_eq!(
-        &*planned(&config, 1024, &path, Some(&long)).messages[0].content,
-        "be brief",
-        "no room for it"
+        (none.summary, &*none.messages[0].content),
+        (Some(SummaryUse::NoRoom), &*crowded.system_prompt)
     );
+    assert_eq!(planned(&bot(Overflow::Trim), 1024, &path, None).summary, None);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+pub(super) use reads::fitting;
+
 use crate::{
     domain::{
         bot::{AuditEntry, BotRecord, StoredStatus},

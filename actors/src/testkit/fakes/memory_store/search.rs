@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use async_trait::async_trait;
 
-use super::MemoryStore;
+use super::{MemoryStore, record::fitting};
 use crate::{
     domain::{
         ids::{BotId, ConversationId},
@@ -48,9 +48,13 @@ impl SearchIndex for MemoryStore {
             .collect();
         found.sort_unstable();
         let number = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-        let mut ids = found.into_iter().skip(number(offset)).map(|(_, Reverse(id))| id);
-        let items = ids.by_ref().take(number(limit)).filter_map(|id| record.message(id)).collect();
-        Ok(Found { items, has_more: ids.next().is_some() })
+        let rest = found.get(number(offset)..).unwrap_or_default();
+        let mut items: Vec<Message> =
+            rest.iter().take(number(limit)).filter_map(|(_, Reverse(id))| record.message(*id)).collect();
+        items.truncate(fitting(items.iter()));
+        let next =
+            (items.len() < rest.len()).then(|| offset + u32::try_from(items.len()).unwrap_or(u32::MAX));
+        Ok(Found { items, next })
     }
 
     async fn unindexed(&self) -> Result<u64, StoreError> {

@@ -146,7 +146,7 @@ impl Record {
 }
 
 /// How many of these messages, from the first one on, are a page.
-fn fitting<'a>(messages: impl Iterator<Item = &'a Message>) -> usize {
+pub fn fitting<'a>(messages: impl Iterator<Item = &'a Message>) -> usize {
     let mut weight = 0;
     let fits = |(n, message): &(usize, &Message)| {
         weight += message.weight();
