@@ -64,11 +64,7 @@ impl Sim {
     pub async fn start(config: SimConfig) -> io::Result<Self> {
         let listener = tokio::net::TcpListener::bind(config.listen).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(server::Shared {
-            catalogue: Arc::new(catalogue::Catalogue::new(config.models)),
-            counters: Arc::default(),
-            let_go: CancellationToken::new(),
-        });
+        let shared = Arc::new(server::Shared::new(config.models));
         let stop = CancellationToken::new();
         let accept = tokio::spawn(server::serve(listener, Arc::clone(&shared), stop.clone()));
         Ok(Self { address, shared, stop, accept: Some(accept) })

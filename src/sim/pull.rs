@@ -3,7 +3,7 @@
 //! What was pulled before the client left, or before a fault, is kept: the next pull of that model goes on there.
 //! The begin of a name says what shall happen: `nope` and `missing` are not in the registry, `full-disk` ends with a full
 //! disk half-way, `cut` with a cut connection, `stalls` falls silent there, `held` does until [`super::Sim::let_go`], `slow`
-//! takes ten times as long.
+//! takes twenty times as long.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use super::{
 const STEPS: u64 = 40;
 const STEP_BYTES: u64 = 50_000_000;
 const STEP: Duration = Duration::from_millis(50);
-const SLOW_STEP: Duration = Duration::from_millis(500);
+const SLOW_STEP: Duration = Duration::from_secs(1);
 /// Stands for "never".
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The small layer that every model has besides its weights.

@@ -82,7 +82,7 @@ pub(crate) async fn run(dialect: Dialect, body: &[u8], shared: &Shared) -> Reply
         chopped: script.chopped,
         drip_ms: script.drip_ms,
     };
-    let hold = script.hold.map(|at| -> Hold { (at, Box::pin(shared.let_go.clone().cancelled_owned())) });
+    let hold = script.hold.map(|at| -> Hold { (at, Box::pin(shared.held())) });
     reply::lines(ReplyBody::Answer(Box::new(Playback::new(answer, lines, how, start, call).held(hold))))
 }
 

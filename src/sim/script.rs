@@ -89,7 +89,7 @@ pub(crate) struct Script {
     pub(crate) vision: bool,
     /// Answers a demanded format with something else.
     pub(crate) misform: bool,
-    /// Waits after so many tokens of a stream until [`super::Sim::let_go`].
+    /// Waits after so many tokens of a stream until [`super::Sim::let_go`] or `POST /sim/let_go`.
     pub(crate) hold: Option<u32>,
     /// So many milliseconds between any few bytes.
     pub(crate) drip_ms: u64,

@@ -7,12 +7,16 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, WaitForCancellationFutureOwned},
+    task::TaskTracker,
+};
 
 use super::{
     catalogue::Catalogue,
@@ -40,8 +44,29 @@ const VERSION: &str = "0.17.4+deia.sim";
 pub(crate) struct Shared {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) counters: Arc<Counters>,
-    /// What is held goes on.
+    /// What is held goes on, now and from now on.
     pub(crate) let_go: CancellationToken,
+    /// What is held goes on, of the answers that have begun since the last time.
+    begun: Mutex<CancellationToken>,
+}
+
+impl Shared {
+    pub(crate) fn new(models: Vec<String>) -> Self {
+        let let_go = CancellationToken::new();
+        let begun = Mutex::new(let_go.child_token());
+        Self { catalogue: Arc::new(Catalogue::new(models)), counters: Arc::default(), let_go, begun }
+    }
+
+    /// For an answer that begins: until when it is held.
+    pub(crate) fn held(&self) -> WaitForCancellationFutureOwned {
+        self.begun.lock().clone().cancelled_owned()
+    }
+
+    /// Lets every answer go on that has begun; those to come are held again.
+    fn let_go_begun(&self) {
+        let next = self.let_go.child_token();
+        std::mem::replace(&mut *self.begun.lock(), next).cancel();
+    }
 }
 
 /// Accepts until `stop`, then ends the connections and waits for their tasks.
@@ -133,14 +158,18 @@ async fn route(request: Request<Incoming>, shared: &Shared) -> Reply {
         "/api/ps" if get => reply::json(&shared.catalogue.ps()),
         "/api/version" if get => reply::json(&json!({ "version": VERSION })),
         "/sim/stats" if get => reply::json(&shared.counters.read()),
+        "/sim/let_go" if method == Method::POST => {
+            shared.let_go_begun();
+            reply::json(&json!({}))
+        }
         "/api/chat" | "/api/generate" | "/api/embed" | "/api/show" | "/api/pull" | "/api/copy"
             if method == Method::POST =>
         {
             with_body(path, body, shared).await
         }
         "/api/delete" if method == Method::DELETE => with_body(path, body, shared).await,
-        "/" | "/api/tags" | "/api/ps" | "/api/version" | "/sim/stats" | "/api/chat" | "/api/generate"
-        | "/api/embed" | "/api/show" | "/api/pull" | "/api/copy" | "/api/delete" => {
+        "/" | "/api/tags" | "/api/ps" | "/api/version" | "/sim/stats" | "/sim/let_go" | "/api/chat"
+        | "/api/generate" | "/api/embed" | "/api/show" | "/api/pull" | "/api/copy" | "/api/delete" => {
             reply::text(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")
         }
         _ => reply::text(StatusCode::NOT_FOUND, "404 page not found"),

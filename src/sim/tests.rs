@@ -213,6 +213,24 @@ async fn an_answer_that_is_held_goes_on_when_it_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_request_lets_go_what_has_begun_and_nothing_else() {
+    let (sim, client) = sim().await;
+    let held = post(&sim, &client, "/api/chat", &chat("sim:tokens=9,gap_ms=1,hold_at=3")).await;
+    post(&sim, &client, "/sim/let_go", &json!({})).await;
+    assert_eq!(lines(held).await.len(), 10);
+    let mut next = post(&sim, &client, "/api/chat", &chat("sim:tokens=9,gap_ms=1,hold_at=3")).await;
+    until(&sim, "the next is held", |s| s.tokens == 12).await;
+    let mut seen = String::new();
+    while seen.lines().count() < 3 {
+        seen.push_str(std::str::from_utf8(&next.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    assert!(next.chunk().now_or_never().is_none());
+    sim.let_go();
+    assert_eq!(lines(next).await.len(), 7, "letting go for good reaches it as well");
+    sim.stop().await;
+}
+
+#[tokio::test]
 async fn loading_takes_time_once_and_shows_in_ps() {
     let (sim, client) = sim().await;
     let model = "sim:load_ms=80,echo";

@@ -10,19 +10,31 @@ export function conversation(page, api = mainApi) {
   let replies = 0; // before the last message was sent
 
   const count = () => messages.locator('article.bot-m').count();
-  /** From here on an answer is a new one. */
-  const mark = async () => { replies = await count(); };
+  /** From here on an answer is a new one; those that were there before must be shown first. */
+  async function mark() {
+    await page.locator('.conv[aria-busy=false]').waitFor();
+    replies = await count();
+  }
   async function say(text) {
     await mark();
     await page.locator('#msg').fill(text);
     await page.keyboard.press('Enter');
   }
 
+  /** Waits until the place of the answer to the last message is there. */
+  const begun = () => until('the place of the answer', async () => (await count()) > replies);
+
+  /** Waits until another conversation is shown, with its messages. */
+  async function shown(id) {
+    await page.locator(`.cv.on[href$="c=${id}"]`).waitFor();
+    await page.locator('.conv[aria-busy=false]').waitFor();
+  }
+
   /** Waits until the last reply is being written and shows more than `length` characters. */
-  const streaming = (length) => until(`${length} characters of a running answer`, async () => {
-    const live = messages.locator('article.bot-m.on .prose').last();
-    return (await live.count()) && compact(await live.innerText({ timeout: 500 }).catch(() => '')).length > length;
-  });
+  const streaming = (length) => until(`${length} characters of a running answer`, () => messages.evaluate((log, least) => {
+    const text = [...log.querySelectorAll('article.bot-m.on .prose')].at(-1)?.innerText ?? '';
+    return text.replace(/\s+/g, ' ').trim().length > least;
+  }, length));
 
   /** Waits until the last message sent has its whole answer. */
   const answered = () => until('a finished answer', async () => (await count()) > replies && (await lastReply().locator('.m-t').count()) > 0, 60_000);
@@ -39,5 +51,5 @@ export function conversation(page, api = mainApi) {
   const turnsOf = async (bot) => (await api('GET', `/api/chat/${bot}`)).body.items;
   const storedReply = async (bot) => (await turnsOf(bot)).filter((m) => m.sender === 'bot').at(-1);
 
-  return { messages, lastReply, mark, say, streaming, answered, copied, storedReply };
+  return { messages, lastReply, mark, say, begun, shown, streaming, answered, copied, storedReply };
 }

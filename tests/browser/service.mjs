@@ -5,44 +5,72 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { giveUp } from './harness.mjs';
 import { apiOf, until } from './support.mjs';
 
 const program = process.env.DEIA_BIN ?? path.resolve(import.meta.dirname, '../../target/debug/deia');
 const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(DEIA_|OLLAMA_)/.test(name)));
+// Where `scripts/test` found memory for it: a disk that is busy with other work may keep silent for seconds, and the service
+// rightly refuses to store meanwhile.
+const memory = process.env.TMPDIR_FAST ?? tmpdir();
+const running = new Set();
+process.on('exit', () => { for (const { child } of running) child.kill('SIGKILL'); });
 
-const start = (args) => spawn(program, args, { env: environment, stdio: ['ignore', 'pipe', 'ignore'] });
-const end = (process) => new Promise((resolve) => { process.on('exit', resolve); process.kill(); });
+/** Starts the program; one that ends before it is told to ends the run. */
+function start(name, args) {
+  const child = spawn(program, args, { env: environment, stdio: ['ignore', 'pipe', 'pipe'] });
+  const started = { name, child, said: '', ended: null };
+  let log = '';
+  child.stdout.on('data', (text) => { started.said += text; });
+  child.stderr.on('data', (text) => { log = (log + text).slice(-2000); });
+  running.add(started);
+  started.ended = new Promise((resolve) => {
+    child.on('error', (error) => giveUp(`${name} could not be started: ${error.message}`));
+    child.on('exit', (code, signal) => {
+      if (running.delete(started)) giveUp(`${name} ended by itself (${signal ?? code}):\n${log}`);
+      resolve();
+    });
+  });
+  return started;
+}
+
+/** Tells it to end and waits until it has; one that does not within a minute is killed. */
+async function end(started) {
+  if (!running.delete(started)) return;
+  started.child.kill();
+  const late = setTimeout(() => started.child.kill('SIGKILL'), 60_000);
+  await started.ended;
+  clearTimeout(late);
+}
+
 const read = (file) => { try { return readFileSync(file, 'utf8').trim(); } catch { return ''; } };
 
 /** A simulated model server; `stop()` kills it, `start()` brings it back at the same address. */
 async function simulator(name) {
-  let process = null;
+  let started = null;
   const sim = {
     name, url: null,
     async start() {
-      process = start(['sim', '--listen', sim.url ? new URL(sim.url).host : '127.0.0.1:0', '--models', 'simulated,llama3.2']);
-      let said = '';
-      process.stdout.on('data', (text) => { said += text; });
-      sim.url = await until(`the address of ${name}`, () => /listening on (\S+)/.exec(said)?.[1]);
+      started = start(name, ['sim', '--listen', sim.url ? new URL(sim.url).host : '127.0.0.1:0', '--models', 'simulated,llama3.2']);
+      sim.url = await until(`the address of ${name}`, () => /listening on (\S+)/.exec(started.said)?.[1]);
     },
     async stop() {
-      if (process) await end(process);
-      process = null;
+      if (started) await end(started);
+      started = null;
     },
   };
   await sim.start();
   return sim;
 }
 
-/** `{url, api, sims, stop}`; `sims` by name. */
-export async function startService({ names = ['gpu-a', 'gpu-b'], slots = 1, queueLimit = 512, offlineWaitS = 60 } = {}) {
-  const folder = mkdtempSync(path.join(tmpdir(), 'deia-browser-'));
+/** `{url, api, sims, stop}`; `sims` by name. Waits are long: what a check needs must not end because the machine is slow. */
+export async function startService({ names = ['gpu-a', 'gpu-b'], slots = 1, queueLimit = 512 } = {}) {
+  const folder = mkdtempSync(path.join(memory, 'deia-browser-'));
   const sims = {};
   for (const name of names) sims[name] = await simulator(name);
   const servers = names.map((name) => `{ name = "${name}", url = "${sims[name].url}", slots = ${slots} }`).join(', ');
-  writeFileSync(path.join(folder, 'config.toml'), `data_dir = "${folder}/data"\n[server]\nlisten = "127.0.0.1:0"\n[inference]\nservers = [${servers}]\nqueue_limit = ${queueLimit}\noffline_wait_s = ${offlineWaitS}\nsimulated = "off"\n`);
-  const deia = start(['--config', path.join(folder, 'config.toml'), '--ready-file', path.join(folder, 'ready')]);
-  deia.stdout.resume();
+  writeFileSync(path.join(folder, 'config.toml'), `data_dir = "${folder}/data"\n[server]\nlisten = "127.0.0.1:0"\n[inference]\nservers = [${servers}]\nqueue_limit = ${queueLimit}\noffline_wait_s = 3600\nidle_s = 3600\nsimulated = "off"\n`);
+  const deia = start('deia', ['--config', path.join(folder, 'config.toml'), '--ready-file', path.join(folder, 'ready')]);
   const url = await until('the service', () => read(path.join(folder, 'ready')), 30_000);
   return {
     url, api: apiOf(url), sims,

@@ -21,7 +21,7 @@ export class Composer {
 
   constructor(host, { send }) {
     this.send = send;
-    host.append(html`<div class="comp-w"><div class="slash-w"></div><div class="lost-w"></div><div class="edit-w"></div><form class="comp"><label for="msg" class="vh">Message</label><textarea id="msg" rows="2"></textarea><div class="comp-f"></div></form><p class="comp-n">Enter sends, Shift Enter makes a new line</p></div>`);
+    host.append(html`<div class="comp-w"><div class="slash-w"></div><div class="lost-w"></div><div class="edit-w"></div><form class="comp"><label for="msg" class="vh">Message</label><textarea id="msg" rows="2" readonly></textarea><div class="comp-f"></div></form><p class="comp-n">Enter sends, Shift Enter makes a new line</p></div>`);
     this.el = element(host.lastElementChild);
     this.field = this.el.querySelector('textarea');
     this.field.addEventListener('input', () => this.#typed());
@@ -41,6 +41,7 @@ export class Composer {
     if (this.#conversation === conversationId) return;
     this.#conversation = conversationId;
     this.#edit = null;
+    this.field.readOnly = !conversationId; // what is written before it is known whose draft it is would be lost
     this.field.value = recall(`draft.${conversationId}`, '');
     this.#slash.open = false;
     this.#fit();

@@ -116,6 +116,8 @@ const written = (turn) => Boolean(turn?.content.text || turn?.thinking.text);
 export function applyTurn(chat, turn) {
   const known = chat.turns[turn.id];
   if (isOver(known) && !isOver(turn)) return chat;
+  // The end and the whole text come together, with the event or the next reading: until then what is written stays in view.
+  if (isOver(turn) && chat.messages[`turn:${turn.id}`]?.state === 'pending') return chat;
   // One that has begun and waits for another slot before the first word is shown as what it is: in line.
   const state = turn.state === 'generating' && turn.queue && !written(known) ? 'queued' : turn.state;
   if (!isOver(turn) && STEPS.indexOf(state) < STEPS.indexOf(known?.state)) return chat;
@@ -225,8 +227,8 @@ export const sendingFailed = (chat, key) => ({ ...chat, sending: chat.sending.fi
 /** The acknowledgement of a send: `{turn, message, reply?}`. */
 export function acknowledged(chat, key, { turn, message, reply }) {
   let next = sendingFailed(chat, key);
-  // The events may have been faster, and may already have turned the path away from these messages.
-  for (const m of [message, reply]) if (m && !next.gone.includes(m.id)) next = putMessage(next, m);
+  // Whichever is faster, answer or event, turns the path. The events may already have turned it away from these messages.
+  for (const m of [message, reply]) if (m && !next.gone.includes(m.id)) next = putMessage(turnPath(next, m), m);
   if (!turn) return next;
   next = placeholder(next, turn.id);
   const known = next.turns[turn.id];

@@ -41,7 +41,7 @@ export function mount(root) {
   let stop = null;
 
   root.append(html`<div class="tabs"></div><div class="chat"><nav class="cvs" aria-label="Conversations"></nav>
-    <section class="conv" id="conv" role="tabpanel" aria-label="Conversation"><h2 class="vh">Messages</h2><div class="msgs-w"></div><p class="vh" role="status"></p><div class="comp-h"></div></section>
+    <section class="conv" id="conv" role="tabpanel" aria-label="Conversation" aria-busy="true"><h2 class="vh">Messages</h2><div class="msgs-w"></div><p class="vh" role="status"></p><div class="comp-h"></div></section>
     <aside class="insp" aria-label="About this turn"></aside></div><div class="none"></div>`);
   const [tabsEl, chatEl, listEl, convEl, sideEl, noneEl, statusEl] = ['.tabs', '.chat', '.cvs', '.conv', '.insp', '.none', '.conv > [role=status]'].map((s) => root.querySelector(s));
   const messages = new MessageList(root.querySelector('.msgs-w'), { older: loadOlder });

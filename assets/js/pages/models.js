@@ -77,7 +77,7 @@ export function mount(root) {
     stop.soon();
     try {
       await api.pullModel(name, view.server || undefined);
-      view.name = '';
+      if (view.name.trim() === name) view.name = ''; // the next name may be there already
       pullsSoon();
     } catch (problem) {
       view.error = problem.errors?.find((error) => error.field === 'model')?.reason ?? problem.message;

@@ -33,7 +33,7 @@ export function mount(root) {
   let typed = '';
   let typedAt = 0;
 
-  root.append(html`<div class="bar"></div><div class="split tsplit"><div class="tcol"><div class="tview"></div><div class="otl" role="tree" aria-label="Supervision tree"></div><section class="rec" aria-label="Restart recorder"></section></div><aside class="det" aria-label="Selected actor"></aside></div>`);
+  root.append(html`<div class="bar"></div><div class="split tsplit" aria-busy="true"><div class="tcol"><div class="tview"></div><div class="otl" role="tree" aria-label="Supervision tree"></div><section class="rec" aria-label="Restart recorder"></section></div><aside class="det" aria-label="Selected actor"></aside></div>`);
   const [bar, tview, outline, rec, pane, split] = ['.bar', '.tview', '.otl', '.rec', '.det', '.tsplit'].map((s) => root.querySelector(s));
   const canvas = new TreeCanvas(tview);
   const size = new ResizeObserver(() => stop.soon());
@@ -81,6 +81,7 @@ export function mount(root) {
     const t = tree();
     const bots = t?.children?.find((c) => c.name === 'bots')?.children ?? [];
     drawBar(t, bots);
+    split.setAttribute('aria-busy', String(!t));
     if (!t) return;
     const now = view.live ? Date.now() : view.frozenAt;
     const hit = selected(t);

@@ -1,10 +1,10 @@
 // The page of bots: the first look, launch, filter.
 
 import assert from 'node:assert/strict';
-import { check } from '../harness.mjs';
-import { api, base, until, visit } from '../support.mjs';
+import { check, expected } from '../harness.mjs';
+import { api, base, reload, until, visit } from '../support.mjs';
 
-export default async function run({ page, id }) {
+export default async function run({ page, id, problems }) {
   await check('the page opens with the strict policy and every asset from its own origin', async () => {
     const foreign = [];
     page.on('request', (r) => { if (!r.url().startsWith(base) && !r.url().startsWith('data:')) foreign.push(r.url()); });
@@ -42,6 +42,7 @@ export default async function run({ page, id }) {
     await dialog.getByRole('combobox', { name: 'Model' }).fill('simulated');
     await page.keyboard.press('Control+Enter');
     await dialog.getByText('This id is in use').waitFor();
+    await expected(problems, /status of 409/);
     assert.equal(await dialog.getByLabel('Name', { exact: true }).inputValue(), 'Twice');
     await page.keyboard.press('Escape');
     await page.keyboard.press('Escape');
@@ -52,7 +53,7 @@ export default async function run({ page, id }) {
     await page.locator('#bots-filter').fill(`id:${id}`);
     await until('one row', async () => (await page.locator('[data-bot]').count()) === 1);
     assert.match(page.url(), /q=id/);
-    await page.reload();
+    await reload(page);
     await until('one row after reload', async () => (await page.locator('[data-bot]').count()) === 1);
     await page.locator('#bots-filter').fill('no-such-bot-anywhere');
     await page.getByText('No bot matches').waitFor();
@@ -70,12 +71,22 @@ export async function leave({ page, id }) {
       await row.locator('[data-action="bots.menu"]').click();
       await page.getByRole('menuitem', { name, exact: true }).click();
     };
-    await choose('Stop');
+    const serving = ['ready', 'idle', 'active'];
+    const chosen = async (name) => {
+      const answer = page.waitForResponse((r) => r.url().endsWith(`/api/bot/${id}/${name.toLowerCase()}`));
+      await choose(name);
+      assert.equal((await answer).status(), 200, name);
+    };
+    const serves = async () => {
+      await until('it serves', async () => serving.includes((await api('GET', `/api/bot/${id}`)).body.state));
+      await row.locator(serving.map((state) => `[data-state="${state}"]`).join()).first().waitFor();
+    };
+    await chosen('Stop');
     await row.getByText('Terminated').waitFor();
-    await choose('Start');
-    await until('it runs', async () => !['terminated', 'stopping'].includes((await api('GET', `/api/bot/${id}`)).body.state));
-    await choose('Restart');
-    await until('it serves', async () => ['ready', 'idle', 'active'].includes((await api('GET', `/api/bot/${id}`)).body.state));
+    await chosen('Start');
+    await serves();
+    await chosen('Restart');
+    await serves();
   });
 
   await check('deleting asks for the id and takes the bot out of the list', async () => {

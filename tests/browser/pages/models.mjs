@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { check, expected } from '../harness.mjs';
 import { startService } from '../service.mjs';
-import { openPage, until, visit } from '../support.mjs';
+import { openPage, sequence, until, visit } from '../support.mjs';
 
 export default async function run({ browser, allProblems }) {
   const { url, api, stop } = await startService();
@@ -12,9 +12,14 @@ export default async function run({ browser, allProblems }) {
   const row = (name) => page.locator(`tr[data-model="${name}"]`);
   const line = (name) => page.locator(`tr[data-pull="${name}"]`);
   const dialog = page.locator('dialog[open]');
-  const pull = async (name) => {
+  const type = async (name) => {
     await page.locator('#pull').fill(name);
     await page.keyboard.press('Enter');
+  };
+  /** Begins a pull; once the field is empty the page has its answer and takes the next one. */
+  const pull = async (name) => {
+    await type(name);
+    await until('the empty field', async () => (await page.locator('#pull').inputValue()) === '');
   };
   const choose = async (at, name) => {
     await at.locator('[aria-haspopup=menu]').click();
@@ -24,28 +29,25 @@ export default async function run({ browser, allProblems }) {
 
   await check('G M goes to the models: a card for each server, a row for each model', async () => {
     await visit(page, '/bots', url);
-    await page.keyboard.press('g');
-    await page.keyboard.press('m');
-    await page.locator('[data-server]').first().waitFor();
-    assert.equal(await page.locator('[data-server]').count(), 2);
+    await sequence(page, 'g', 'm');
+    await until('two servers', async () => (await page.locator('[data-server]').count()) === 2);
     await card('gpu-a').getByText('Up', { exact: true }).waitFor();
-    assert.equal(await card('gpu-a').getByRole('list', { name: 'Breaker: Closed' }).locator('[aria-current=step]').innerText(), 'Closed');
+    await card('gpu-a').getByRole('list', { name: 'Breaker: Closed' }).locator('[aria-current=step]', { hasText: 'Closed' }).waitFor();
     await card('gpu-a').getByText('1 slot free, no wait').waitFor();
     await row('llama3.2').getByText('gpu-a, gpu-b').waitFor();
     await row('llama3.2').getByText('simulated', { exact: true }).waitFor();
     await row('llama3.2').getByText('32,768').waitFor();
-    assert.equal(await page.locator('.side [aria-current=page]').innerText(), 'Models & servers');
+    await until('the entry of the page', async () => (await page.locator('.side [aria-current=page]').innerText()) === 'Models & servers');
   });
 
   await check('a pull shows percent, bytes, rate and time left, to everybody; cancelled it can be resumed', async () => {
+    const other = await openPage(browser, { width: 390, height: 844 });
+    await visit(other.page, '/models', url);
     await pull('slow-qwen3:14b');
     const bar = line('slow-qwen3:14b').getByRole('progressbar');
     await bar.waitFor();
     await until('some percent', async () => Number(await bar.getAttribute('aria-valuenow')) >= 5);
     await until('rate and time left', async () => /of 2\.0 GB, .*B\/s, about/.test(await line('slow-qwen3:14b').innerText()));
-    assert.equal(await page.locator('#pull').inputValue(), '');
-    const other = await openPage(browser, { width: 390, height: 844 });
-    await visit(other.page, '/models', url);
     await other.page.locator('li[data-pull="slow-qwen3:14b"]').getByRole('button', { name: 'Cancel' }).click();
     await other.context.close();
     await row('slow-qwen3:14b').getByText(/cancelled at \d+%/).waitFor();
@@ -63,8 +65,8 @@ export default async function run({ browser, allProblems }) {
     await pull('phi4');
     const response = await fetch(`${url}/api/models/pull`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: 'gemma3', server: 'gpu-a' }) });
     await response.body.cancel();
-    await page.locator('tr[data-pull^="gemma3"]').waitFor();
     await until('both models', async () => { const all = await names(); return all.some((n) => n.startsWith('phi4')) && all.some((n) => n.startsWith('gemma3')); });
+    await page.locator('tr[data-model^="gemma3"]').getByText('on disk').waitFor();
     await page.locator('tr[data-model^="phi4"]').getByText('on disk').waitFor();
     assert.match(await page.locator('tr[data-model^="phi4"]').innerText(), /gpu-b/);
     await until('no pull is left', async () => (await page.locator('tr.pull').count()) === 0);
@@ -74,7 +76,7 @@ export default async function run({ browser, allProblems }) {
     await pull('cut-deepseek:32b');
     await line('cut-deepseek:32b').getByText('goes on where it stopped').waitFor();
     await row('cut-deepseek:32b').getByText('cut off at 50%').waitFor();
-    assert.ok(await line('cut-deepseek:32b').getByRole('button', { name: 'Resume' }).count());
+    await line('cut-deepseek:32b').getByRole('button', { name: 'Resume' }).waitFor();
     await pull('full-disk:7b');
     await line('full-disk:7b').getByText('has no room').waitFor();
     await pull('nope');
@@ -82,13 +84,13 @@ export default async function run({ browser, allProblems }) {
   });
 
   await check('a name that is none is refused at the field and stays there', async () => {
-    await pull('../x');
+    await type('../x');
     await until('the words at the field', async () => (await page.locator('#pull-e').innerText()).length > 5);
     assert.equal(await page.locator('#pull').getAttribute('aria-invalid'), 'true');
     assert.equal(await page.locator('#pull').inputValue(), '../x');
     await page.locator('#pull').fill('');
     await page.locator('#pull-e').waitFor({ state: 'hidden' });
-    expected(problems, /status of 400/);
+    await expected(problems, /status of 400/);
   });
 
   await check('a model is loaded and unloaded, and the card of its server says so', async () => {
@@ -102,16 +104,14 @@ export default async function run({ browser, allProblems }) {
   });
 
   await check('slots and line of a server are drawn and said', async () => {
-    await api('POST', '/api/bot/launch', { bot_id: 'busy', name: 'Busy bot', config: { model: 'sim:tokens=4000,gap_ms=20' } });
+    await api('POST', '/api/bot/launch', { bot_id: 'busy', name: 'Busy bot', config: { model: 'sim:tokens=20000,gap_ms=20' } });
     const turns = [];
     for (let i = 0; i < 4; i += 1) {
       const conversation = (await api('POST', '/api/chat/busy/conversations', {})).body.id;
       turns.push((await api('POST', '/api/chat/send?wait=false', { bot_id: 'busy', conversation_id: conversation, content: 'go' })).body.turn.id);
     }
-    const waits = page.locator('.srv-g', { hasText: /wait, |waits, / }).first();
-    await waits.waitFor();
-    assert.ok(await waits.locator('.slot.on').count());
-    assert.ok(await waits.locator('.waiter').count());
+    const waits = page.locator('.srv-g', { hasText: /wait, |waits, /, has: page.locator('.slot.on') }).first();
+    await waits.locator('.waiter').first().waitFor();
     for (const turn of turns) await api('POST', `/api/turn/${turn}/stop`);
     await until('nobody waits', async () => (await page.locator('.srv-g', { hasText: 'no wait' }).count()) === 2);
   });
@@ -161,7 +161,7 @@ export default async function run({ browser, allProblems }) {
     await page.unroute('**/api/servers');
     await page.keyboard.press('Escape');
     await dialog.waitFor({ state: 'hidden' });
-    expected(problems, /status of 400/);
+    await expected(problems, /status of 400/);
   });
 
   await check('removing a server asks for its name', async () => {
@@ -200,11 +200,11 @@ export default async function run({ browser, allProblems }) {
 async function longNames(browser, allProblems) {
   const [address, name] = ['127.0.0.1:11434', 'cut-a-long-name-of-a-model-of-somebody:32b-instruct-q4_K_M'];
   const { url, api, sims, stop } = await startService({ names: [address] });
-  await api('POST', '/api/models/preload', { model: 'simulated', server: address });
   await (await fetch(`${url}/api/models/pull`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: name, server: address }) })).text();
   for (const width of [1440, 1321, 1280, 1181, 1024, 961, 901, 700]) {
     const shown = await openPage(browser, { width, height: 800 });
     await check(`the actions of models and pulls are inside the table whatever the names, ${width} px`, async () => {
+      await api('POST', '/api/models/preload', { model: 'simulated', server: address }); // it leaves the memory after some minutes
       await visit(shown.page, '/models', url);
       await shown.page.locator('tr[data-model="simulated"]').getByText(`loaded on ${address}`).waitFor();
       const buttons = shown.page.locator('tr[data-model="simulated"] .act button, tr.pull button');

@@ -6,7 +6,7 @@ import { check } from '../harness.mjs';
 import { api, until, visit } from '../support.mjs';
 
 // Longer than any page takes to open: the kill ends it.
-const slow = 'sim:tokens=8000,gap_ms=20';
+const slow = 'sim:tokens=20000,gap_ms=20';
 
 export default async function run({ context, page, id }) {
   const { messages, say, streaming, answered, copied, storedReply } = conversation(page);

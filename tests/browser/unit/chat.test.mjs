@@ -34,6 +34,18 @@ test('a late token does not wake a finished turn', () => {
   assert.equal(chat.messages['turn:t1'].content, 'ab');
 });
 
+test('a turn that is told to be over before its event came keeps what is written in view', () => {
+  const streamed = applyEvent(asked(start(), 't1'), token('t1', 0, 'kept'));
+  const stopped = { id: 't1', state: 'stopped', reply_id: 'r-t1' };
+  let chat = applyTurn(streamed, stopped);
+  assert.equal(chat.turns.t1.state, 'generating');
+  assert.equal(chat.turns.t1.content.text, 'kept');
+  chat = applyEvent(chat, event('turn_stopped', { turn: stopped, reply: message('r-t1', 'bot', { turn_id: 't1', content: 'kept all', state: 'partial' }) }));
+  assert.equal(chat.turns.t1.state, 'stopped');
+  assert.equal(chat.messages['turn:t1'].content, 'kept all');
+  assert.equal(applyTurn(chat, { ...stopped, timings: {} }).turns.t1.full.timings !== undefined, true, 'what is said after it counts');
+});
+
 test('a terminal event without the reply keeps what was streamed', () => {
   let chat = applyEvent(asked(start(), 't1'), token('t1', 0, 'kept'));
   chat = applyEvent(chat, event('turn_interrupted', { turn: { id: 't1', state: 'interrupted', reply_id: 'r-t1' } }));
@@ -116,6 +128,15 @@ test('asking again turns the path at the parent of the question', () => {
   assert.deepEqual(chat.order, ['q1', 'turn:a', 'q3']);
   chat = applyEvent(chat, event('message_received', { message: message('q4', 'user', { parent_id: null, turn_id: 'd', siblings: { index: 2, count: 2 } }) }));
   assert.deepEqual(chat.order, ['q4']);
+});
+
+test('an edited question turns the path, whichever of answer and event comes first', () => {
+  const edited = message('q2', 'user', { parent_id: null, turn_id: 'b', siblings: { index: 2, count: 2 } });
+  const shown = applySnapshot(emptyChat('B', 'C'), { messages: [message('q1', 'user', { parent_id: null, turn_id: 'a' }), message('r1', 'bot', { turn_id: 'a', parent_id: 'q1' })] });
+  const answer = { turn: { id: 'b', state: 'accepted', reply_id: 'r2' }, message: edited };
+  const eventFirst = acknowledged(applyEvent(shown, event('message_received', { message: edited })), 'k', answer);
+  const answerFirst = applyEvent(acknowledged(shown, 'k', answer), event('message_received', { message: edited }));
+  for (const chat of [eventFirst, answerFirst]) assert.deepEqual(chat.order, ['q2', 'turn:b']);
 });
 
 test('a message queued behind a running answer does not turn the path', () => {
