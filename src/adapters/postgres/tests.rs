@@ -264,6 +264,30 @@ async fn what_stands_before_a_repeated_fact_is_known_to_those_behind_it() {
 }
 
 #[tokio::test]
+async fn what_comes_behind_a_message_that_is_stored_already_is_put_behind_it() {
+    let (server, id, main) = OnServer::with_bot().await;
+    let (question, first) = said(&main, "question");
+    server.store.commit(vec![first.clone()]).await.unwrap();
+    // What the writer remembers of messages goes with it.
+    server
+        .store
+        .commit(vec![Fact::new(Change::CreateConversation(samples::conversation(&id)), vec![])])
+        .await
+        .unwrap();
+    let answer = samples::message(&main, Some(question.id), Sender::Bot, "answer");
+    let done = server.store.commit(vec![first, samples::append(&answer)]).await.unwrap();
+    assert_eq!(done.iter().map(|c| c.applied).collect::<Vec<_>>(), [false, true]);
+    let mut admin = server.database.admin().await;
+    let place: (uuid::Uuid, i64) = sqlx::query_as("SELECT branch, depth FROM chat_messages WHERE id = $1")
+        .bind(answer.id.0)
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    assert_eq!(place, (question.id.0, 1), "in the branch of its question");
+    admin.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_closed_store_is_unavailable() {
     let server = OnServer::with_bot().await.0;
     server.store.close().await;

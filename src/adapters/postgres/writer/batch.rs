@@ -22,14 +22,19 @@ use super::{
     outbox::EventRow,
 };
 
-/// Cells of rows as the columns of a table: one array per column.
+/// Cells of rows as the table `n`: one array per column. Unnested side by side in a select list they become rows as they are
+/// read; `UNNEST` with many arguments in `FROM` first writes each column into a store of its own, and takes twice as long.
 macro_rules! unnest {
     ($q:expr, $rows:expr, $row:ident => $($cell:expr),+ $(,)?) => {{
         let rows = &$rows;
-        $q.push("UNNEST(");
+        $q.push("(SELECT ");
         let mut columns = $q.separated(", ");
-        $(columns.push_bind(rows.iter().map(|$row| $cell).bind_iter());)+
-        columns.push_unseparated(")");
+        $(
+            columns.push("unnest(");
+            columns.push_bind_unseparated(rows.iter().map(|$row| $cell).bind_iter());
+            columns.push_unseparated(")");
+        )+
+        columns.push_unseparated(") n");
     }};
 }
 pub(super) use unnest;
@@ -235,7 +240,7 @@ impl<'f> Batch<'f> {
                 i64::from(t.context.trimmed_tokens)
             );
             q.push(
-                " n(id, state, model, server, queue, queued_ms, num_ctx, context_used, trimmed_messages, \
+                "(id, state, model, server, queue, queued_ms, num_ctx, context_used, trimmed_messages, \
                    trimmed_tokens) WHERE t.id = n.id",
             );
         }
@@ -265,7 +270,7 @@ impl<'f> Batch<'f> {
                 n.0.error.as_ref().map(json), end_of(n.0), n.1
             );
             q.push(
-                " n(id, state, model, server, prompt_tokens, completion_tokens, queued_ms, first_token_ms, \
+                "(id, state, model, server, prompt_tokens, completion_tokens, queued_ms, first_token_ms, \
                    total_ms, num_ctx, context_used, trimmed_messages, trimmed_tokens, error, ended_at, event_seq) \
                    WHERE t.id = n.id",
             );
@@ -298,7 +303,7 @@ impl<'f> Batch<'f> {
             let q =
                 statement.part("UPDATE chat_messages m SET content = n.content, thinking = n.thinking FROM ");
             unnest!(q, partial, n => n.0, pack(n.1), n.2.map(pack));
-            q.push(" n(id, content, thinking) WHERE m.id = n.id");
+            q.push("(id, content, thinking) WHERE m.id = n.id");
         }
         let whole: Vec<_> = self
             .messages
@@ -317,7 +322,7 @@ impl<'f> Batch<'f> {
                 m.id.0, m.state.as_str(), i64::from(m.tokens), json(&m.metadata), pack(&m.content),
                 m.thinking.as_deref().map(pack), m.tool_calls.as_ref().map(json)
             );
-            q.push(" n(id, state, tokens, metadata, content, thinking, tool_calls) WHERE m.id = n.id");
+            q.push("(id, state, tokens, metadata, content, thinking, tool_calls) WHERE m.id = n.id");
         }
     }
 
@@ -328,7 +333,7 @@ impl<'f> Batch<'f> {
                      last_at = greatest(c.last_at, n.last_at) FROM ",
             );
             unnest!(q, self.growth, n => n.0.0, n.1.leaf.0, i64::try_from(n.1.messages).unwrap_or(0), n.1.last_at.0);
-            q.push(" n(id, leaf, messages, last_at) WHERE c.id = n.id");
+            q.push("(id, leaf, messages, last_at) WHERE c.id = n.id");
         }
         if !self.statuses.is_empty() {
             let q = statement.part(
@@ -343,7 +348,7 @@ impl<'f> Batch<'f> {
                 int(s.restart_count), int(s.tokens.prompt), int(s.tokens.completion), s.updated_at.0
             );
             q.push(
-                " n(bot_id, status, last_message, error_count, restart_count, prompt_tokens, completion_tokens, \
+                "(bot_id, status, last_message, error_count, restart_count, prompt_tokens, completion_tokens, \
                    updated_at) WHERE s.bot_id = n.bot_id",
             );
         }

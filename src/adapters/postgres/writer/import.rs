@@ -133,7 +133,7 @@ pub(super) async fn store_messages(db: &mut PgConnection, messages: &[Message]) 
     let mut q = QueryBuilder::new("SELECT count(*) FROM ");
     message_cells(&mut q, &messages);
     q.push(concat!(
-        " n(",
+        "(",
         message_columns!(),
         ") JOIN chat_messages m ON m.id = n.id WHERE (m.parent_id, m.conversation_id, m.bot_id, m.turn_id, m.sender, \
              m.state, m.tokens, m.created_at, m.metadata, m.content, m.thinking, m.tool_calls, m.images) \
@@ -175,7 +175,7 @@ async fn store_turns(db: &mut PgConnection, turns: &[ArchivedTurn]) -> sqlx::Res
         ", event_seq) SELECT n.*, 0 FROM "
     ));
     turn_cells(&mut q, turns);
-    q.push(" n ON CONFLICT DO NOTHING");
+    q.push(" ON CONFLICT DO NOTHING");
     let written = q.build().execute(&mut *db).await?.rows_affected();
     if i64::try_from(written).is_ok_and(|written| is_all(written, turns)) {
         return Ok(true);
@@ -183,7 +183,7 @@ async fn store_turns(db: &mut PgConnection, turns: &[ArchivedTurn]) -> sqlx::Res
     let mut q = QueryBuilder::new("SELECT count(*) FROM ");
     turn_cells(&mut q, turns);
     q.push(concat!(
-        " n(",
+        "(",
         turn_columns!(),
         ") JOIN turns t ON t.id = n.id WHERE (t.bot_id, t.conversation_id, t.message_id, t.reply_id, t.state, t.model, \
              t.server, t.attempt_of, t.prompt_tokens, t.completion_tokens, t.queued_ms, t.first_token_ms, t.total_ms, \

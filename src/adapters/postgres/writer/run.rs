@@ -1,6 +1,8 @@
 //! Facts of the hot path, decided in memory: what the database says of their targets is looked up for a whole run of them
 //! at once, unless it is known from the runs before; and what the run does to those is kept beside it.
 
+use std::collections::HashSet;
+
 use deia_actors::{
     domain::{
         bot::StoredStatus,
@@ -11,6 +13,7 @@ use deia_actors::{
     },
     ports::history_store::{Change, Fact},
 };
+use uuid::Uuid;
 
 use super::{
     batch::{Batch, MessageText, TakenKey, TurnStep},
@@ -33,7 +36,7 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
             if !trusts || message.turn_id != Some(turn.id) {
                 want.message(message.id);
             }
-            message.parent_id.into_iter().for_each(|parent| want.message(parent));
+            want.parent(message, trusts);
             [message, reply].into_iter().for_each(|m| want.place(m, trusts));
             want.conversation(turn.conversation_id);
         }
@@ -43,7 +46,7 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
             if !trusts {
                 messages.iter().for_each(|message| want.message(message.id));
             }
-            first.parent_id.into_iter().for_each(|parent| want.message(parent));
+            want.parent(first, trusts);
             messages.iter().for_each(|m| want.place(m, trusts));
             want.conversation(last.conversation_id);
         }
@@ -70,6 +73,23 @@ pub(super) fn want(change: &Change, known: &Found, outbox: &Outbox, trusts: bool
         | Change::AddServer(_)
         | Change::RemoveServer(_) => {}
     }
+}
+
+/// What has to be known after all where a change comes behind a message of the same run that was not added: it may have been
+/// stored before.
+pub(super) fn want_after_all(change: &Change, known: &Found, coming: &HashSet<Uuid>) -> Option<LookUp> {
+    let message = match change {
+        Change::AcceptTurn { message, .. } => message,
+        Change::AppendMessages { messages, .. } => messages.first()?,
+        _ => return None,
+    };
+    let parent = message.parent_id?.0;
+    let missing = coming.contains(&parent) && !known.messages.contains_key(&parent);
+    missing.then(|| LookUp {
+        messages: vec![parent],
+        tips: vec![(parent, message.conversation_id.0)],
+        ..LookUp::default()
+    })
 }
 
 /// The turn that a change makes.
@@ -101,12 +121,23 @@ impl Want<'_> {
         }
     }
 
-    /// Where a new message will stand. Behind one that comes in the same run that is known by then, if that one is new.
+    /// Whether something comes in the same run and is new: then it is known once what brings it is decided.
+    fn comes(&self, id: MessageId, trusts: bool) -> bool {
+        trusts && self.look_up.coming.contains(&id.0)
+    }
+
+    /// What a message is put behind.
+    fn parent(&mut self, m: &Message, trusts: bool) {
+        if let Some(parent) = m.parent_id.filter(|parent| !self.comes(*parent, trusts)) {
+            self.message(parent);
+        }
+    }
+
+    /// Where a new message will stand.
     fn place(&mut self, m: &Message, trusts: bool) {
-        if let Some(parent) = m.parent_id.map(|parent| parent.0) {
-            let behind = (parent, m.conversation_id.0);
-            let comes = trusts && self.look_up.coming.contains(&parent);
-            if !comes && !self.known.tips.contains_key(&behind) {
+        if let Some(parent) = m.parent_id.filter(|parent| !self.comes(*parent, trusts)) {
+            let behind = (parent.0, m.conversation_id.0);
+            if !self.known.tips.contains_key(&behind) {
                 self.look_up.tips.push(behind);
             }
         }

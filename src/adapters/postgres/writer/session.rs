@@ -243,14 +243,22 @@ impl Session {
             let new = run::new_turn(&fact.change).filter(|_| self.trusts);
             self.outbox.want(&fact.events, new, &mut look_up);
         }
+        let coming = std::mem::take(&mut look_up.coming);
         let found = look_up.run(&mut self.connection).await?;
         self.outbox.learn(&found);
         self.known.extend(found);
         for fact in facts {
-            if self.is_repeated(fact) || !run::decide(fact, &mut self.known, &mut self.outbox, batch) {
+            if self.is_repeated(fact) {
                 group.refused();
-            } else {
+                continue;
+            }
+            if let Some(look_up) = run::want_after_all(&fact.change, &self.known, &coming) {
+                self.known.extend(look_up.run(&mut self.connection).await?);
+            }
+            if run::decide(fact, &mut self.known, &mut self.outbox, batch) {
                 self.tell(fact, Applied::YES, batch, group).await?;
+            } else {
+                group.refused();
             }
         }
         Ok(())
