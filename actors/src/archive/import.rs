@@ -1,5 +1,6 @@
 //! Taking in: the whole file is read and judged first, against itself and against what is stored; only then it is read
-//! again and stored, in parts. A crash in between leaves a part, which importing the file once more completes.
+//! again and stored, in parts. Its conversations get their ends, and a bot its main one, behind the last part: one that is
+//! cut leaves side conversations with messages that nothing leads to, and importing the file once more completes it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -47,8 +48,8 @@ impl<T: AsyncBufRead + AsyncSeek + Send + Unpin> Source for T {}
 /// what the check of a long file has to note, 32 to 48 bytes a message.
 ///
 /// # Errors
-/// `import_invalid`, `import_conflict`, `bot_not_found`, `storage_unavailable`; nothing is stored then, unless the
-/// database goes away in the middle.
+/// `import_invalid`, `import_conflict`, `bot_not_found`, `storage_unavailable`, `shutting_down`; `detail` says whether
+/// nothing is stored then, or a part.
 pub async fn import(
     store: &dyn Storage,
     commit: &dyn Commit,
@@ -56,32 +57,84 @@ pub async fn import(
     source: &mut dyn Source,
     scratch: &Arc<dyn Scratch>,
 ) -> Result<ImportReport, Problem> {
-    let (report, lost) = check(store, bot, source, scratch).await?;
+    take_in(store, commit, bot, source, scratch).await?.show(commit, source).await
+}
+
+/// The first step of an import: its messages are stored, and nothing leads to them yet.
+pub(crate) async fn take_in(
+    store: &dyn Storage,
+    commit: &dyn Commit,
+    bot: Option<&BotId>,
+    source: &mut dyn Source,
+    scratch: &Arc<dyn Scratch>,
+) -> Result<TakenIn, Problem> {
+    let taken = check(store, commit, bot, source, scratch).await?;
     source.rewind().await.map_err(|e| unreadable(&e))?;
     let mut lines = Lines::new(source, bot.cloned());
     while let Some(mut part) = lines.part().await? {
-        begin_anew(&mut part, &lost);
-        if !commit.commit(Fact::new(Change::Import(part), vec![])).await?.applied {
-            return Err(Problem::new(
-                Code::ImportConflict,
-                "What is stored changed while the file was imported; some of it is stored. Try again.",
-            ));
+        begin_anew(&mut part, &taken.lost);
+        for conversation in &mut part.conversations {
+            (conversation.leaf_message_id, conversation.main) = (None, false);
         }
+        store_part(commit, part).await?;
     }
-    let detail = Map::from_iter([
-        ("imported".to_owned(), Value::from(report.imported.messages)),
-        ("unchanged".to_owned(), Value::from(report.unchanged.messages)),
-    ]);
-    let audit = Some(AuditEntry {
-        at: Timestamp::now(),
-        actor: "local".into(),
-        action: "history.import".into(),
-        target: format!("bot:{}", report.bot_id),
-        reason: None,
-        detail,
-    });
-    commit.commit(Fact { change: Change::None, events: vec![], audit }).await?;
-    Ok(report)
+    Ok(taken)
+}
+
+/// A file whose messages are stored.
+pub(crate) struct TakenIn {
+    report: ImportReport,
+    /// Messages that others hang on and that the export had to leave out.
+    lost: HashSet<MessageId>,
+}
+
+impl TakenIn {
+    /// The last step: the conversations end where those of the file end, and a bot that was not talked to has the main one of the file.
+    pub(crate) async fn show(
+        self,
+        commit: &dyn Commit,
+        source: &mut dyn Source,
+    ) -> Result<ImportReport, Problem> {
+        let Self { report, lost } = self;
+        source.rewind().await.map_err(|e| unreadable(&e))?;
+        let mut lines = Lines::new(source, Some(report.bot_id.clone()));
+        // Conversations come first.
+        while let Some(part) = lines.part().await?.filter(|part| !part.conversations.is_empty()) {
+            let mut part = ImportPart { messages: vec![], turns: vec![], ..part };
+            begin_anew(&mut part, &lost);
+            store_part(commit, part).await?;
+        }
+        let detail = Map::from_iter([
+            ("imported".to_owned(), Value::from(report.imported.messages)),
+            ("unchanged".to_owned(), Value::from(report.unchanged.messages)),
+        ]);
+        let audit = Some(AuditEntry {
+            at: Timestamp::now(),
+            actor: "local".into(),
+            action: "history.import".into(),
+            target: format!("bot:{}", report.bot_id),
+            reason: None,
+            detail,
+        });
+        commit.commit(Fact { change: Change::None, events: vec![], audit }).await?;
+        Ok(report)
+    }
+}
+
+/// Stores a part; what is wrong from here on is told with what there is to do.
+async fn store_part(commit: &dyn Commit, part: ImportPart) -> Result<(), Problem> {
+    let stored = match commit.go_on() {
+        Ok(()) => commit.commit(Fact::new(Change::Import(part), vec![])).await,
+        Err(problem) => Err(problem),
+    };
+    let mut problem = match stored {
+        Ok(done) if done.applied => return Ok(()),
+        Ok(_) => Problem::new(Code::ImportConflict, "What is stored changed while the file was imported."),
+        // Whatever a commit says whose service ends.
+        Err(problem) => commit.go_on().err().unwrap_or(problem),
+    };
+    problem.detail.push_str(" A part of the file may be stored; importing the file again completes it.");
+    Err(problem)
 }
 
 fn unreadable(error: &std::io::Error) -> Problem {
@@ -96,18 +149,19 @@ fn begin_anew(part: &mut ImportPart, lost: &HashSet<MessageId>) {
     }
 }
 
-/// Reads the whole file and compares it with what is stored. Answers also with the messages that others hang on and that
-/// the export had to leave out.
+/// Reads the whole file and compares it with what is stored.
 async fn check(
     store: &dyn Storage,
+    commit: &dyn Commit,
     bot: Option<&BotId>,
     source: &mut dyn Source,
     scratch: &Arc<dyn Scratch>,
-) -> Result<(ImportReport, HashSet<MessageId>), Problem> {
+) -> Result<TakenIn, Problem> {
     let mut lines = Lines::new(source, bot.cloned());
     let mut checker = Checker::new(scratch);
     let mut unchanged = Counts::default();
     while let Some(part) = lines.part().await? {
+        commit.go_on()?;
         for conversation in &part.conversations {
             checker.conversation(conversation)?;
         }
@@ -143,7 +197,7 @@ async fn check(
         messages: all.messages - unchanged.messages,
         turns: all.turns - unchanged.turns,
     };
-    Ok((ImportReport { bot_id, imported, unchanged, left_out }, lost))
+    Ok(TakenIn { report: ImportReport { bot_id, imported, unchanged, left_out }, lost })
 }
 
 fn conflict(what: &str, id: impl std::fmt::Display) -> Problem {
