@@ -71,7 +71,7 @@ impl Controller {
             // Its record may name another main conversation after it. Nobody looks for the one that memory knows until then.
             let _patching = entry.patching.lock().await;
             let _moving = entry.moving.write().await;
-            let shown = taken.show(&commit, &mut source).await;
+            let shown = taken.show(store, &commit, &mut source).await;
             // Also after a failure: it may be stored.
             let followed = me.follow_import(&entry).await;
             let report = shown?;

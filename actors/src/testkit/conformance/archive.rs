@@ -8,6 +8,7 @@ use serde_json::json;
 pub use self::cut::{
     a_bot_goes_on_with_a_part_of_an_import, a_part_that_leads_to_nothing_is_not_stored,
     an_import_that_is_left_after_any_part_hurts_nobody_and_the_same_file_completes_it,
+    what_an_import_changed_is_told_once,
 };
 
 use super::{Subject, samples};
@@ -43,6 +44,7 @@ macro_rules! archive_suite {
                 an_import_that_is_left_after_any_part_hurts_nobody_and_the_same_file_completes_it
                 a_bot_goes_on_with_a_part_of_an_import
                 a_part_that_leads_to_nothing_is_not_stored
+                what_an_import_changed_is_told_once
             );
         }
     };

@@ -15,6 +15,7 @@ use super::{Subject, apply, import, sample, samples, with_bot};
 use crate::{
     archive::{self, Commit, ExportFormat, ImportReport, Straight},
     domain::{
+        event::{EventBody, Topic},
         ids::{BotId, MessageId},
         message::{Conversation, Sender},
         problem::{Code, Problem},
@@ -146,4 +147,35 @@ pub async fn a_part_that_leads_to_nothing_is_not_stored<S: Subject>() {
     assert!(apply(&subject, import(&ImportPart { conversations: vec![begun], ..without_end })).await);
     assert!(apply(&subject, import(&part)).await);
     usable(subject.store(), &bot).await;
+}
+
+/// With its last part, each conversation that is not as it was: in the record, so also to those who read on later.
+pub async fn what_an_import_changed_is_told_once<S: Subject>() {
+    let (subject, bot, _) = with_bot::<S>().await;
+    let file = file(&bot).await;
+    let told = async || {
+        let events = subject.store().events_after(0, 1_000).await.unwrap();
+        let all = events.iter().filter_map(|event| match event.body().unwrap() {
+            EventBody::ConversationChanged { conversation } => Some((conversation, event.seqs.clone())),
+            _ => None,
+        });
+        all.collect::<Vec<_>>()
+    };
+    left_after(subject.store(), &bot, &file, 3).await.unwrap_err();
+    assert_eq!(told().await, [], "nothing that readers see has changed");
+    for _ in 0..2 {
+        left_after(subject.store(), &bot, &file, usize::MAX).await.unwrap();
+        let (conversations, topics): (Vec<_>, Vec<_>) = told().await.into_iter().unzip();
+        let mut stored = subject.store().conversations(&bot).await.unwrap();
+        stored.sort_unstable_by_key(|c| c.id);
+        assert_eq!(conversations, stored, "as it is now, in the order of the file");
+        for (conversation, seqs) in conversations.iter().zip(topics) {
+            let topics: Vec<_> = seqs.into_iter().map(|(topic, _)| topic).collect();
+            assert_eq!(topics, [Topic::Bot(bot.clone()), Topic::Conversation(conversation.id)]);
+        }
+    }
+    let clear = Change::ClearHistory { bot_id: bot.clone(), conversation_id: None };
+    assert!(apply(&subject, Fact::new(clear, vec![])).await);
+    left_after(subject.store(), &bot, &file, usize::MAX).await.unwrap();
+    assert_eq!(told().await.len(), 4, "both got their end back");
 }
