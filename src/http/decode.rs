@@ -125,6 +125,13 @@ where
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
+/// An absent field is `None`, null is refused as anything else of another type.
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// An absent field is `None`, null is `Some(Value::Null)`.
 pub(super) fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
