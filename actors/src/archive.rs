@@ -44,6 +44,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::import::take_in;
 #[cfg(any(test, feature = "test-support"))]
 pub(crate) use self::import::{same_conversation, same_message};
 pub use self::{
@@ -171,6 +172,14 @@ pub trait Commit: Send + Sync {
     /// # Errors
     /// `storage_unavailable`.
     async fn commit(&self, fact: Fact) -> Result<Committed, Problem>;
+
+    /// Asked before each part.
+    ///
+    /// # Errors
+    /// `shutting_down`.
+    fn go_on(&self) -> Result<(), Problem> {
+        Ok(())
+    }
 }
 
 /// Straight to a store: for a program that runs no tree on it.

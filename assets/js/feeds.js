@@ -50,6 +50,15 @@ export function throttled(read, every) {
 
 const readBots = async () => store.dispatch({ type: 'bots', items: await api.listBots() });
 
+/** A bot as it is now; an import may have put another main conversation in the place of its own. */
+function changed(bot) {
+  const moved = store.state.bots.byId[bot.id]?.main_conversation_id !== bot.main_conversation_id;
+  store.dispatch({ type: 'bot', bot });
+  if (moved && store.state.conversations[bot.id]) readConversations(bot.id);
+}
+
+const readConversations = (botId) => api.conversations(botId).then((items) => store.dispatch({ type: 'conversations', botId, items }), () => { /* the next change */ });
+
 /** The roster of bots: followed as long as the page is open. */
 export function followBots() {
   const refresh = throttled(readBots, 2000);
@@ -61,7 +70,7 @@ export function followBots() {
       store.dispatch({ type: 'tree_event', event });
       const known = event.data.bot_id in store.state.bots.byId;
       // The list knows whether an unknown one is still new or already gone.
-      if (known && event.event === 'bot_config_changed') api.getBot(event.data.bot_id).then((bot) => store.dispatch({ type: 'bot', bot }), () => refresh());
+      if (known && event.event === 'bot_config_changed') api.getBot(event.data.bot_id).then(changed, () => refresh());
       else refresh(known ? 1000 : 0); // counters (tokens, queue, uptime) do not travel in events
     },
     refused: refresh,
@@ -161,7 +170,7 @@ export function followConversation(botId, id) {
       // Another branch is shown, or messages are gone that this conversation goes on from: what it shows is read anew.
       const turned = event.event === 'conversation_changed' && event.data.conversation.leaf_message_id !== leafShown(chat());
       if (turned || event.event === 'history_cleared') socket.resync(topic);
-      if (event.event === 'message_received') api.conversations(botId).then((items) => store.dispatch({ type: 'conversations', botId, items }), () => {});
+      if (event.event === 'message_received') readConversations(botId);
     },
     refused: () => { read().catch(() => { /* shown as loading; polling tries again */ }); },
   });

@@ -28,8 +28,17 @@ pub(super) fn from_map<T: DeserializeOwned>(map: &Map<String, Value>, field: &st
 
 /// Reads an object that is whole in itself.
 pub(super) fn from_object<T: DeserializeOwned>(map: Map<String, Value>) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(Value::Object(map))
-        .map_err(|error| invalid(vec![field_error(&error.path().to_string(), &error.inner().to_string())]))
+    from_object_beside(map, &[])
+}
+
+/// As [`from_object`], for one that other fields were taken out of: they are known, too.
+pub(super) fn from_object_beside<T: DeserializeOwned>(
+    map: Map<String, Value>,
+    beside: &[&str],
+) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(Value::Object(map)).map_err(|error| {
+        invalid(vec![field_error_beside(&error.path().to_string(), &error.inner().to_string(), beside)])
+    })
 }
 
 /// A problem that names every wrong field, or nothing where there is none.
@@ -59,6 +68,11 @@ fn explain<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error, starts_
 
 /// serde's words as a field and a reason.
 fn field_error(path: &str, message: &str) -> FieldError {
+    field_error_beside(path, message, &[])
+}
+
+/// `beside` are fields that serde does not know of.
+fn field_error_beside(path: &str, message: &str, beside: &[&str]) -> FieldError {
     let message = message.split(" at line ").next().unwrap_or(message);
     // Everything else that names a place in a list writes it this way.
     let path = &path.replace('[', ".").replace(']', "");
@@ -73,7 +87,8 @@ fn field_error(path: &str, message: &str) -> FieldError {
         return FieldError { field: child(name), reason: "is missing".into() };
     }
     if let (true, Some(name)) = (message.starts_with("unknown field"), quoted.first()) {
-        let reason = unknown(name, quoted.get(1..).unwrap_or_default());
+        let known = [quoted.get(1..).unwrap_or_default(), beside].concat();
+        let reason = unknown(name, &known);
         return FieldError { field: child(name), reason };
     }
     let field = if matches!(parent, "" | "." | "?") { "body" } else { parent };
@@ -123,6 +138,13 @@ where
     D: Deserializer<'de>,
 {
     Option::<T>::deserialize(deserializer).map(Some)
+}
+
+/// An absent field is `None`, null is refused as anything else of another type.
+pub(super) fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// An absent field is `None`, null is `Some(Value::Null)`.

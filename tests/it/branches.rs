@@ -190,6 +190,10 @@ async fn a_message_behind_an_earlier_one_is_its_next_child() {
     let unknown = json!({"leaf_message_id": running["turn"]["id"]});
     api.patch(&path, unknown).await.expect_problem(404, "message_not_found");
     api.patch(&path, json!({"leaf": 1})).await.expect_problem(400, "invalid_request");
+    for field in ["leaf_message_id", "archived", "legal_hold"] {
+        let problem = api.patch(&path, json!({field: null})).await.expect_problem(400, "invalid_request");
+        assert_eq!(problem["errors"][0]["field"], field, "{problem}");
+    }
 }
 
 #[tokio::test]

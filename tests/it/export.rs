@@ -84,8 +84,18 @@ async fn a_cleared_history_is_restored_from_its_export() {
     let before = api.history("ada").await;
     api.delete("/api/chat/ada").await.expect(200);
     assert!(api.history("ada").await.is_empty());
+    let topic = format!("conversation:{}", before[0]["conversation_id"].as_str().unwrap());
+    let mut open = deia.socket().await;
+    let cleared = open.subscribe(&topic).await;
     import(&api, "ada", file.clone()).await.expect(200);
     assert_eq!(api.history("ada").await, before);
+    let told = open.until_event("conversation_changed").await.pop().unwrap();
+    assert_eq!(told["data"]["conversation"]["leaf_message_id"], before.last().unwrap()["id"]);
+    let mut back = deia.socket().await;
+    let after = json!({"epoch": cleared["epoch"], "seq": cleared["seq"]});
+    let frame = back.call(json!({"type": "subscribe", "topic": topic, "after": after})).await;
+    assert_eq!(frame["recovered"], true);
+    assert_eq!(back.until_event("conversation_changed").await.pop().unwrap()["data"], told["data"]);
     assert_eq!(export(&api, "ada", json!({"format": "json"})).await.1, file);
 }
 

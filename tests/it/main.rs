@@ -20,6 +20,7 @@ mod history;
 mod http_events;
 mod http_requests;
 mod idempotency;
+mod import_cut;
 mod migrate;
 mod models;
 mod ollama_real;

@@ -1,5 +1,6 @@
 //! Taking in: the whole file is read and judged first, against itself and against what is stored; only then it is read
-//! again and stored, in parts. A crash in between leaves a part, which importing the file once more completes.
+//! again and stored, in parts. Its conversations get their ends, and a bot its main one, behind the last part: one that is
+//! cut leaves side conversations with messages that nothing leads to, and importing the file once more completes it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -18,7 +19,8 @@ use super::{
 use crate::{
     domain::{
         bot::AuditEntry,
-        ids::{BotId, MessageId, TurnId},
+        event::{EventBody, NewEvent, Topic},
+        ids::{BotId, ConversationId, MessageId, TurnId},
         message::{Conversation, Message, Siblings},
         problem::{Code, Problem},
         time::Timestamp,
@@ -26,7 +28,7 @@ use crate::{
     history::storage_problem,
     ports::{
         archive::{ArchivedTurn, ImportPart},
-        history_store::{Change, Fact},
+        history_store::{Change, Fact, StoreError},
         scratch::Scratch,
         storage::Storage,
     },
@@ -47,8 +49,8 @@ impl<T: AsyncBufRead + AsyncSeek + Send + Unpin> Source for T {}
 /// what the check of a long file has to note, 32 to 48 bytes a message.
 ///
 /// # Errors
-/// `import_invalid`, `import_conflict`, `bot_not_found`, `storage_unavailable`; nothing is stored then, unless the
-/// database goes away in the middle.
+/// `import_invalid`, `import_conflict`, `bot_not_found`, `storage_unavailable`, `shutting_down`; `detail` says whether
+/// nothing is stored then, or a part.
 pub async fn import(
     store: &dyn Storage,
     commit: &dyn Commit,
@@ -56,32 +58,124 @@ pub async fn import(
     source: &mut dyn Source,
     scratch: &Arc<dyn Scratch>,
 ) -> Result<ImportReport, Problem> {
-    let (report, lost) = check(store, bot, source, scratch).await?;
+    take_in(store, commit, bot, source, scratch).await?.show(store, commit, source).await
+}
+
+/// The first step of an import: its messages are stored, and nothing leads to them yet.
+pub(crate) async fn take_in(
+    store: &dyn Storage,
+    commit: &dyn Commit,
+    bot: Option<&BotId>,
+    source: &mut dyn Source,
+    scratch: &Arc<dyn Scratch>,
+) -> Result<TakenIn, Problem> {
+    let taken = check(store, commit, bot, source, scratch).await?;
     source.rewind().await.map_err(|e| unreadable(&e))?;
     let mut lines = Lines::new(source, bot.cloned());
     while let Some(mut part) = lines.part().await? {
-        begin_anew(&mut part, &lost);
-        if !commit.commit(Fact::new(Change::Import(part), vec![])).await?.applied {
-            return Err(Problem::new(
-                Code::ImportConflict,
-                "What is stored changed while the file was imported; some of it is stored. Try again.",
-            ));
+        begin_anew(&mut part, &taken.lost);
+        for conversation in &mut part.conversations {
+            (conversation.leaf_message_id, conversation.main) = (None, false);
+        }
+        store_part(commit, part, vec![]).await?;
+    }
+    Ok(taken)
+}
+
+/// A file whose messages are stored.
+pub(crate) struct TakenIn {
+    report: ImportReport,
+    /// Messages that others hang on and that the export had to leave out.
+    lost: HashSet<MessageId>,
+    /// Conversations with messages that were not stored before.
+    grown: HashSet<ConversationId>,
+}
+
+impl TakenIn {
+    /// The last step: the conversations end where those of the file end, and a bot that was not talked to has the main one of
+    /// the file. Readers of those that changed are told.
+    pub(crate) async fn show(
+        self,
+        store: &dyn Storage,
+        commit: &dyn Commit,
+        source: &mut dyn Source,
+    ) -> Result<ImportReport, Problem> {
+        let Self { report, lost, grown } = self;
+        source.rewind().await.map_err(|e| unreadable(&e))?;
+        let mut lines = Lines::new(source, Some(report.bot_id.clone()));
+        // Conversations come first.
+        while let Some(part) = lines.part().await?.filter(|part| !part.conversations.is_empty()) {
+            let mut part = ImportPart { messages: vec![], turns: vec![], ..part };
+            begin_anew(&mut part, &lost);
+            let events = changed(store, &part, &grown).await.map_err(|e| partly(storage_problem(&e)))?;
+            store_part(commit, part, events).await?;
+        }
+        let detail = Map::from_iter([
+            ("imported".to_owned(), Value::from(report.imported.messages)),
+            ("unchanged".to_owned(), Value::from(report.unchanged.messages)),
+        ]);
+        let audit = Some(AuditEntry {
+            at: Timestamp::now(),
+            actor: "local".into(),
+            action: "history.import".into(),
+            target: format!("bot:{}", report.bot_id),
+            reason: None,
+            detail,
+        });
+        commit.commit(Fact { change: Change::None, events: vec![], audit }).await?;
+        Ok(report)
+    }
+}
+
+/// What readers are told of the conversations of a last part, each as it is then; nothing where nothing of it is new.
+async fn changed(
+    store: &dyn Storage,
+    part: &ImportPart,
+    grown: &HashSet<ConversationId>,
+) -> Result<Vec<NewEvent>, StoreError> {
+    let mut events = vec![];
+    for given in &part.conversations {
+        let Some(stored) = store.conversation(given.id).await? else { continue };
+        let main = stored.main || (given.main && is_unused(store, &part.bot_id).await?);
+        let leaf_message_id = stored.leaf_message_id.or(given.leaf_message_id);
+        let conversation = Conversation { main, leaf_message_id, ..stored.clone() };
+        if grown.contains(&given.id) || conversation != stored {
+            let topics = vec![Topic::Bot(part.bot_id.clone()), Topic::Conversation(given.id)];
+            events.push(NewEvent::new(topics, &EventBody::ConversationChanged { conversation }));
         }
     }
-    let detail = Map::from_iter([
-        ("imported".to_owned(), Value::from(report.imported.messages)),
-        ("unchanged".to_owned(), Value::from(report.unchanged.messages)),
-    ]);
-    let audit = Some(AuditEntry {
-        at: Timestamp::now(),
-        actor: "local".into(),
-        action: "history.import".into(),
-        target: format!("bot:{}", report.bot_id),
-        reason: None,
-        detail,
-    });
-    commit.commit(Fact { change: Change::None, events: vec![], audit }).await?;
-    Ok(report)
+    Ok(events)
+}
+
+/// Whether the main conversation of a bot is one that an imported one takes the place of.
+async fn is_unused(store: &dyn Storage, bot: &BotId) -> Result<bool, StoreError> {
+    let roster = store.roster().await?;
+    let Some((bot, _)) = roster.into_iter().find(|(known, _)| known.id == *bot) else { return Ok(false) };
+    let main = store.conversation(bot.main_conversation_id).await?;
+    Ok(main.is_none_or(|main| main.message_count == 0 && main.leaf_message_id.is_none()))
+}
+
+/// Stores a part.
+async fn store_part(commit: &dyn Commit, part: ImportPart, events: Vec<NewEvent>) -> Result<(), Problem> {
+    let stored = match commit.go_on() {
+        Ok(()) => commit.commit(Fact::new(Change::Import(part), events)).await,
+        Err(problem) => Err(problem),
+    };
+    match stored {
+        Ok(done) if done.applied => Ok(()),
+        Ok(_) => {
+            let detail = "What is stored changed while the file was imported.";
+            Err(partly(Problem::new(Code::ImportConflict, detail)))
+        }
+        // Whatever a commit says whose service ends.
+        Err(problem) => Err(partly(commit.go_on().err().unwrap_or(problem))),
+    }
+}
+
+/// What is wrong once parts may be stored is told with what there is to do.
+fn partly(mut problem: Problem) -> Problem {
+    problem.detail.push_str(" A part of the file may be stored; importing the file again completes it.");
+    problem
 }
 
 fn unreadable(error: &std::io::Error) -> Problem {
@@ -96,25 +190,26 @@ fn begin_anew(part: &mut ImportPart, lost: &HashSet<MessageId>) {
     }
 }
 
-/// Reads the whole file and compares it with what is stored. Answers also with the messages that others hang on and that
-/// the export had to leave out.
+/// Reads the whole file and compares it with what is stored.
 async fn check(
     store: &dyn Storage,
+    commit: &dyn Commit,
     bot: Option<&BotId>,
     source: &mut dyn Source,
     scratch: &Arc<dyn Scratch>,
-) -> Result<(ImportReport, HashSet<MessageId>), Problem> {
+) -> Result<TakenIn, Problem> {
     let mut lines = Lines::new(source, bot.cloned());
     let mut checker = Checker::new(scratch);
-    let mut unchanged = Counts::default();
+    let (mut unchanged, mut grown) = (Counts::default(), HashSet::new());
     while let Some(part) = lines.part().await? {
+        commit.go_on()?;
         for conversation in &part.conversations {
             checker.conversation(conversation)?;
         }
         for message in &part.messages {
             checker.message(message)?;
         }
-        compare(store, &part, &mut unchanged).await?;
+        compare(store, &part, &mut unchanged, &mut grown).await?;
     }
     let Some(bot_id) = lines.bot else { return Err(invalid("The file is empty")) };
     let roster = store.roster().await.map_err(|e| storage_problem(&e))?;
@@ -143,7 +238,7 @@ async fn check(
         messages: all.messages - unchanged.messages,
         turns: all.turns - unchanged.turns,
     };
-    Ok((ImportReport { bot_id, imported, unchanged, left_out }, lost))
+    Ok(TakenIn { report: ImportReport { bot_id, imported, unchanged, left_out }, lost, grown })
 }
 
 fn conflict(what: &str, id: impl std::fmt::Display) -> Problem {
@@ -164,8 +259,13 @@ fn cut_off(first: &Message) -> Problem {
     Problem::new(Code::ImportConflict, detail)
 }
 
-/// Counts what is stored already; what is stored differently is a conflict.
-async fn compare(store: &dyn Storage, part: &ImportPart, unchanged: &mut Counts) -> Result<(), Problem> {
+/// Counts what is stored already, and notes the conversations of what is not; what is stored differently is a conflict.
+async fn compare(
+    store: &dyn Storage,
+    part: &ImportPart,
+    unchanged: &mut Counts,
+    grown: &mut HashSet<ConversationId>,
+) -> Result<(), Problem> {
     for given in &part.conversations {
         let stored = store.conversation(given.id).await.map_err(|e| storage_problem(&e))?;
         if let Some(stored) = stored {
@@ -186,6 +286,8 @@ async fn compare(store: &dyn Storage, part: &ImportPart, unchanged: &mut Counts)
                 return Err(if beheaded { cut_off(given) } else { conflict("Message", given.id) });
             }
             unchanged.messages += 1;
+        } else {
+            grown.insert(given.conversation_id);
         }
     }
     let ids: Vec<TurnId> = part.turns.iter().map(|t| t.turn.id).collect();

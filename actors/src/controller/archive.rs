@@ -12,10 +12,17 @@ use crate::{
     ports::history_store::Committed,
 };
 
+/// The way to the record while the tree runs.
+struct Through<'c>(&'c Controller);
+
 #[async_trait]
-impl Commit for History {
+impl Commit for Through<'_> {
     async fn commit(&self, fact: Fact) -> Result<Committed, Problem> {
-        self.append(fact).await
+        self.0.inner.history.append(fact).await
+    }
+
+    fn go_on(&self) -> Result<(), Problem> {
+        self.0.open()
     }
 }
 
@@ -42,10 +49,10 @@ impl Controller {
     }
 
     /// Imports what [`Controller::export`] gave as JSON, of the same bot: all of it, or nothing where it can't be.
-    /// Doing it again changes nothing. Audited.
+    /// Doing it again changes nothing, or completes what was cut. The bot may be talked to meanwhile. Audited.
     ///
     /// # Errors
-    /// `bot_not_found`, `import_invalid`, `import_conflict`, `storage_unavailable`.
+    /// `bot_not_found`, `import_invalid`, `import_conflict`, `storage_unavailable`, `shutting_down`.
     pub async fn import(
         &self,
         bot: &BotId,
@@ -55,13 +62,20 @@ impl Controller {
         let entry = self.entry(bot)?;
         let (me, bot) = (self.clone(), bot.clone());
         self.carry_out(async move {
-            // One import of a bot at a time, and no patch meanwhile: its record may name another main conversation after it.
-            let _turn = entry.patching.lock().await;
-            let (store, history) = (&*me.inner.store, &me.inner.history);
-            let imported = archive::import(store, history, Some(&bot), &mut source, &me.inner.scratch).await;
-            // Also after a failure: parts may be stored.
-            me.follow_import(&entry).await?;
-            imported
+            let (store, commit) = (&*me.inner.store, Through(&me));
+            let taken = archive::take_in(store, &commit, Some(&bot), &mut source, &me.inner.scratch).await;
+            let taken = taken.inspect_err(|_| {
+                // Parts may be stored.
+                let _ = entry.actor.cast(BotMessage::ForgetTexts);
+            })?;
+            // Its record may name another main conversation after it. Nobody looks for the one that memory knows until then.
+            let _patching = entry.patching.lock().await;
+            let _moving = entry.moving.write().await;
+            let shown = taken.show(store, &commit, &mut source).await;
+            // Also after a failure: it may be stored.
+            let followed = me.follow_import(&entry).await;
+            let report = shown?;
+            followed.map(|()| report)
         })
         .await
     }

@@ -59,6 +59,21 @@ impl Controller {
         found.filter(|c| c.bot_id == *bot).ok_or_else(|| no_such_conversation(id))
     }
 
+    /// As [`Self::conversation_of`], after an import that puts another main conversation in the place of the bot's; where
+    /// that takes longer than a read may, beside it.
+    pub(super) async fn settled_conversation_of(
+        &self,
+        bot: &BotId,
+        id: Option<ConversationId>,
+    ) -> Result<Conversation, Problem> {
+        let entry = self.entry(bot)?;
+        let _still = match id {
+            Some(_) => None,
+            None => tokio::time::timeout(self.inner.settings.storage_timeout, entry.moving.read()).await.ok(),
+        };
+        self.conversation_of(bot, id).await
+    }
+
     /// A page of a conversation's active path.
     ///
     /// # Errors
@@ -75,7 +90,7 @@ impl Controller {
             (None, Some(id), None) => Cursor::After(id),
             _ => return Err(Problem::field("before", "only one of before, after and offset can be given")),
         };
-        let conversation = self.conversation_of(bot, query.conversation_id).await?;
+        let conversation = self.settled_conversation_of(bot, query.conversation_id).await?;
         let page = self.read(self.inner.store.page(conversation.id, cursor, limit)).await?;
         let Some(page) = page else {
             return Err(Problem::new(

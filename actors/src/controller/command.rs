@@ -35,7 +35,7 @@ impl Controller {
         idempotency: Option<Idempotency>,
     ) -> Result<Sent, Problem> {
         let entry = self.entry(&asked.bot_id)?;
-        let conversation = self.conversation_of(&asked.bot_id, asked.conversation_id).await?;
+        let conversation = self.settled_conversation_of(&asked.bot_id, asked.conversation_id).await?;
         tracing::info!(bot.id = %asked.bot_id, action = ?std::mem::discriminant(&command), "slash command");
         let again = match &command {
             Command::Retry => {

@@ -108,7 +108,11 @@ impl Controller {
             let fingerprint = || once::fingerprint_of(&message, main);
             let work = async |key| match command {
                 Some(command) => me.command(command, &message, key).await,
-                None => me.hand_over(message.clone(), ids, None, key).await,
+                None => {
+                    let entry = me.entry(&message.bot_id)?;
+                    let _still = entry.moving.read().await;
+                    me.hand_over(message.clone(), ids, None, key).await
+                }
             };
             me.once(&message.bot_id, message.idempotency_key.clone(), fingerprint, work).await
         })

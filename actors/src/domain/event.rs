@@ -237,7 +237,7 @@ pub enum EventBody {
         /// How many.
         deleted: u64,
     },
-    /// Title, archiving or the end of the active path were changed by somebody.
+    /// Title, archiving or the end of the active path were changed by somebody, or an import brought messages.
     ConversationChanged {
         /// The conversation as it is now.
         conversation: Conversation,

@@ -25,7 +25,8 @@ pub struct ArchivedTurn {
 pub struct ImportPart {
     /// The bot that everything in it belongs to.
     pub bot_id: BotId,
-    /// Conversations; they come in an earlier part than their messages, or in the same.
+    /// Conversations; they come in an earlier part than their messages, or in the same. A leaf comes in the same part as
+    /// its message, or in a later one.
     pub conversations: Vec<Conversation>,
     /// Messages that have ended.
     pub messages: Vec<Message>,

@@ -68,6 +68,9 @@ pub(crate) struct BotEntry {
     pub deleting: AtomicBool,
     /// Held while a patch is stored.
     pub patching: tokio::sync::Mutex<()>,
+    /// Written while an import puts another main conversation in the place of the bot's, until its record says so; read while a
+    /// message is accepted. Whoever reads it does not wait for `patching`.
+    pub moving: tokio::sync::RwLock<()>,
     /// Turn tasks of the current actor: its successor waits until all of them are gone.
     pub turns: Mutex<TaskTracker>,
 }
@@ -102,6 +105,7 @@ impl BotEntry {
             recovering: tokio::sync::Mutex::new(()),
             deleting: AtomicBool::new(false),
             patching: tokio::sync::Mutex::new(()),
+            moving: tokio::sync::RwLock::new(()),
             turns: Mutex::new(TaskTracker::new()),
         }
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 use warp::reply::Response;
 
 use crate::http::{
-    decode::nullable,
+    decode::{given, nullable},
     problem::{Answer, json as answer, json_with},
     route::PathValues,
 };
@@ -48,8 +48,11 @@ pub(in crate::http) async fn create(
 pub(in crate::http) struct PatchBody {
     #[serde(default, deserialize_with = "nullable")]
     title: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
     leaf_message_id: Option<MessageId>,
+    #[serde(default, deserialize_with = "given")]
     archived: Option<bool>,
+    #[serde(default, deserialize_with = "given")]
     legal_hold: Option<bool>,
 }
 

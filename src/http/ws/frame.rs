@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::http::{
     chat::send::SendBody,
-    decode::{from_object, unknown},
+    decode::{from_object, from_object_beside, unknown},
     render,
 };
 
@@ -24,6 +24,8 @@ use crate::http::{
 pub(super) const FRAME_MAX_BYTES: usize = 64 * 1024;
 /// Longest reference, in bytes.
 const REF_MAX_BYTES: usize = 128;
+/// What a send has besides the fields of its HTTP body, where it is a header.
+const KEY: &str = "idempotency_key";
 const TYPES: [&str; 5] = ["subscribe", "unsubscribe", "send", "stop", "ping"];
 
 /// A client's name for a request: a short text or a number, given back with the answer.
@@ -101,9 +103,9 @@ fn known(kind: &str, object: Map<String, Value>, reference: Ref) -> Result<Clien
         }
         "send" => {
             let mut object = object;
-            let key = object.remove("idempotency_key").filter(|key| !key.is_null());
+            let key = object.remove(KEY).filter(|key| !key.is_null());
             let idempotency_key = key.map(idempotency_key).transpose()?;
-            let message = from_object::<SendBody>(object)?.message()?;
+            let message = from_object_beside::<SendBody>(object, &[KEY])?.message()?;
             // Whoever keeps a socket open sits in front of it.
             let class = Class::Interactive;
             ClientFrame::Send { reference, message: SendMessage { idempotency_key, class, ..message } }
@@ -117,7 +119,7 @@ fn known(kind: &str, object: Map<String, Value>, reference: Ref) -> Result<Clien
 
 fn idempotency_key(key: Value) -> Result<IdempotencyKey, Problem> {
     let parsed = key.as_str().ok_or(InvalidKey).and_then(IdempotencyKey::parse);
-    parsed.map_err(|rule| Problem::field("idempotency_key", rule.to_string()))
+    parsed.map_err(|rule| Problem::field(KEY, rule.to_string()))
 }
 
 fn is_ref(value: &Value) -> bool {
@@ -259,6 +261,18 @@ mod tests {
         assert!(matches!(read(r#"{"type":"ping"}"#).unwrap(), ClientFrame::Ping { reference: None }));
         let stop = format!(r#"{{"type":"stop","ref":"s","turn_id":"{}"}}"#, TurnId::new());
         assert!(matches!(read(&stop).unwrap(), ClientFrame::Stop { .. }));
+    }
+
+    #[test]
+    fn the_key_of_a_send_is_among_the_fields_that_are_known() {
+        for (name, reason) in
+            [("key", ", idempotency_key"), ("idempotency_ke", "did you mean idempotency_key?")]
+        {
+            let send = format!(r#"{{"type":"send","ref":7,"bot_id":"A","content":"hi","{name}":"k"}}"#);
+            let problem = read(&send).unwrap_err().problem;
+            assert_eq!(problem.errors[0].field, name);
+            assert!(problem.errors[0].reason.ends_with(reason), "{problem}");
+        }
     }
 
     #[test]

@@ -141,7 +141,8 @@ pub enum Change {
         idempotency: Option<Idempotency>,
     },
     /// A part of an archive. Applies, as a whole or not at all, where its bot is in the roster and no id of it is
-    /// stored with other content (siblings aside) or for another bot. What is stored already stays as it is, so that doing it again
+    /// stored with other content (siblings aside) or for another bot, and where the conversations of its messages and the leaves that it
+    /// gives are in it or stored: no conversation ends with what is not there. What is stored already stays as it is, so that doing it again
     /// changes nothing and applies.
     ///
     /// A conversation that is not there is made, with its leaf as given. One that is there keeps title and archiving;

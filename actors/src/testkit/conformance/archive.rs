@@ -1,7 +1,15 @@
 //! Obligations of [`Archive`](crate::ports::archive::Archive) and of
 //! [`Change::Import`](crate::ports::history_store::Change::Import).
 
+mod cut;
+
 use serde_json::json;
+
+pub use self::cut::{
+    a_bot_goes_on_with_a_part_of_an_import, a_part_that_leads_to_nothing_is_not_stored,
+    an_import_that_is_left_after_any_part_hurts_nobody_and_the_same_file_completes_it,
+    what_an_import_changed_is_told_once,
+};
 
 use super::{Subject, samples};
 use crate::{
@@ -33,6 +41,10 @@ macro_rules! archive_suite {
                 a_conversation_that_was_left_by_an_earlier_bot_comes_back
                 an_emptied_conversation_gets_its_end_back
                 what_is_said_after_an_import_follows_it
+                an_import_that_is_left_after_any_part_hurts_nobody_and_the_same_file_completes_it
+                a_bot_goes_on_with_a_part_of_an_import
+                a_part_that_leads_to_nothing_is_not_stored
+                what_an_import_changed_is_told_once
             );
         }
     };

@@ -194,3 +194,17 @@ async fn an_event_that_can_not_be_read_keeps_its_number() {
     assert_eq!(told, events[1..]);
     assert_eq!(server.store.quarantined_rows(), 1);
 }
+
+#[tokio::test]
+async fn clearing_a_conversation_whose_end_is_not_stored_begins_it_anew() {
+    let (server, bot, main, _) = OnServer::with_path(2).await;
+    server
+        .spoil("UPDATE conversations SET leaf_message_id = gen_random_uuid() WHERE id = $1", main.id.0)
+        .await;
+    let clear = Change::ClearHistory { bot_id: bot.clone(), conversation_id: Some(main.id) };
+    assert!(server.store.commit(vec![Fact::new(clear, vec![])]).await.unwrap()[0].applied);
+    assert_eq!(server.store.conversation(main.id).await.unwrap().unwrap().leaf_message_id, None);
+    let (turn, question, reply) = samples::turn(&main, None, "anew");
+    let accepted = server.store.commit(vec![samples::accept(&turn, &question, &reply)]).await.unwrap();
+    assert!(accepted[0].applied);
+}

@@ -206,7 +206,10 @@ pub(super) async fn clear(
         gone.add(id, deleted);
         sqlx::query(
             "UPDATE conversations SET (message_count, last_at) = \
-                 (SELECT count(*), max(created_at) FROM chat_messages WHERE conversation_id = $1) WHERE id = $1",
+                 (SELECT count(*), max(created_at) FROM chat_messages WHERE conversation_id = $1), \
+                 leaf_message_id = coalesce((SELECT m.id FROM chat_messages m WHERE m.id = leaf_message_id), \
+                     (SELECT m.id FROM chat_messages m WHERE m.conversation_id = $1 ORDER BY m.id DESC LIMIT 1)) \
+             WHERE id = $1",
         )
         .bind(id)
         .execute(&mut *db)

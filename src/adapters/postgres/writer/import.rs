@@ -1,5 +1,7 @@
 //! Parts of archives: what is not there is written, what is there must be the same.
 
+use std::collections::BTreeSet;
+
 use deia_actors::{
     domain::{ids::BotId, message::Conversation, message::Message},
     ports::archive::{ArchivedTurn, ImportPart},
@@ -24,19 +26,35 @@ pub(super) async fn import(db: &mut PgConnection, part: &ImportPart) -> sqlx::Re
     Ok(if stored { Applied::YES } else { Applied::NO })
 }
 
-/// False where something contradicts.
+/// False where something contradicts or is missing.
 async fn store(db: &mut PgConnection, part: &ImportPart) -> sqlx::Result<bool> {
     for conversation in &part.conversations {
         if !store_conversation(db, &part.bot_id, conversation).await? {
             return Ok(false);
         }
     }
-    let in_roster: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM bots WHERE id = $1 AND deleted_at IS NULL)")
-            .bind(part.bot_id.as_str())
-            .fetch_one(&mut *db)
-            .await?;
-    Ok(in_roster && store_messages(db, &part.messages).await? && store_turns(db, &part.turns).await?)
+    let homes: BTreeSet<Uuid> = part.messages.iter().map(|m| m.conversation_id.0).collect();
+    let has_its_place: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM bots WHERE id = $1 AND deleted_at IS NULL) \
+             AND (SELECT count(*) FROM conversations WHERE id = ANY($2)) = cardinality($2)",
+    )
+    .bind(part.bot_id.as_str())
+    .bind(homes.into_iter().collect::<Vec<_>>())
+    .fetch_one(&mut *db)
+    .await?;
+    Ok(has_its_place
+        && store_messages(db, &part.messages).await?
+        && leaves_are_stored(db, &part.conversations).await?
+        && store_turns(db, &part.turns).await?)
+}
+
+async fn leaves_are_stored(db: &mut PgConnection, conversations: &[Conversation]) -> sqlx::Result<bool> {
+    let leaves: BTreeSet<Uuid> =
+        conversations.iter().filter_map(|c| c.leaf_message_id).map(|leaf| leaf.0).collect();
+    sqlx::query_scalar("SELECT count(*) = cardinality($1) FROM chat_messages WHERE id = ANY($1)")
+        .bind(leaves.into_iter().collect::<Vec<_>>())
+        .fetch_one(db)
+        .await
 }
 
 async fn store_conversation(db: &mut PgConnection, bot: &BotId, c: &Conversation) -> sqlx::Result<bool> {

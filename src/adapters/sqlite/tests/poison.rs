@@ -307,6 +307,21 @@ async fn an_export_says_what_it_left_out_and_is_imported() {
     assert_eq!(ids(&third.store.path(own.id, 1000).await.unwrap()), [own.id]);
 }
 
+#[tokio::test]
+async fn clearing_a_conversation_whose_end_is_not_stored_begins_it_anew() {
+    let (disk, bot, main, _) = OnDisk::with_path(2).await;
+    disk.spoil(
+        "UPDATE conversations SET leaf_message_id = randomblob(16) WHERE id = ?1",
+        main.id.0.as_bytes(),
+    );
+    let clear = Change::ClearHistory { bot_id: bot.clone(), conversation_id: Some(main.id) };
+    assert!(disk.store.commit(vec![Fact::new(clear, vec![])]).await.unwrap()[0].applied);
+    assert_eq!(disk.store.conversation(main.id).await.unwrap().unwrap().leaf_message_id, None);
+    let (turn, question, reply) = samples::turn(&main, None, "anew");
+    let accepted = disk.store.commit(vec![samples::accept(&turn, &question, &reply)]).await.unwrap();
+    assert!(accepted[0].applied);
+}
+
 impl OnDisk {
     /// The export of a bot as JSON, and how many rows it left out.
     async fn exported(&self, bot: &BotId) -> (String, u64) {

@@ -277,7 +277,9 @@ pub(super) fn clear(
         db.prepare_cached(
             "UPDATE conversations SET \
                  message_count = (SELECT count(*) FROM chat_messages WHERE conversation_id = ?1), \
-                 last_at = (SELECT max(created_at) FROM chat_messages WHERE conversation_id = ?1) \
+                 last_at = (SELECT max(created_at) FROM chat_messages WHERE conversation_id = ?1), \
+                 leaf_message_id = coalesce((SELECT id FROM chat_messages WHERE id = leaf_message_id), \
+                     (SELECT id FROM chat_messages WHERE conversation_id = ?1 ORDER BY id DESC LIMIT 1)) \
              WHERE id = ?1",
         )?
         .execute([id.0])?;

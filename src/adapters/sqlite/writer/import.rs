@@ -31,7 +31,7 @@ pub(super) fn import(db: &Connection, part: &ImportPart) -> rusqlite::Result<App
     Ok(Applied::NO)
 }
 
-/// False where something contradicts.
+/// False where something contradicts or is missing.
 fn store(db: &Connection, part: &ImportPart) -> rusqlite::Result<bool> {
     for conversation in &part.conversations {
         if !store_conversation(db, &part.bot_id, conversation)? {
@@ -41,7 +41,10 @@ fn store(db: &Connection, part: &ImportPart) -> rusqlite::Result<bool> {
     let in_roster = db
         .prepare("SELECT 1 FROM bots WHERE id = ?1 AND deleted_at IS NULL")?
         .exists([part.bot_id.as_str()])?;
-    Ok(in_roster && store_messages(db, &part.messages)? && store_turns(db, &part.turns)?)
+    Ok(in_roster
+        && store_messages(db, &part.messages)?
+        && leaves_are_stored(db, &part.conversations)?
+        && store_turns(db, &part.turns)?)
 }
 
 fn store_conversation(db: &Connection, bot: &BotId, c: &Conversation) -> rusqlite::Result<bool> {
@@ -87,6 +90,17 @@ fn store_conversation(db: &Connection, bot: &BotId, c: &Conversation) -> rusqlit
     Ok(true)
 }
 
+fn leaves_are_stored(db: &Connection, conversations: &[Conversation]) -> rusqlite::Result<bool> {
+    let mut stored = db.prepare("SELECT 1 FROM chat_messages WHERE id = ?1")?;
+    for leaf in conversations.iter().filter_map(|c| c.leaf_message_id) {
+        if !stored.exists([leaf.0])? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// False where one is stored with other content, or its conversation is not.
 fn store_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<bool> {
     // Text that was written by the same writer from the same value is the same text.
     let mut same = db.prepare(
@@ -109,7 +123,9 @@ fn store_messages(db: &Connection, messages: &[Message]) -> rusqlite::Result<boo
          WHERE id = ?1",
     )?;
     for (id, (count, last_at)) in grown {
-        grow.execute(params![id.0, count, last_at])?;
+        if grow.execute(params![id.0, count, last_at])? == 0 {
+            return Ok(false);
+        }
     }
     Ok(true)
 }

@@ -101,7 +101,7 @@ impl Record {
         added > 0
     }
 
-    /// False where the bot is gone or something is stored with other content; then nothing changed.
+    /// False where the bot is gone, something is missing or stored with other content; then nothing changed.
     pub(super) fn import(&mut self, part: ImportPart) -> bool {
         let contradicts = part
             .conversations
@@ -109,7 +109,15 @@ impl Record {
             .any(|c| self.conversations.get(&c.id).is_some_and(|stored| !same_conversation(stored, c)))
             || part.messages.iter().any(|m| self.messages.get(&m.id).is_some_and(|s| !same_message(s, m)))
             || part.turns.iter().any(|t| self.archived(t.turn.id).is_some_and(|stored| stored != *t));
-        if contradicts || !self.bots.contains_key(&part.bot_id) {
+        let home = |m: &Message| {
+            self.conversations.contains_key(&m.conversation_id)
+                || part.conversations.iter().any(|c| c.id == m.conversation_id)
+        };
+        let given: BTreeSet<MessageId> = part.messages.iter().map(|m| m.id).collect();
+        let mut leaves = part.conversations.iter().filter_map(|c| c.leaf_message_id);
+        let lacks = !part.messages.iter().all(home)
+            || leaves.any(|id| !given.contains(&id) && !self.messages.contains_key(&id));
+        if contradicts || lacks || !self.bots.contains_key(&part.bot_id) {
             return false;
         }
         for conversation in part.conversations {
