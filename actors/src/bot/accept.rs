@@ -13,7 +13,7 @@ use super::{
     BotActorState, BotMessage, SendReply, Talk,
     context::{
         self, ContextEntry, Path,
-        window::{self, Behind, Plan},
+        window::{self, Behind, Plan, Said},
     },
     lane::Place,
     rounds::Rounds,
@@ -173,7 +173,7 @@ impl BotActorState {
         }
         let inference = &self.args.context.inference;
         let model = inference.model_for(&record.config);
-        let estimator = inference.estimator(&model);
+        let estimator = inference.estimator(&model, &record.config);
         let probe = ContextEntry::asked(send.content.clone(), send.images.clone());
         let probe_tokens =
             window::check_fits(&record.config, &options, &probe, estimator).map_err(problem)?;
@@ -183,9 +183,9 @@ impl BotActorState {
             && let Some(path) = &path
         {
             let summary = self.summaries.for_use(&record.config, path);
+            let said = Said { path, summary: summary.as_deref(), most: u32::MAX };
             let (config, behind) = (&record.config, Behind::default());
-            let plan = window::plan(config, &options, path, &probe, behind, estimator, summary.as_deref())
-                .map_err(problem)?;
+            let plan = window::plan(config, &options, said, &probe, behind, estimator).map_err(problem)?;
             used = plan.usage.used;
             begun = inference.try_acquire(incoming.turn, &model).map(|permit| (permit, plan));
         }
@@ -329,7 +329,7 @@ impl BotActorState {
             begun: prepared.begun,
             asked: None,
             largest: None,
-            tightened: 0,
+            refuted: false,
             waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,
