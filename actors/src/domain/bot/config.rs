@@ -29,7 +29,7 @@ pub struct Options {
     pub num_predict: Option<i32>,
     /// Nucleus sampling, 0 to 1.
     pub top_p: Option<f64>,
-    /// Candidates considered.
+    /// Candidates considered, 0 to 1,000,000; 0 = all.
     pub top_k: Option<u32>,
     /// Least probability relative to the best, 0 to 1.
     pub min_p: Option<f64>,
@@ -39,15 +39,15 @@ pub struct Options {
     pub stop: Option<Vec<String>>,
     /// Penalty for repetition.
     pub repeat_penalty: Option<f64>,
-    /// How far back repetition is looked for.
+    /// How far back repetition is looked for, to 1,000,000 tokens; 0 = not at all, -1 = the whole context.
     pub repeat_last_n: Option<i32>,
     /// Penalty for tokens that occurred.
     pub presence_penalty: Option<f64>,
     /// Penalty by number of occurrences.
     pub frequency_penalty: Option<f64>,
-    /// Layers on the GPU.
+    /// Layers on the GPU, to 10,000; -1 = as many as fit.
     pub num_gpu: Option<i32>,
-    /// Threads.
+    /// Threads, to 1,024; 0 = as many as the model server likes.
     pub num_thread: Option<u32>,
 }
 
@@ -101,6 +101,17 @@ impl Options {
         ] {
             if outside(value, -2.0, 2.0) {
                 wrong(name, "must be from -2 to 2");
+            }
+        }
+        // What is beyond costs memory or threads of the model server for nothing.
+        for (name, value, low, high) in [
+            ("top_k", self.top_k.map(i64::from), 0, 1_000_000),
+            ("repeat_last_n", self.repeat_last_n.map(i64::from), -1, 1_000_000),
+            ("num_gpu", self.num_gpu.map(i64::from), -1, 10_000),
+            ("num_thread", self.num_thread.map(i64::from), 0, 1024),
+        ] {
+            if value.is_some_and(|value| !(low..=high).contains(&value)) {
+                wrong(name, &format!("must be from {low} to {high}"));
             }
         }
         if self.num_predict.is_some_and(|n| n == 0 || n < -2) {
@@ -284,5 +295,38 @@ mod tests {
             ["config.model", "config.fallback"]
         );
         assert!(errors.iter().all(|e| e.reason.contains("255 bytes")), "{errors:?}");
+    }
+
+    #[test]
+    fn whole_numbers_have_a_range_that_a_refusal_names() {
+        let options = |n: i32| {
+            let some = u32::try_from(n).ok();
+            Options {
+                top_k: some,
+                repeat_last_n: Some(n),
+                num_gpu: Some(n),
+                num_thread: some,
+                ..Options::default()
+            }
+        };
+        let wrong = |n: i32| {
+            let mut errors = vec![];
+            options(n).check("options", &mut errors);
+            errors.into_iter().map(|e| format!("{} {}", e.field, e.reason)).collect::<Vec<_>>()
+        };
+        for fine in [-1, 0, 1, 1024] {
+            assert_eq!(wrong(fine), [] as [&str; 0]);
+        }
+        let rules = [
+            "options.top_k must be from 0 to 1000000",
+            "options.repeat_last_n must be from -1 to 1000000",
+            "options.num_gpu must be from -1 to 10000",
+            "options.num_thread must be from 0 to 1024",
+        ];
+        assert_eq!(wrong(i32::MAX), rules);
+        assert_eq!(wrong(1025), rules[3..]);
+        assert_eq!(wrong(-2), rules[1..3]);
+        let all = BotConfig { options: options(i32::MAX), ..BotConfig::default() };
+        assert_eq!(all.validate().unwrap_err().errors.len(), 4);
     }
 }
