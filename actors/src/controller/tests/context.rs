@@ -77,6 +77,26 @@ async fn an_image_of_many_bytes_pushes_nothing_out_of_a_prompt_that_has_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_turn_that_waits_for_a_slot_tells_the_estimate_of_its_prompt() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    let turn = house.send(0).await;
+    house.answers(0).await;
+    end_of(turn).await;
+    let first = house.send(1).await;
+    let waits = house.send(0).await;
+    assert_eq!((first.turn.state, waits.turn.state), (TurnState::Generating, TurnState::Queued));
+    assert!(waits.turn.context.used > first.turn.context.used, "what was said before counts");
+    let behind = house.send(0).await;
+    assert_eq!((behind.turn.context.used, behind.turn.context.num_ctx), (0, 4096), "not said yet");
+    for turn in [first, waits, behind] {
+        let told = turn.turn.context.used;
+        house.answers(0).await;
+        let used = end_of(turn).await.context.used;
+        assert!(used == told || told == 0, "{told} and {used}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_finds_every_prompt_too_long_is_asked_until_nothing_is_left_to_leave_out() {
     let house = House::new(&[&[MODEL]], limits(512)).await;
     let tool = json!({"type": "function", "function": {"name": "open_door"}});
