@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::keep_alive::{self, is_keep_alive};
 use crate::domain::{
     model_name::MODEL_NAME_MAX,
     output_format::check_format,
@@ -163,7 +164,7 @@ pub struct BotConfig {
     pub format: Option<Value>,
     /// Tool declarations.
     pub tools: Vec<Value>,
-    /// How long the model stays in memory after a turn.
+    /// How long the model stays in memory after a turn: a duration like `"5m"` or seconds; below zero = for ever.
     pub keep_alive: Option<Value>,
     /// Seconds without a turn after which the bot is `idle`.
     pub idle_after_s: u32,
@@ -244,8 +245,8 @@ impl BotConfig {
         if self.system_prompt.len() > SYSTEM_PROMPT_MAX || self.system_prompt.contains('\0') {
             wrong("config.system_prompt", format!("at most {SYSTEM_PROMPT_MAX} bytes, without NUL"));
         }
-        if !matches!(self.keep_alive, None | Some(Value::String(_) | Value::Number(_))) {
-            wrong("config.keep_alive", "must be a duration like \"5m\" or a number of seconds".into());
+        if self.keep_alive.as_ref().is_some_and(|value| !is_keep_alive(value)) {
+            wrong("config.keep_alive", keep_alive::RULE.into());
         }
         if self.idle_after_s == 0 {
             wrong("config.idle_after_s", "must be at least 1".into());
@@ -274,10 +275,14 @@ mod tests {
         let config = BotConfig {
             options: Options { num_ctx: Some(255), temperature: Some(9.0), ..Options::default() },
             think: Some(Value::String("deep".into())),
+            keep_alive: Some(Value::String("banana".into())),
             ..BotConfig::default()
         };
         let fields: Vec<_> = config.validate().unwrap_err().errors.into_iter().map(|e| e.field).collect();
-        assert_eq!(fields, ["config.options.num_ctx", "config.options.temperature", "config.think"]);
+        assert_eq!(
+            fields,
+            ["config.keep_alive", "config.options.num_ctx", "config.options.temperature", "config.think"]
+        );
         assert!(BotConfig::default().validate().is_ok());
     }
 
