@@ -360,30 +360,27 @@ impl Inference {
         }
     }
 
-    /// How to estimate tokens for a model.
-    pub fn estimator(&self, model: &str) -> Estimator {
-        self.estimates.of(model, || self.family(model))
+    /// How to estimate tokens for the prompts of a bot with this model.
+    pub fn estimator(&self, model: &str, config: &BotConfig) -> Estimator {
+        self.estimates.of(model, !config.tools.is_empty(), || self.family(model))
     }
 
     fn family(&self, model: &str) -> String {
         self.gates().iter().find_map(|g| g.family(model)).unwrap_or_default()
     }
 
-    /// A server counted the tokens of a prompt that was estimated before; `plain` where it was nothing but text. Learns
-    /// from that, and answers whether it can be the count of the whole prompt.
-    pub fn counted(&self, model: &str, counted: Counted, estimated: u32, plain: bool) -> bool {
-        let believed = self.estimator(model).believes(counted);
-        if believed && plain && counted.tokens > 0 {
-            let off = f64::from(estimated.abs_diff(counted.tokens)) / f64::from(counted.tokens);
-            histogram!(CONTEXT_ESTIMATE_ERROR.name).record(off);
-            self.estimates.learn(model, counted);
-        }
-        believed
+    /// Whether it can be the count of a whole prompt of this bot.
+    pub fn believes(&self, model: &str, config: &BotConfig, counted: Counted) -> bool {
+        self.estimator(model, config).believes(counted)
     }
 
-    /// A server found a prompt too long that was estimated to fit and was nothing but text.
-    pub fn underestimated(&self, model: &str) {
-        self.estimates.tighten(model);
+    /// A server counted the tokens of a prompt without images that was estimated before: learns from that.
+    pub fn counted(&self, model: &str, config: &BotConfig, counted: Counted, estimated: u32) {
+        if counted.tokens > 0 {
+            let off = f64::from(estimated.abs_diff(counted.tokens)) / f64::from(counted.tokens);
+            histogram!(CONTEXT_ESTIMATE_ERROR.name).record(off);
+            self.estimates.learn(model, !config.tools.is_empty(), counted);
+        }
     }
 }
 

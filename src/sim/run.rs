@@ -55,7 +55,7 @@ pub(crate) async fn run(dialect: Dialect, body: &[u8], shared: &Shared) -> Reply
         let whole = LineWriter::new(dialect, &run.model).loaded("load");
         return ended(call, reply::raw_json(StatusCode::OK, whole));
     }
-    let prompt_tokens = run.prompt_tokens();
+    let prompt_tokens = run.prompt_tokens() * u64::from(script.count);
     if prompt_tokens > num_ctx && run.truncate == Some(false) {
         return ended(call, reply::error(StatusCode::BAD_REQUEST, TOO_LONG));
     }

@@ -85,6 +85,8 @@ pub(crate) struct Script {
     pub(crate) tools: u32,
     /// So many tools at once.
     pub(crate) calls: u32,
+    /// So many tokens for one of other models, in what it counts of a prompt.
+    pub(crate) count: u32,
     /// Looks at images.
     pub(crate) vision: bool,
     /// Answers a demanded format with something else.
@@ -106,7 +108,7 @@ pub(crate) enum ScriptError {
     Empty,
     #[error(
         "unknown script key '{key}'; known are echo, system, tokens, gap_ms, first_ms, error_at, cut_at, reset_at, stall_at, \
-         hold_at, long_at, busy, load_ms, drip_ms, utf8, think, tools, calls, vision, misform, garbage, html, gzip, redirect"
+         hold_at, long_at, busy, load_ms, drip_ms, utf8, think, tools, calls, count, vision, misform, garbage, html, gzip, redirect"
     )]
     UnknownKey { key: String },
     #[error("script key '{key}' is given twice")]
@@ -132,6 +134,7 @@ impl Script {
             think: false,
             tools: 0,
             calls: 1,
+            count: 1,
             vision: true,
             misform: false,
             hold: None,
@@ -171,6 +174,7 @@ fn parse_keys(text: &str) -> Result<Script, ScriptError> {
             "tools" if value.is_none() => script.tools = 1,
             "tools" => script.tools = count(key, value)?,
             "calls" => script.calls = count(key, value)?,
+            "count" => script.count = count(key, value)?,
             "vision" => script.vision = flag(key, value)?,
             "misform" => script.misform = flag(key, value)?,
             "tokens" => tokens = Some(count(key, value)?),
@@ -264,8 +268,8 @@ mod tests {
         assert_eq!(script.pace, Pace::Fixed(5));
         assert_eq!((script.first_ms, script.load_ms, script.busy), (20, 3000, 2));
         assert!(script.think && script.tools == 1 && script.chopped);
-        let script = parse("sim:tools=3,calls=2,vision,misform").unwrap();
-        assert_eq!((script.tools, script.calls), (3, 2));
+        let script = parse("sim:tools=3,calls=2,count=3,vision,misform").unwrap();
+        assert_eq!((script.tools, script.calls, script.count), (3, 2, 3));
         assert!(script.vision && script.misform);
         assert_eq!(parse("sim:echo").unwrap().source, Source::Echo);
         assert_eq!(parse("sim:system").unwrap().source, Source::System);

@@ -83,6 +83,45 @@ async fn what_is_left_out_is_told_and_stands_on_the_turn_whatever_way_it_came() 
 }
 
 #[tokio::test]
+async fn a_model_of_many_more_tokens_than_estimated_is_sent_less_and_answers() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let config = json!({"model": "sim:tokens=2", "options": {"num_ctx": 1024, "num_predict": 40}});
+    api.post("/api/bot/launch", json!({"bot_id": "ada", "config": config})).await.expect(201);
+    for _ in 0..10 {
+        api.send("ada", &long("word")[..100]).await.expect(200);
+    }
+    let tool =
+        json!({"type": "function", "function": {"name": "open_door", "description": "opens the door"}});
+    let mut deia = deia;
+    for (model, tools) in [("sim:count=3,tokens=2", json!([])), ("sim:count=3,tools=1", json!([tool]))] {
+        // About 400 tokens by estimate and 1,200 as counted. The second time it is a process that knows nothing of the model.
+        for _ in 0..2 {
+            let api = deia.api();
+            api.patch("/api/bot/ada", json!({"config": {"model": model, "tools": tools}})).await.expect(200);
+            let asked = stage.sim.stats().requests;
+            let turn = api.send("ada", "short").await.expect(200)["turn"].clone();
+            assert!(stage.sim.stats().requests > asked + 1, "refused at first");
+            let context = &turn["context"];
+            assert!(context["trimmed_messages"].as_u64().unwrap() > 0, "{context}");
+            assert!(context["used"].as_u64().unwrap() <= 1024, "{context}");
+            // That is known from then on.
+            let asked = stage.sim.stats().requests;
+            api.send("ada", "short").await.expect(200);
+            assert_eq!(stage.sim.stats().requests, asked + 1);
+            deia.kill().await;
+            deia = stage.start().await;
+        }
+    }
+
+    let api = deia.api();
+    api.patch("/api/bot/ada", json!({"config": {"model": "sim:count=3", "tools": []}})).await.expect(200);
+    let problem = api.send("ada", &"word ".repeat(300)).await.expect_problem(422, "prompt_too_long");
+    assert_eq!(problem["context"], json!({"num_ctx": 1024, "needed": 1025, "reply_budget": 40}));
+}
+
+#[tokio::test]
 async fn a_bot_that_leaves_nothing_out_refuses_with_the_numbers_and_stores_nothing() {
     let stage = Stage::new().await;
     let deia = stage.start().await;

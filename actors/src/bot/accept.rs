@@ -13,7 +13,7 @@ use super::{
     BotActorState, BotMessage, SendReply, Talk,
     context::{
         self, ContextEntry, Path,
-        window::{self, Behind, Plan},
+        window::{self, Behind, Plan, Said},
     },
     lane::Place,
     rounds::Rounds,
@@ -118,6 +118,8 @@ pub(super) struct Prepared {
     claim: Claim,
     /// Tokens that it is expected to cost there.
     cost: u32,
+    /// How full the context will be, where nothing is still to be said before it.
+    usage: ContextUse,
     /// Estimated tokens of the message alone.
     tokens: u32,
     config: Arc<BotConfig>,
@@ -173,20 +175,22 @@ impl BotActorState {
         }
         let inference = &self.args.context.inference;
         let model = inference.model_for(&record.config);
-        let estimator = inference.estimator(&model);
+        let estimator = inference.estimator(&model, &record.config);
         let probe = ContextEntry::asked(send.content.clone(), send.images.clone());
         let probe_tokens =
             window::check_fits(&record.config, &options, &probe, estimator).map_err(problem)?;
         let path = talk.path.clone().filter(|p| p.leaf == parent);
+        let (num_ctx, _) = context::budget(&options);
         let (mut begun, mut used) = (None, probe_tokens);
+        let mut usage = ContextUse { num_ctx, ..ContextUse::default() };
         if place == Place::Now
             && let Some(path) = &path
         {
             let summary = self.summaries.for_use(&record.config, path);
+            let said = Said { path, summary: summary.as_deref(), most: u32::MAX };
             let (config, behind) = (&record.config, Behind::default());
-            let plan = window::plan(config, &options, path, &probe, behind, estimator, summary.as_deref())
-                .map_err(problem)?;
-            used = plan.usage.used;
+            let plan = window::plan(config, &options, said, &probe, behind, estimator).map_err(problem)?;
+            (used, usage) = (plan.usage.used, plan.usage);
             begun = inference.try_acquire(incoming.turn, &model).map(|permit| (permit, plan));
         }
         let claim = match (&begun, place) {
@@ -203,6 +207,7 @@ impl BotActorState {
             begun,
             claim,
             cost: context::cost(used, &options),
+            usage,
             tokens: estimator.text(&send.content),
             options,
             config: Arc::new(record.config.clone()),
@@ -271,8 +276,6 @@ impl BotActorState {
         };
         let begins = prepared.begun.is_some();
         let summary = prepared.begun.as_ref().and_then(|(_, plan)| plan.summary);
-        let (num_ctx, _) = context::budget(&prepared.options);
-        let nothing_sent = ContextUse { num_ctx, ..ContextUse::default() };
         let turn = Turn {
             id: incoming.turn,
             bot_id,
@@ -286,7 +289,7 @@ impl BotActorState {
             queue,
             usage: Usage::default(),
             timings: Timings { queued_ms: begins.then_some(0.0), ..Timings::default() },
-            context: prepared.begun.as_ref().map_or(nothing_sent, |(_, plan)| plan.usage),
+            context: prepared.usage,
             error: None,
             created_at: now,
             ended_at: None,
@@ -329,7 +332,7 @@ impl BotActorState {
             begun: prepared.begun,
             asked: None,
             largest: None,
-            tightened: 0,
+            refuted: false,
             waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,

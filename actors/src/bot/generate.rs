@@ -40,14 +40,11 @@ use crate::{
 /// Requests that one turn sends at most, those to other servers and with shorter prompts included. With the pauses of a gate
 /// whose server stays busy, they are over after half a minute to a minute.
 pub(crate) const MAX_ATTEMPTS: usize = 16;
-/// How often a prompt is shortened because the server counted more tokens than estimated.
-const MAX_TIGHTEN: u32 = 3;
 
 /// What a turn has tried.
 #[derive(Debug, Default)]
 struct Attempts {
     sent: usize,
-    tightened: u32,
     /// The models that it may use, and the servers that failed it with them.
     preference: Preference,
 }
@@ -141,7 +138,7 @@ impl TurnJob {
                     Ok(end) => return end,
                     Err(error) => {
                         permit.failed(&error);
-                        return End::Failed(self.problem(&error, server));
+                        return End::Failed(self.problem(&error, server, &plan));
                     }
                 },
                 Err(error) => error,
@@ -151,7 +148,7 @@ impl TurnJob {
             match next {
                 Next::Shorten => match self.shorten(&plan).await {
                     Ok(Some(shorter)) => plan = shorter,
-                    Ok(None) => return End::Failed(self.problem(&error, server)),
+                    Ok(None) => return End::Failed(self.problem(&error, server, &plan)),
                     Err(problem) => return End::Failed(problem),
                 },
                 Next::Again | Next::Elsewhere => {
@@ -160,7 +157,7 @@ impl TurnJob {
                         Err(problem) => return End::Failed(problem),
                     }
                 }
-                Next::GiveUp => return End::Failed(self.problem(&error, server)),
+                Next::GiveUp => return End::Failed(self.problem(&error, server, &plan)),
             }
         }
     }
@@ -183,10 +180,7 @@ impl TurnJob {
             return Next::GiveUp;
         }
         match error {
-            ModelError::ContextExceeded(_) if attempts.tightened < MAX_TIGHTEN => {
-                attempts.tightened += 1;
-                Next::Shorten
-            }
+            ModelError::ContextExceeded(_) => Next::Shorten,
             // The gate sends nobody there before a pause is over, or before a probe was answered.
             ModelError::Busy(_) | ModelError::Unreachable(_) => Next::Again,
             ModelError::Failed(_)

@@ -265,7 +265,7 @@ impl BotActorState {
             begun: None,
             asked: None,
             largest: None,
-            tightened: 0,
+            refuted: false,
             waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,

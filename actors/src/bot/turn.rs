@@ -23,7 +23,7 @@ use super::{
     BotMessage,
     context::{
         self, ContextEntry, Path,
-        window::{self, Plan},
+        window::{self, Plan, Said},
     },
     rounds::{MAX_CALLS, MAX_CALLS_BYTES, MAX_TOOL_ROUNDS, Rounds},
     stop::{Phase, Stop},
@@ -36,7 +36,7 @@ use crate::{
     broadcast::LiveReply,
     controller::requests::{AcceptedTurn, Sent},
     domain::{
-        bot::{BotConfig, Options},
+        bot::{BotConfig, Options, Overflow},
         event::TurnEnd,
         message::Message,
         problem::{Code, Problem},
@@ -109,8 +109,8 @@ pub(crate) struct TurnJob {
     pub asked: Option<Asked>,
     /// The largest context of what answers it, where that is known.
     pub largest: Option<u32>,
-    /// How often a server found its prompt too long for reasons of its own, not of its model's tokens.
-    pub tightened: u32,
+    /// A server refused its prompt as too long, though it was estimated to fit.
+    pub refuted: bool,
     /// How long it has stood in the lines of servers.
     pub waited: Duration,
     /// What it did with tools.
@@ -213,7 +213,7 @@ impl TurnJob {
     }
 
     pub(super) fn estimator(&self) -> Estimator {
-        self.context.inference.estimator(&self.shared.turn.lock().model).tightened(self.tightened)
+        self.context.inference.estimator(&self.shared.turn.lock().model, &self.config)
     }
 
     async fn drive(&mut self) -> End {
@@ -240,6 +240,11 @@ impl TurnJob {
 
     /// The prompt, up to its message; reads the history where it is not in memory.
     pub(super) async fn plan(&mut self) -> Result<Plan, Problem> {
+        self.plan_within(u32::MAX, self.estimator()).await
+    }
+
+    /// The prompt with no more history than so many tokens of it leave room for, by this estimator.
+    async fn plan_within(&mut self, most: u32, estimator: Estimator) -> Result<Plan, Problem> {
         let message = ContextEntry::of(&self.shared.message).ok_or_else(|| {
             Problem::new(Code::Internal, "A message without a turn can't be answered; this is a defect.")
         })?;
@@ -255,10 +260,9 @@ impl TurnJob {
             }
         };
         let summary = self.summaries.for_use(&self.config, &path);
-        let estimator = self.estimator();
+        let said = Said { path: &path, summary: summary.as_deref(), most };
         let (options, behind) = (self.options_here(), self.rounds.behind);
-        let plan =
-            window::plan(&self.config, &options, &path, &message, behind, estimator, summary.as_deref());
+        let plan = window::plan(&self.config, &options, said, &message, behind, estimator);
         self.path = Some(path);
         plan
     }
@@ -270,25 +274,24 @@ impl TurnJob {
         Ok(plan)
     }
 
-    /// A shorter prompt after the server refused one; `None` where there is nothing left to leave out.
+    /// A prompt that is shorter by a quarter, or has no history, after the server refused one; `None` where there is nothing
+    /// left to leave out. Its count is not known and the estimate was wrong, so what is left out is measured by the prompt
+    /// that was refused; the count of the one that is taken then teaches.
     ///
     /// # Errors
-    /// Where what the tools returned does not fit any more.
+    /// Where the history can't be read.
     pub(super) async fn shorten(&mut self, before: &Plan) -> Result<Option<Plan>, Problem> {
-        if self.is_plain(before) {
-            self.context.inference.underestimated(&self.shared.turn.lock().model);
-        } else {
-            // How long images, tools and their results are says nothing of the text of others.
-            self.tightened += 1;
+        self.refuted = true;
+        if self.config.context.overflow == Overflow::Refuse {
+            return Ok(None);
         }
-        match self.plan().await {
-            Ok(shorter) if shorter.messages.len() < before.messages.len() => {
-                self.holds(&shorter);
-                Ok(Some(shorter))
-            }
-            Err(problem) if self.rounds.behind.messages > 0 => Err(self.kept(problem)),
-            _ => Ok(None),
+        let most = before.usage.used / 4 * 3;
+        let shorter = self.plan_within(most, before.estimator).await.map_err(|problem| self.kept(problem))?;
+        if shorter.usage.used >= before.usage.used {
+            return Ok(None);
         }
+        self.holds(&shorter);
+        Ok(Some(shorter))
     }
 
     /// The turn says what its prompt holds.
@@ -303,11 +306,9 @@ impl TurnJob {
         }
     }
 
-    /// Nothing but text: only that says how long a token is.
-    fn is_plain(&self, plan: &Plan) -> bool {
-        self.config.tools.is_empty()
-            && self.rounds.prompt.is_empty()
-            && plan.messages.iter().all(|m| m.images.is_empty())
+    /// The tools that its next request offers.
+    fn offered(&self) -> &[serde_json::Value] {
+        if self.rounds.count < MAX_TOOL_ROUNDS { &self.config.tools } else { &[] }
     }
 
     pub(super) fn request(&self, plan: &Plan) -> ChatRequest {
@@ -318,7 +319,7 @@ impl TurnJob {
             options: options_as_sent(&options),
             think: self.think.clone(),
             format: self.format.clone(),
-            tools: if self.rounds.count < MAX_TOOL_ROUNDS { self.config.tools.clone() } else { vec![] },
+            tools: self.offered().to_vec(),
             keep_alive: self.config.keep_alive.clone(),
         }
     }
@@ -396,12 +397,18 @@ impl TurnJob {
         }
     }
 
+    /// Learns from the count of a prompt; false where it can't be that of the whole one.
     fn counted(&self, plan: &Plan, tokens: u32) -> bool {
-        let plain = self.is_plain(plan);
+        let (inference, model) = (&self.context.inference, &self.shared.turn.lock().model);
+        let tools = window::tools_size(self.offered());
         let messages = plan.messages.len() + self.rounds.prompt.len();
-        let counted = Counted { size: plan.size, messages, tokens };
-        let model = &self.shared.turn.lock().model;
-        self.context.inference.counted(model, counted, plan.usage.used, plain)
+        let counted = Counted { size: plan.size, tools, messages, tokens, refuted: self.refuted };
+        let believed = inference.believes(model, &self.config, counted);
+        // Only text says how long a token is.
+        if believed && plan.messages.iter().all(|m| m.images.is_empty()) {
+            inference.counted(model, &self.config, counted, plan.usage.used);
+        }
+        believed
     }
 
     /// Sends the text so far on its way to storage; answers with the bytes of it once they are stored.
@@ -414,9 +421,11 @@ impl TurnJob {
         async move { submitted.outcome().await.ok().map(|_| bytes) }.boxed()
     }
 
-    pub(super) fn problem(&self, error: &ModelError, server: &str) -> Problem {
+    /// What a turn fails with where a server does not take this prompt.
+    pub(super) fn problem(&self, error: &ModelError, server: &str, plan: &Plan) -> Problem {
         let model = self.shared.turn.lock().model.clone();
         self.kept(match error {
+            ModelError::ContextExceeded(_) => window::refused(plan, &self.options_here()),
             ModelError::ModelNotFound(_) => self.context.inference.no_such_model(&model, server),
             _ => model_problem(error, &model, server),
         })

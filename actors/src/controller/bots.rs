@@ -139,7 +139,7 @@ impl Controller {
             check_context(&config, maximum, "config.options.num_ctx")?;
         }
         // A bot that could not take one message is a mistake, best told to whoever makes it.
-        window::check_bot(&config, inference.estimator(&config.model))?;
+        window::check_bot(&config, inference.estimator(&config.model, &config))?;
         Ok((config, warnings))
     }
 

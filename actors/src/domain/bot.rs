@@ -9,6 +9,7 @@ use super::{
 };
 
 mod config;
+mod keep_alive;
 
 pub use config::{
     BotConfig, ContextConfig, DEFAULT_NUM_CTX, MIN_NUM_CTX, Options, Overflow, SYSTEM_PROMPT_MAX,

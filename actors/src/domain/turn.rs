@@ -156,7 +156,7 @@ pub struct Timings {
 pub struct ContextUse {
     /// Size asked for, in tokens.
     pub num_ctx: u32,
-    /// Estimated tokens sent, replaced by the model server's count.
+    /// Estimated tokens sent, replaced by the model server's count; 0 where a turn waits and nobody knows what comes before it.
     pub used: u32,
     /// Earlier messages that were not sent.
     pub trimmed_messages: u32,

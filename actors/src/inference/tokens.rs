@@ -1,5 +1,5 @@
 //! How many tokens a text has, as far as one can know without the model's tokeniser: characters are counted by class, each
-//! class has a weight that follows from the model's family, and one factor per model is learnt from the counts that its
+//! class has a weight that follows from the model's family, and a factor per model is learnt from the counts that its
 //! server reports. Pure, except for the lock around what was learnt; shared by all bots.
 //!
 //! The weights are first guesses: a letter of English is about a quarter of a token, an ideograph about one, whatever its
@@ -127,8 +127,12 @@ fn weights(model: &str, family: &str) -> Weights {
 pub(crate) struct Counted {
     /// Its text.
     pub size: TextSize,
+    /// The declarations of tools that went with it.
+    pub tools: TextSize,
     pub messages: usize,
     pub tokens: u32,
+    /// A longer one was refused by a server, though it was estimated to fit.
+    pub refuted: bool,
 }
 
 /// Estimates tokens for one model.
@@ -165,34 +169,26 @@ impl Estimator {
         self.tokens(TextSize::of(text))
     }
 
-    /// What the factor was for a prompt; none where its text is too short to tell.
-    fn measured(self, Counted { size, messages, tokens }: Counted) -> Option<f64> {
+    /// What the factor was for a prompt with so much text; none where that is too short to tell.
+    fn measured(self, size: TextSize, counted: Counted) -> Option<f64> {
         let guess = self.guess(size);
-        let template = PER_MESSAGE.saturating_mul(u32::try_from(messages).unwrap_or(u32::MAX));
-        (guess >= LEAST).then(|| f64::from(tokens.saturating_sub(template)) / guess)
+        let template = PER_MESSAGE.saturating_mul(u32::try_from(counted.messages).unwrap_or(u32::MAX));
+        (guess >= LEAST).then(|| f64::from(counted.tokens.saturating_sub(template)) / guess)
     }
 
-    /// Whether it can be the count of the whole prompt.
+    /// Whether it can be the count of the whole prompt. Tools don't count here: some templates tell them in few words.
     pub fn believes(self, counted: Counted) -> bool {
-        self.measured(counted).is_none_or(|measured| measured >= BELIEVED.0)
+        self.measured(counted.size, counted).is_none_or(|measured| measured >= BELIEVED.0)
     }
 
     fn learn(&mut self, counted: Counted) {
-        if let Some(measured) = self.measured(counted).filter(|measured| *measured >= BELIEVED.0) {
+        let measured = self.measured(counted.size.plus(counted.tools), counted);
+        if let Some(measured) = measured.filter(|measured| *measured >= BELIEVED.0) {
             let away = measured.min(BELIEVED.1) - self.factor;
-            self.factor += away * if away > 0.0 { RATE.0 } else { RATE.1 };
+            // Where the estimate is known to be wrong, the count replaces it.
+            let up = if counted.refuted { 1.0 } else { RATE.0 };
+            self.factor += away * if away > 0.0 { up } else { RATE.1 };
         }
-    }
-
-    /// More careful, so many times.
-    #[must_use]
-    pub fn tightened(mut self, times: u32) -> Self {
-        (0..times).for_each(|_| self.tighten());
-        self
-    }
-
-    fn tighten(&mut self) {
-        self.factor = (self.factor / 0.75).min(BELIEVED.1);
     }
 }
 
@@ -202,14 +198,30 @@ pub(crate) struct Estimates(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
-    models: HashMap<String, (Estimator, u64)>,
+    models: HashMap<String, Learnt>,
     used: u64,
 }
 
+/// What was learnt of one model.
+#[derive(Debug)]
+struct Learnt {
+    plain: Estimator,
+    /// Of prompts with tools, which templates put into words of their own; as without them until there was one.
+    with_tools: Option<Estimator>,
+    /// When it was used last.
+    used: u64,
+}
+
+impl Learnt {
+    fn of(&self, tools: bool) -> Estimator {
+        self.with_tools.filter(|_| tools).unwrap_or(self.plain)
+    }
+}
+
 impl Estimates {
-    /// The estimator of a model; `family` is asked for where it is a new one.
-    pub fn of(&self, model: &str, family: impl FnOnce() -> String) -> Estimator {
-        if let Some(known) = self.change(model, |estimator| *estimator) {
+    /// The estimator of a model, for prompts with or without tools; `family` is asked for where it is a new one.
+    pub fn of(&self, model: &str, tools: bool, family: impl FnOnce() -> String) -> Estimator {
+        if let Some(known) = self.change(model, |learnt| learnt.of(tools)) {
             return known;
         }
         // Not under the lock: whoever tells the family has locks of its own.
@@ -217,29 +229,29 @@ impl Estimates {
         let known = &mut *self.0.lock();
         if known.models.len() >= MODELS
             && let Some(oldest) =
-                known.models.iter().min_by_key(|(_, (_, used))| *used).map(|(m, _)| m.clone())
+                known.models.iter().min_by_key(|(_, learnt)| learnt.used).map(|(m, _)| m.clone())
         {
             known.models.remove(&oldest);
         }
-        known.models.entry(model.to_owned()).or_insert((new, known.used)).0
+        let new = Learnt { plain: new, with_tools: None, used: known.used };
+        known.models.entry(model.to_owned()).or_insert(new).of(tools)
     }
 
-    fn change<T>(&self, model: &str, change: impl FnOnce(&mut Estimator) -> T) -> Option<T> {
+    fn change<T>(&self, model: &str, change: impl FnOnce(&mut Learnt) -> T) -> Option<T> {
         let known = &mut *self.0.lock();
-        let (estimator, used) = known.models.get_mut(model)?;
+        let learnt = known.models.get_mut(model)?;
         known.used += 1;
-        *used = known.used;
-        Some(change(estimator))
+        learnt.used = known.used;
+        Some(change(learnt))
     }
 
-    /// Learns from a prompt that was nothing but text. What is not believed teaches nothing.
-    pub fn learn(&self, model: &str, counted: Counted) {
-        self.change(model, |estimator| estimator.learn(counted));
-    }
-
-    /// The server says that a prompt was too long: be more careful.
-    pub fn tighten(&self, model: &str) {
-        self.change(model, Estimator::tighten);
+    /// Learns from a prompt without images, of a bot with or without tools. What is not believed teaches nothing.
+    pub fn learn(&self, model: &str, tools: bool, counted: Counted) {
+        self.change(model, |learnt| {
+            let plain = learnt.plain;
+            let taught = if tools { learnt.with_tools.get_or_insert(plain) } else { &mut learnt.plain };
+            taught.learn(counted);
+        });
     }
 }
 
@@ -254,7 +266,7 @@ mod tests {
     }
 
     fn counted(messages: usize, tokens: u32) -> Counted {
-        Counted { size: english(), messages, tokens }
+        Counted { size: english(), tools: TextSize::default(), messages, tokens, refuted: false }
     }
 
     #[test]
@@ -280,25 +292,48 @@ mod tests {
     #[test]
     fn bots_share_what_is_learnt_of_their_model() {
         let estimates = Estimates::default();
-        let of = |model: &str| estimates.of(model, String::new).tokens(english());
+        let of = |model: &str| estimates.of(model, false, String::new).tokens(english());
         assert_eq!((of("a"), of("b")), (500, 500));
         for _ in 0..20 {
-            estimates.learn("a", counted(0, 1000));
+            estimates.learn("a", false, counted(0, 1000));
         }
         assert_eq!((of("a"), of("b")), (1000, 500));
-        estimates.tighten("b");
-        assert_eq!(of("b"), 667);
+    }
+
+    #[test]
+    fn a_count_after_a_refusal_is_believed_at_once() {
+        let estimates = Estimates::default();
+        let of = || estimates.of("a", false, String::new).tokens(english());
+        assert_eq!(of(), 500);
+        estimates.learn("a", false, counted(0, 1500));
+        assert_eq!(of(), 1000, "half the way");
+        estimates.learn("a", false, Counted { refuted: true, ..counted(0, 1500) });
+        assert_eq!(of(), 1500);
+    }
+
+    #[test]
+    fn prompts_with_tools_teach_of_their_like_and_count_the_tools() {
+        let estimates = Estimates::default();
+        let of = |tools| estimates.of("a", tools, String::new).tokens(english());
+        assert_eq!((of(false), of(true)), (500, 500));
+        let declared = Counted { tools: english(), refuted: true, ..counted(0, 3000) };
+        estimates.learn("a", true, declared);
+        assert_eq!((of(false), of(true)), (500, 1500));
+        estimates.of("b", false, String::new);
+        estimates.learn("b", false, Counted { refuted: true, ..counted(0, 1000) });
+        let with_tools = estimates.of("b", true, String::new).tokens(english());
+        assert_eq!(with_tools, 1000, "as without tools, until there was one with");
     }
 
     #[test]
     fn a_count_of_what_was_not_cached_teaches_nothing() {
         let estimates = Estimates::default();
-        let estimator = estimates.of("a", String::new);
+        let estimator = estimates.of("a", false, String::new);
         let short = Counted { size: TextSize::of("hi"), ..counted(1, 1) };
         for (what, believed) in [(counted(1, 1), false), (counted(1, 200), false), (short, true)] {
             assert_eq!(estimator.believes(what), believed, "{what:?}");
-            estimates.learn("a", what);
-            assert_eq!(estimates.of("a", String::new), estimator, "{what:?}");
+            estimates.learn("a", false, what);
+            assert_eq!(estimates.of("a", false, String::new), estimator, "{what:?}");
         }
     }
 
@@ -306,24 +341,23 @@ mod tests {
     fn as_many_models_are_known_as_allowed_and_the_unused_are_forgotten_first() {
         let estimates = Estimates::default();
         for n in 0..2 * MODELS {
-            estimates.of(&n.to_string(), String::new);
-            estimates.learn("0", counted(0, 1000));
+            estimates.of(&n.to_string(), false, String::new);
+            estimates.learn("0", false, counted(0, 1000));
         }
         assert_eq!(estimates.0.lock().models.len(), MODELS);
-        assert_eq!(estimates.of("0", String::new).tokens(english()), 1000);
+        assert_eq!(estimates.of("0", false, String::new).tokens(english()), 1000);
     }
 
     proptest! {
         #[test]
         fn whatever_is_counted_the_estimate_stays_within_its_range(
-            counts in prop::collection::vec(any::<u32>(), 0..20), text in ".{0,99}", times in 0usize..9,
+            counts in prop::collection::vec(any::<(u32, bool)>(), 0..20), text in ".{0,99}", times in 0usize..9,
         ) {
             let mut estimator = Estimator::default();
             let text = text.repeat(times);
             let size = TextSize::of(&text);
-            for counted in counts {
-                estimator.learn(Counted { size, messages: 3, tokens: counted });
-                estimator.tighten();
+            for (tokens, refuted) in counts {
+                estimator.learn(Counted { size, refuted, ..counted(3, tokens) });
             }
             prop_assert!((BELIEVED.0..=BELIEVED.1).contains(&estimator.factor));
             let characters = u32::try_from(text.chars().count()).unwrap_or(u32::MAX);

@@ -267,8 +267,18 @@ export function runningTurn(chat) {
 /** The turns that wait for a slot or for a server. */
 export const waitingTurns = (chat) => Object.values(chat?.turns ?? {}).filter((t) => t.state === 'queued' || t.state === 'accepted');
 
-/** How full the context of a turn is: the estimate of the event, replaced by the count that came with its end. */
-export const contextUse = (turn) => (isOver(turn) && turn.full?.context?.num_ctx ? turn.full.context : turn?.context ?? turn?.full?.context);
+/** How full the context of a turn is: the estimate of the event, replaced by the count that came with its end. Null while nobody has estimated it. */
+export function contextUse(turn) {
+  const use = isOver(turn) && turn.full?.context?.num_ctx ? turn.full.context : turn?.context ?? turn?.full?.context;
+  return use?.used ? use : null;
+}
+
+/** The same, or where it is not known yet, what the turns before it told last. */
+export function contextShown(chat, turn) {
+  const turns = (chat?.order ?? []).filter((k) => k.startsWith('turn:')).map((k) => chat.turns[k.slice(5)]);
+  const before = turns.slice(0, turns.findIndex((t) => t && t.id === turn?.id) + 1);
+  return before.map(contextUse).findLast(Boolean) ?? contextUse(turn);
+}
 
 /** Whether a model is shown this message: slash commands, their answers and empty replies are not. */
 const isSent = (m) => (m.sender === 'user' ? Boolean(m.turn_id) : m.sender === 'bot' ? m.state !== 'pending' && Boolean(m.content || m.tool_calls) : m.sender === 'tool');

@@ -17,7 +17,7 @@ import { toast } from '../components/toast.js';
 import { followConversation } from '../feeds.js';
 import { int } from '../format.js';
 import { html, patch } from '../html.js';
-import { contextUse, isOver, isOwn, keyOf, runningTurn } from '../model/chat.js';
+import { contextShown, isOver, isOwn, keyOf, runningTurn } from '../model/chat.js';
 import { allDown } from '../model/servers.js';
 import { recall, remember } from '../prefs.js';
 import { go, here } from '../router.js';
@@ -157,11 +157,11 @@ export function mount(root) {
     const stopped = bot.state === 'terminated';
     const quarantined = bot.state === 'quarantined';
     composer.draw({
-      running: runningTurn(c), offline, model: bot.config?.model, context: contextUse(turn),
+      running: runningTurn(c), offline, model: bot.config?.model, context: contextShown(c, turn),
       can: !stopped && !quarantined, why: stopped ? `${bot.name || bot.id} is stopped. Start it to go on.` : quarantined ? `${bot.name || bot.id} is quarantined. Restart it when the cause is gone.` : '',
     });
     patch(listEl, conversationList({ filter, current: c?.id, open: [...new Set(tabs.map((x) => x.bot))], chats: store.state.chats, conversations: store.state.conversations, bots: bots.byId }));
-    patch(sideEl, inspector(turn, bot, Date.now()));
+    patch(sideEl, inspector(turn, bot, Date.now(), contextShown(c, turn)));
     convEl.setAttribute('aria-busy', String(!c?.loaded));
     speak(c, turn);
   }

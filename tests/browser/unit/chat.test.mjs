@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, cutOf, emptyChat, firstAfter, isOwn, leafShown, mayBeStored, moments, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, contextShown, cutOf, emptyChat, firstAfter, isOwn, leafShown, mayBeStored, moments, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
 
 const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
 const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
@@ -20,6 +20,22 @@ test('a turn streams from its acknowledgement to its reply', () => {
   assert.equal(chat.messages['turn:t1'].state, 'complete');
   assert.equal(chat.order.length, 2);
   assert.equal(runningTurn(chat), null);
+});
+
+test('while a turn waits the context is what the one before it used, until it has a number of its own', () => {
+  const use = (used, trimmed_messages = 0) => ({ num_ctx: 1024, used, trimmed_messages, trimmed_tokens: 0 });
+  const shown = (chat, id) => contextShown(chat, chat.turns[id]);
+  const queued = (chat, id) => applyTurn(asked(chat, id), { id, state: 'queued', message_id: `m-${id}`, reply_id: `r-${id}`, context: use(0), queue: null });
+  let chat = queued(start(), 't1');
+  assert.equal(shown(chat, 't1'), null);
+  chat = applyEvent(chat, event('turn_completed', { turn: { id: 't1', state: 'completed', reply_id: 'r-t1', context: use(800, 2) }, reply: message('r-t1', 'bot', { turn_id: 't1' }) }));
+  assert.deepEqual(shown(chat, 't1'), use(800, 2));
+  chat = queued(queued(chat, 't2'), 't3');
+  for (const id of ['t2', 't3']) assert.deepEqual(shown(chat, id), use(800, 2));
+  chat = applyEvent(chat, event('context_trimmed', { turn_id: 't2', ...use(700, 3) }));
+  for (const id of ['t2', 't3']) assert.equal(shown(chat, id).used, 700);
+  assert.equal(shown(chat, 't1').used, 800);
+  assert.equal(contextShown(chat, null), null);
 });
 
 test('events whose texts were deleted change nothing', () => {

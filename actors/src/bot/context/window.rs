@@ -5,6 +5,8 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use serde_json::Value;
+
 use super::{ContextEntry, Path, budget};
 use crate::{
     bot::summary::{self, Summary},
@@ -35,6 +37,17 @@ pub(crate) struct Plan {
     pub summary: Option<SummaryUse>,
     /// The text in it, and in what is behind it.
     pub size: TextSize,
+    /// By which it was made.
+    pub estimator: Estimator,
+}
+
+/// What a prompt may hold of what was said.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said<'a> {
+    pub path: &'a Path,
+    pub summary: Option<&'a Summary>,
+    /// Tokens of the whole prompt beyond which it holds none, also where the context has more room.
+    pub most: u32,
 }
 
 /// What is sent behind the message: what its model called, and what tools returned.
@@ -65,13 +78,28 @@ fn too_long(detail: String, needed: u32, options: &Options) -> Problem {
     Problem { context: Some(Box::new(limits)), ..Problem::new(Code::PromptTooLong, detail) }
 }
 
+/// The refusal of a prompt that was estimated to fit and which a server found too long.
+pub(crate) fn refused(plan: &Plan, options: &Options) -> Problem {
+    let num_ctx = plan.usage.num_ctx;
+    let detail = format!(
+        "The model server counts more tokens in the prompt than the {num_ctx} of the context. Shorten the message, raise num_ctx or begin a new conversation."
+    );
+    // What is needed is known only from below.
+    too_long(detail, plan.usage.used.max(num_ctx.saturating_add(1)), options)
+}
+
+/// Declarations of tools as text.
+pub(crate) fn tools_size(tools: &[Value]) -> TextSize {
+    tools.iter().map(|tool| TextSize::of(&tool.to_string())).fold(TextSize::default(), TextSize::plus)
+}
+
 /// Tokens of what is sent with every message of a bot.
 fn standing_tokens(config: &BotConfig, estimator: Estimator) -> u32 {
     let system = match config.system_prompt.as_str() {
         "" => 0,
         text => estimator.text(text).saturating_add(PER_MESSAGE),
     };
-    config.tools.iter().map(|t| estimator.text(&t.to_string())).fold(system, u32::saturating_add)
+    system.saturating_add(estimator.tokens(tools_size(&config.tools)))
 }
 
 /// Refuses a bot that could not take even the shortest message.
@@ -188,12 +216,12 @@ pub(crate) fn room_for_notes(room: u32, estimator: Estimator) -> Option<u32> {
 pub(crate) fn plan(
     config: &BotConfig,
     options: &Options,
-    path: &Path,
+    said: Said<'_>,
     message: &ContextEntry,
     behind: Behind,
     estimator: Estimator,
-    summary: Option<&Summary>,
 ) -> Result<Plan, Problem> {
+    let Said { path, summary, most } = said;
     let (num_ctx, reply) = budget(options);
     let alone = check_fits(config, options, message, estimator)?;
     let fixed = alone.saturating_add(behind.tokens(estimator));
@@ -203,7 +231,7 @@ pub(crate) fn plan(
         );
         return Err(too_long(detail, fixed, options));
     }
-    let room = num_ctx.saturating_sub(reply).saturating_sub(fixed);
+    let room = num_ctx.saturating_sub(reply).min(most).saturating_sub(fixed);
     let units = units(&path.entries, estimator);
     let (mut first, mut history) = begin(&units, room);
     let mut system: Arc<str> = config.system_prompt.as_str().into();
@@ -255,7 +283,7 @@ pub(crate) fn plan(
         messages.push(entry.prompt());
     }
     let usage = ContextUse { num_ctx, used, trimmed_messages, trimmed_tokens };
-    Ok(Plan { messages, usage, summary: summary_use, size })
+    Ok(Plan { messages, usage, summary: summary_use, size, estimator })
 }
 
 #[cfg(test)]

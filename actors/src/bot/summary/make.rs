@@ -31,7 +31,7 @@ impl BotActorState {
         let Some(path) = self.talks.get(&conversation).and_then(|talk| talk.path.clone()) else { return };
         let context = self.args.context.clone();
         let model = context.inference.model_for(&record.config);
-        let estimator = context.inference.estimator(&model);
+        let estimator = context.inference.estimator(&model, &record.config);
         let known = self.summaries.of(&path);
         let Some(due) = due(&record.config, &path, known.as_deref(), estimator) else { return };
         let Some(making) = self.summaries.begin(conversation) else { return };

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::servers::{House, MODEL, bot, end_of, limits};
 use crate::{
+    bot::MAX_ATTEMPTS,
     controller::requests::{PatchBot, SendMessage, Sent},
     domain::{problem::Code, turn::TurnState},
     ports::chat_model::ModelError,
@@ -76,16 +77,48 @@ async fn an_image_of_many_bytes_pushes_nothing_out_of_a_prompt_that_has_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_prompt_teaches_of_the_model_only_where_it_was_nothing_but_text() {
+async fn a_turn_that_waits_for_a_slot_tells_the_estimate_of_its_prompt() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    let turn = house.send(0).await;
+    house.answers(0).await;
+    end_of(turn).await;
+    let first = house.send(1).await;
+    let waits = house.send(0).await;
+    assert_eq!((first.turn.state, waits.turn.state), (TurnState::Generating, TurnState::Queued));
+    assert!(waits.turn.context.used > first.turn.context.used, "what was said before counts");
+    let behind = house.send(0).await;
+    assert_eq!((behind.turn.context.used, behind.turn.context.num_ctx), (0, 4096), "not said yet");
+    for turn in [first, waits, behind] {
+        let told = turn.turn.context.used;
+        house.answers(0).await;
+        let used = end_of(turn).await.context.used;
+        assert!(used == told || told == 0, "{told} and {used}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_finds_every_prompt_too_long_is_asked_until_nothing_is_left_to_leave_out() {
     let house = House::new(&[&[MODEL]], limits(512)).await;
     let tool = json!({"type": "function", "function": {"name": "open_door"}});
-    patched(&house, 0, json!({"tools": [tool]})).await;
+    let options = json!({"num_ctx": 1024, "num_predict": 40});
+    patched(&house, 0, json!({"options": options, "tools": [tool]})).await;
+    patched(&house, 1, json!({"options": options})).await;
+    patched(&house, 2, json!({"options": options, "context": {"overflow": "refuse"}})).await;
+    for n in [0, 0, 0, 1, 1, 1, 2] {
+        let turn = house.send(n).await;
+        house.answers(0).await;
+        end_of(turn).await;
+    }
     house.servers[0].is_now(Mood::Fails(ModelError::ContextExceeded("too long".into())));
-    let known = || house.tree.inner.inference.estimator(MODEL);
-    let before = known();
-    for (n, learnt) in [(0, false), (1, true)] {
+    for n in 0..3 {
+        let before = house.asked()[0];
         let turn = end_of(house.send(n).await).await;
-        assert_eq!(turn.error.unwrap().code, Code::PromptTooLong);
-        assert_eq!(known() != before, learnt, "bot {n}");
+        let problem = turn.error.unwrap();
+        assert_eq!(problem.code, Code::PromptTooLong);
+        let limits = problem.context.unwrap();
+        assert_eq!((limits.num_ctx, limits.needed, limits.reply_budget), (1024, Some(1025), Some(40)));
+        let (asked, trims) = (house.asked()[0] - before, n < 2);
+        assert!(asked <= MAX_ATTEMPTS && (asked > 1) == trims, "bot {n}: {asked}");
+        assert_eq!(turn.context.trimmed_messages, if trims { 6 } else { 0 });
     }
 }

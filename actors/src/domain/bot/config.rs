@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::keep_alive::{self, is_keep_alive};
 use crate::domain::{
     model_name::MODEL_NAME_MAX,
     output_format::check_format,
@@ -29,7 +30,7 @@ pub struct Options {
     pub num_predict: Option<i32>,
     /// Nucleus sampling, 0 to 1.
     pub top_p: Option<f64>,
-    /// Candidates considered.
+    /// Candidates considered, 0 to 1,000,000; 0 = all.
     pub top_k: Option<u32>,
     /// Least probability relative to the best, 0 to 1.
     pub min_p: Option<f64>,
@@ -39,15 +40,15 @@ pub struct Options {
     pub stop: Option<Vec<String>>,
     /// Penalty for repetition.
     pub repeat_penalty: Option<f64>,
-    /// How far back repetition is looked for.
+    /// How far back repetition is looked for, to 1,000,000 tokens; 0 = not at all, -1 = the whole context.
     pub repeat_last_n: Option<i32>,
     /// Penalty for tokens that occurred.
     pub presence_penalty: Option<f64>,
     /// Penalty by number of occurrences.
     pub frequency_penalty: Option<f64>,
-    /// Layers on the GPU.
+    /// Layers on the GPU, to 10,000; -1 = as many as fit.
     pub num_gpu: Option<i32>,
-    /// Threads.
+    /// Threads, to 1,024; 0 = as many as the model server likes.
     pub num_thread: Option<u32>,
 }
 
@@ -103,6 +104,17 @@ impl Options {
                 wrong(name, "must be from -2 to 2");
             }
         }
+        // What is beyond costs memory or threads of the model server for nothing.
+        for (name, value, low, high) in [
+            ("top_k", self.top_k.map(i64::from), 0, 1_000_000),
+            ("repeat_last_n", self.repeat_last_n.map(i64::from), -1, 1_000_000),
+            ("num_gpu", self.num_gpu.map(i64::from), -1, 10_000),
+            ("num_thread", self.num_thread.map(i64::from), 0, 1024),
+        ] {
+            if value.is_some_and(|value| !(low..=high).contains(&value)) {
+                wrong(name, &format!("must be from {low} to {high}"));
+            }
+        }
         if self.num_predict.is_some_and(|n| n == 0 || n < -2) {
             wrong("num_predict", "must be at least 1, or -1 for no limit");
         }
@@ -152,7 +164,7 @@ pub struct BotConfig {
     pub format: Option<Value>,
     /// Tool declarations.
     pub tools: Vec<Value>,
-    /// How long the model stays in memory after a turn.
+    /// How long the model stays in memory after a turn: a duration like `"5m"` or seconds; below zero = for ever.
     pub keep_alive: Option<Value>,
     /// Seconds without a turn after which the bot is `idle`.
     pub idle_after_s: u32,
@@ -233,8 +245,8 @@ impl BotConfig {
         if self.system_prompt.len() > SYSTEM_PROMPT_MAX || self.system_prompt.contains('\0') {
             wrong("config.system_prompt", format!("at most {SYSTEM_PROMPT_MAX} bytes, without NUL"));
         }
-        if !matches!(self.keep_alive, None | Some(Value::String(_) | Value::Number(_))) {
-            wrong("config.keep_alive", "must be a duration like \"5m\" or a number of seconds".into());
+        if self.keep_alive.as_ref().is_some_and(|value| !is_keep_alive(value)) {
+            wrong("config.keep_alive", keep_alive::RULE.into());
         }
         if self.idle_after_s == 0 {
             wrong("config.idle_after_s", "must be at least 1".into());
@@ -263,10 +275,14 @@ mod tests {
         let config = BotConfig {
             options: Options { num_ctx: Some(255), temperature: Some(9.0), ..Options::default() },
             think: Some(Value::String("deep".into())),
+            keep_alive: Some(Value::String("banana".into())),
             ..BotConfig::default()
         };
         let fields: Vec<_> = config.validate().unwrap_err().errors.into_iter().map(|e| e.field).collect();
-        assert_eq!(fields, ["config.options.num_ctx", "config.options.temperature", "config.think"]);
+        assert_eq!(
+            fields,
+            ["config.keep_alive", "config.options.num_ctx", "config.options.temperature", "config.think"]
+        );
         assert!(BotConfig::default().validate().is_ok());
     }
 
@@ -284,5 +300,38 @@ mod tests {
             ["config.model", "config.fallback"]
         );
         assert!(errors.iter().all(|e| e.reason.contains("255 bytes")), "{errors:?}");
+    }
+
+    #[test]
+    fn whole_numbers_have_a_range_that_a_refusal_names() {
+        let options = |n: i32| {
+            let some = u32::try_from(n).ok();
+            Options {
+                top_k: some,
+                repeat_last_n: Some(n),
+                num_gpu: Some(n),
+                num_thread: some,
+                ..Options::default()
+            }
+        };
+        let wrong = |n: i32| {
+            let mut errors = vec![];
+            options(n).check("options", &mut errors);
+            errors.into_iter().map(|e| format!("{} {}", e.field, e.reason)).collect::<Vec<_>>()
+        };
+        for fine in [-1, 0, 1, 1024] {
+            assert_eq!(wrong(fine), [] as [&str; 0]);
+        }
+        let rules = [
+            "options.top_k must be from 0 to 1000000",
+            "options.repeat_last_n must be from -1 to 1000000",
+            "options.num_gpu must be from -1 to 10000",
+            "options.num_thread must be from 0 to 1024",
+        ];
+        assert_eq!(wrong(i32::MAX), rules);
+        assert_eq!(wrong(1025), rules[3..]);
+        assert_eq!(wrong(-2), rules[1..3]);
+        let all = BotConfig { options: options(i32::MAX), ..BotConfig::default() };
+        assert_eq!(all.validate().unwrap_err().errors.len(), 4);
     }
 }

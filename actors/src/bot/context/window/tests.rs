@@ -37,9 +37,13 @@ fn bot(overflow: Overflow) -> BotConfig {
     }
 }
 
+fn all(path: &Path) -> Said<'_> {
+    Said { path, summary: None, most: u32::MAX }
+}
+
 fn planned(config: &BotConfig, num_ctx: u32, path: &Path, summary: Option<&Summary>) -> Plan {
-    plan(config, &options(num_ctx), path, &asked("hello"), Behind::default(), Estimator::default(), summary)
-        .unwrap()
+    let said = Said { path, summary, most: u32::MAX };
+    plan(config, &options(num_ctx), said, &asked("hello"), Behind::default(), Estimator::default()).unwrap()
 }
 
 /// Histories as they are stored: exchanges with and without tools, some broken off, the oldest one perhaps cut in two.
@@ -118,11 +122,27 @@ proptest! {
 }
 
 #[test]
+fn a_prompt_that_may_be_no_longer_holds_less_history_and_always_the_message() {
+    let path = path((0..20).map(|_| entry(Role::User, &"x".repeat(400), 0)).collect());
+    let bot = bot(Overflow::Trim);
+    let within = |most| {
+        let said = Said { path: &path, summary: None, most };
+        let estimator = Estimator::default();
+        plan(&bot, &options(1024), said, &asked("hello"), Behind::default(), estimator).unwrap().usage
+    };
+    let whole = within(u32::MAX);
+    assert_eq!((whole.used, whole.trimmed_messages), (7 * 104 + 12, 13));
+    let less = within(whole.used / 4 * 3);
+    assert_eq!((less.used, less.trimmed_messages), (5 * 104 + 12, 15));
+    assert_eq!(within(1).used, 12);
+}
+
+#[test]
 fn what_does_not_fit_alone_is_refused_with_the_numbers() {
     let long = asked(&"x".repeat(2000));
     let bot = BotConfig::default();
     let refused =
-        plan(&bot, &options(256), &Path::default(), &long, Behind::default(), Estimator::default(), None)
+        plan(&bot, &options(256), all(&Path::default()), &long, Behind::default(), Estimator::default())
             .unwrap_err();
     assert_eq!(refused.code, Code::PromptTooLong);
     let limits =
@@ -142,11 +162,10 @@ fn a_bot_that_leaves_nothing_out_refuses_and_says_what_it_would_need() {
         plan(
             &bot(Overflow::Refuse),
             &options(num_ctx),
-            &path,
+            all(&path),
             &message,
             Behind::default(),
             Estimator::default(),
-            None,
         )
     };
     let limits = tried(2048).unwrap_err().context.unwrap();
@@ -205,11 +224,10 @@ fn no_number_overflows() {
     let made = plan(
         &bot(Overflow::Trim),
         &options,
-        &path,
+        all(&path),
         &asked("hello"),
         Behind::default(),
         Estimator::default(),
-        None,
     )
     .unwrap();
     assert_eq!((made.usage.trimmed_messages, made.usage.trimmed_tokens), (u32::MAX, u32::MAX));
