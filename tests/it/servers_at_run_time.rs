@@ -118,6 +118,17 @@ async fn deia_is_no_model_server_of_its_own_whatever_it_is_called() {
 }
 
 #[tokio::test]
+async fn slots_that_are_none_are_refused_with_the_range_that_holds() {
+    let deia = nowhere().start().await;
+    for slots in [json!("4"), json!(1.5), json!(-1), json!(0), json!(1025), json!(1e10), json!([1])] {
+        let body = json!({"url": "http://127.0.0.1:9", "slots": slots});
+        let problem = deia.api().post("/api/servers", body).await.expect_problem(400, "invalid_request");
+        let told = json!([{"field": "slots", "reason": "a whole number from 1 to 1024"}]);
+        assert_eq!(problem["errors"], told, "{slots}");
+    }
+}
+
+#[tokio::test]
 async fn the_configuration_wins_over_what_was_added_under_the_same_name() {
     let (home, sim) = (nowhere(), sim().await);
     let deia = home.start().await;

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
-        model::{SERVER_NAME_MAX, ServerRecord, address_key, is_server_name},
+        model::{SERVER_NAME_MAX, SERVER_SLOTS_MAX, ServerRecord, address_key, is_server_name},
         time::Timestamp,
     },
     inference::{self, Gate},
@@ -14,8 +14,6 @@ use crate::{
     supervision::SupervisorMessage,
 };
 
-/// Most turns at once that a server may be given.
-const SLOTS_MAX: u32 = 1024;
 
 impl Controller {
     /// The model servers.
@@ -81,8 +79,8 @@ impl Controller {
                 format!("1 to {SERVER_NAME_MAX} of A-Z a-z 0-9 . : _ -, not . or .."),
             ));
         }
-        if slots.is_some_and(|slots| !(1..=SLOTS_MAX).contains(&slots)) {
-            return Err(Problem::field("slots", format!("a whole number from 1 to {SLOTS_MAX}")));
+        if slots.is_some_and(|slots| !(1..=SERVER_SLOTS_MAX).contains(&slots)) {
+            return Err(Problem::field("slots", format!("a whole number from 1 to {SERVER_SLOTS_MAX}")));
         }
         let refused = |why: AddressRefused| Problem::field("url", why.to_string());
         let factory = self.inner.factory.as_ref().ok_or_else(|| {

@@ -4,6 +4,11 @@ import { count, eta, int, ordinal, span, within } from '../format.js';
 
 export const allDown = (servers) => servers.length > 0 && servers.every((s) => s.state === 'down');
 
+const SLOTS_MAX = 1024;
+
+/** What is wrong with a number of slots as it was typed; nothing typed is the server's own number. */
+export const slotsRefused = (text) => (!text.trim() || (/^\d+$/.test(text.trim()) && Number(text) >= 1 && Number(text) <= SLOTS_MAX) ? '' : `A whole number from 1 to ${SLOTS_MAX}.`);
+
 const seconds = (at, now) => (at ? (new Date(at) - now) / 1000 : null);
 
 /** Seconds until the first of these servers is tried again; null where nothing is planned. */

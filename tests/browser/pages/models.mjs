@@ -151,8 +151,11 @@ export default async function run({ browser, allProblems }) {
     await page.keyboard.press('n');
     await dialog.getByLabel('Name').fill('gpu-c');
     await dialog.getByLabel('Address').fill('file:///etc/passwd');
+    await dialog.getByLabel('Slots').fill('1.5');
     await page.keyboard.press('Enter');
     await dialog.getByText('An address that begins with http').waitFor();
+    await dialog.getByText('A whole number from 1 to 1024.').waitFor();
+    await dialog.getByLabel('Slots').fill('');
     await page.route('**/api/servers', (route) => (route.request().method() === 'POST' ? route.fulfill({ status: 400, contentType: 'application/problem+json', body: JSON.stringify({ type: 'about:blank', title: 'Bad', status: 400, code: 'invalid_request', detail: 'url: names a metadata address', errors: [{ field: 'url', reason: 'names a metadata address' }] }) }) : route.continue()));
     await dialog.getByLabel('Address').fill('http://169.254.169.254');
     await page.keyboard.press('Enter');
