@@ -65,8 +65,8 @@ async fn a_server_that_is_added_takes_turns_at_once_and_is_there_after_a_restart
         (&added["name"], &added["url"], &added["slots"]["total"]),
         (&json!("gpu-a"), &json!(sim.url()), &json!(3))
     );
+    assert_eq!((&added["state"], &added["version"].is_string()), (&json!("up"), &true), "{added}");
     assert_eq!(gates(&api).await, ["127.0.0.1:1", "gpu-a"]);
-    until_up(&api, "gpu-a").await;
     let models = api.get("/api/models").await.expect(200);
     assert_eq!(models["items"][0]["servers"][0]["name"], "gpu-a");
     // The same name, the same address.

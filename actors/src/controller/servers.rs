@@ -14,6 +14,8 @@ use crate::{
     supervision::SupervisorMessage,
 };
 
+/// How long one that is added may take to answer before whoever adds it is told that it has not.
+const FIRST_PROBE: Duration = Duration::from_secs(2);
 
 impl Controller {
     /// The model servers.
@@ -65,8 +67,8 @@ impl Controller {
         })
     }
 
-    /// Adds a model server; it is there again after a restart. It need not answer yet: what it has is asked for when it
-    /// does. Audited.
+    /// Adds a model server; it is there again after a restart. It is asked how it is, for at most two seconds, and need not
+    /// answer yet: what it has is asked for when it does. Audited.
     ///
     /// # Errors
     /// `invalid_request` with the field (an address that is refused, too), `server_exists`, `storage_unavailable`.
@@ -111,6 +113,8 @@ impl Controller {
             ("slots".to_owned(), record.slots.into()),
         ]);
         let gate = inference.new_gate(spec);
+        // What is told of it is what was found, and not that it is down because nobody has asked.
+        inference::probe_within(&gate, FIRST_PROBE).await;
         let fact = about("server.add", &gate, Change::AddServer(record), false, detail);
         self.inner.history.append(fact).await?;
         inference.add(gate.clone());

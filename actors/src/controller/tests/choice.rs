@@ -335,6 +335,18 @@ async fn a_stop_ends_the_wait_of_a_turn_that_had_begun_and_it_is_counted() {
     assert!(turn.timings.queued_ms.unwrap() >= 3_000.0, "{:?}", turn.timings);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_added_within_two_seconds_and_says_why_it_is_down() {
+    let store = Arc::new(MemoryStore::new());
+    let tree = Controller::builder(store).server_factory(Arc::new(Moody)).start().await.unwrap();
+    let began = tokio::time::Instant::now();
+    let add = AddServer { url: "http://hangs".into(), ..AddServer::default() };
+    let added = tree.add_server(add).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    let why = added.breaker.reason.as_deref();
+    assert_eq!((added.state, why), (ServerState::Down, Some("the server did not answer in time")));
+}
+
 /// Makes servers whose model is in their address.
 struct Moody;
 
@@ -346,6 +358,9 @@ impl ServerFactory for Moody {
     fn reconnect(&self, url: &str) -> Result<Connection, AddressRefused> {
         let name = url.strip_prefix("http://").ok_or(AddressRefused::Malformed)?;
         let model = Arc::new(MoodyModel::new(&[name]));
+        if name == "hangs" {
+            model.is_now(Mood::Hangs);
+        }
         Ok(Connection { url: url.into(), name: name.into(), slots: 1, model })
     }
 }
@@ -365,9 +380,11 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     let tree = start().await;
     let add = |url: &str| AddServer { url: url.into(), ..AddServer::default() };
     for name in ["a", "b", "c"] {
-        tree.add_server(add(&format!("http://{name}"))).await.unwrap();
+        let added = tree.add_server(add(&format!("http://{name}"))).await.unwrap();
+        assert_eq!(added.state, ServerState::Up, "it was asked");
     }
-    until(async || tree.servers().iter().all(|s| s.state == ServerState::Up)).await;
+    let told: Vec<_> = store.events().into_iter().filter(|e| &*e.name == "server_state_changed").collect();
+    assert!(told.len() == 3 && told.iter().all(|e| e.data.contains(r#""state":"up""#)), "{told:?}");
     let twice = AddServer { name: Some("z".into()), ..add("http://a/") };
     assert_eq!(tree.add_server(twice).await.unwrap_err().code, Code::ServerExists);
     tree.add_server(add("http://localhost:7")).await.unwrap();
