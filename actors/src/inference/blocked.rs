@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Gate, Inference, Preference, gate};
-use crate::domain::problem::{Code, Problem};
+use crate::domain::{
+    bot::BotConfig,
+    problem::{Code, Problem},
+};
 
 /// Servers that a problem names.
 const SERVERS_NAMED: usize = 5;
@@ -59,6 +62,21 @@ impl Inference {
             |b| format!("{}, so the model can't be looked up now; {}.", b.why, again(b, "try again")),
         );
         offline(detail, blocked.as_ref())
+    }
+
+    /// What is to be said of a bot whose model no server has: who answers until one does.
+    pub(crate) fn absent(&self, config: &BotConfig) -> String {
+        let model = &config.model;
+        match self.choose(model, &config.fallback) {
+            own if own == model => {
+                format!("No server that answers has {model} now. Pull it before you send a message.")
+            }
+            other => {
+                format!(
+                    "No server that answers has {model} now. Until it is pulled, {other} answers (fallback)."
+                )
+            }
+        }
     }
 
     /// What keeps a model from turns though a server that has it answers: of several the one that is over first.

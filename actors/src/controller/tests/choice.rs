@@ -347,6 +347,24 @@ async fn a_server_that_does_not_answer_is_added_within_two_seconds_and_says_why_
     assert_eq!((added.state, why), (ServerState::Down, Some("the server did not answer in time")));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_bot_whose_model_is_nowhere_is_warned_of_it_with_who_answers_until_it_is_there() {
+    let house = House::new(&[&[MODEL, "b"]], limits(512)).await;
+    let patch = async |config| {
+        let patch = PatchBot { config: Some(config), ..PatchBot::default() };
+        house.tree.patch(&bot(0), patch).await.unwrap().warnings
+    };
+    let absent = "No server that answers has nope now.";
+    let warned = patch(json!({ "model": "nope", "fallback": ["gone"] })).await;
+    assert_eq!(warned, [format!("{absent} Pull it before you send a message.")]);
+    let warned = patch(json!({ "fallback": ["gone", "b"] })).await;
+    assert_eq!(warned, [format!("{absent} Until it is pulled, b answers (fallback).")]);
+    assert_eq!(house.tree.bot(&bot(0)).unwrap().warnings, warned);
+    let turn = house.send(0).await;
+    house.answers(0).await;
+    assert_eq!(end_of(turn).await.model, "b");
+}
+
 /// Makes servers whose model is in their address.
 struct Moody;
 
