@@ -11,6 +11,9 @@ use crate::domain::{
 /// Servers that a problem names.
 const SERVERS_NAMED: usize = 5;
 
+/// Where the list of servers is empty.
+const NO_SERVER: &str = "There is no model server. Add one with POST /api/servers or on the page Models & servers of the dashboard.";
+
 /// Why a server that answers gets no turns for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Blocked {
@@ -26,10 +29,11 @@ impl Inference {
         let waited = self.limits.offline_wait.as_secs();
         let blocked = preference.models().iter().find_map(|model| self.blocked(model));
         let detail = blocked.as_ref().map_or_else(
-            || {
-                format!(
+            || match self.gates().is_empty() {
+                true => format!("{NO_SERVER} This waited {waited} s for one. The message is kept; send it again then."),
+                false => format!(
                     "No model server that can run this answered for {waited} s. The message is kept; start Ollama and send it again."
-                )
+                ),
             },
             |b| format!("{}. This waited {waited} s for it. The message is kept; {}.", b.why, again(b, "send it again")),
         );
@@ -58,7 +62,10 @@ impl Inference {
     pub(super) fn no_details(&self, model: &str) -> Problem {
         let blocked = self.blocked(model);
         let detail = blocked.as_ref().map_or_else(
-            || "No model server answers, so the model can't be looked up.".to_owned(),
+            || match self.gates().is_empty() {
+                true => NO_SERVER.to_owned(),
+                false => "No model server answers, so the model can't be looked up.".to_owned(),
+            },
             |b| format!("{}, so the model can't be looked up now; {}.", b.why, again(b, "try again")),
         );
         offline(detail, blocked.as_ref())

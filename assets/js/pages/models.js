@@ -132,4 +132,9 @@ export function mount(root) {
   };
 }
 
-const empty = (servers) => html`<div class="empty">${icon('models', 'big')}<h2>${servers.some((s) => s.state !== 'down') ? 'No model is here yet' : 'No model server answers'}</h2><p>${servers.some((s) => s.state !== 'down') ? 'Pull one above, for example llama3.2 (2.0 GB).' : 'The models come back when one of the servers above does. Start Ollama there, or add a server.'}</p></div>`;
+function empty(servers) {
+  const [title, words] = servers.some((s) => s.state !== 'down') ? ['No model is here yet', 'Pull one above, for example llama3.2 (2.0 GB).']
+    : servers.length ? ['No model server answers', 'The models come back when one of the servers above does. Start Ollama there, or add a server.']
+      : ['There is no model server', 'Add one above: messages wait for it.'];
+  return html`<div class="empty">${icon('models', 'big')}<h2>${title}</h2><p>${words}</p></div>`;
+}
