@@ -348,6 +348,18 @@ async fn a_server_that_does_not_answer_is_added_within_two_seconds_and_says_why_
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_any_server_a_turn_is_told_how_to_add_one_and_all_of_its_time_was_waiting() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    house.tree.remove_server("s0").await.unwrap();
+    let turn = end_of(house.send(0).await).await;
+    let problem = turn.error.unwrap();
+    assert_eq!(problem.code, Code::OllamaOffline);
+    assert!(problem.detail.starts_with("There is no model server. Add one"), "{problem}");
+    assert!(turn.timings.queued_ms.is_some(), "{:?}", turn.timings);
+    assert_eq!(turn.timings.queued_ms, turn.timings.total_ms);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bot_whose_model_is_nowhere_is_warned_of_it_with_who_answers_until_it_is_there() {
     let house = House::new(&[&[MODEL, "b"]], limits(512)).await;
     let patch = async |config| {
