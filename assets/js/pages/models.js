@@ -35,11 +35,11 @@ export function mount(root) {
     drawForm(servers);
     patch(cards, servers.map((s) => serverCard(s, loadedOn(s.name, models.items), now)));
     patch(notes, models.error ? html`<p class="note t-warn">${icon('warn', 't-warn')}<span>The models could not be read: ${models.error} What is shown was true before.</span></p>` : '');
-    const items = shown.flatMap((row) => [{ key: row.name, row }, ...row.pulls.map((pull) => ({ key: pull.id, pull }))]);
+    const items = shown.flatMap((row) => [{ key: row.name, row }, ...row.pulls.map((pull) => ({ key: pull.id, pull, servers }))]);
     table.hidden = phone.matches || !items.length;
     small.hidden = !phone.matches || !items.length;
     wrap.hidden = !items.length;
-    const version = ({ row, pull }) => JSON.stringify(pull ?? [row.model, row.users.length, row.pulls.length, modelState(row, now)]);
+    const version = ({ row, pull }) => JSON.stringify(pull ? [pull, servers.length] : [row.model, row.users.length, row.pulls.length, modelState(row, now)]);
     const [rowOf, pullOf] = phone.matches ? [modelCard, pullCard] : [modelRow, pullRow];
     list(phone.matches ? small : table.tBodies[0], items, { key: (i) => i.key, version, render: (i) => (i.pull ? pullOf(i) : rowOf(i.row, now)) });
     patch(none, items.length ? '' : models.loaded ? empty(servers) : html`<div class="skel" aria-hidden="true">${Array.from({ length: 5 }, () => html`<i></i>`)}</div>`);

@@ -76,7 +76,8 @@ export default async function run({ browser, allProblems }) {
     await pull('cut-deepseek:32b');
     await line('cut-deepseek:32b').getByText('goes on where it stopped').waitFor();
     await row('cut-deepseek:32b').getByText('cut off at 50%').waitFor();
-    await line('cut-deepseek:32b').getByRole('button', { name: 'Resume' }).waitFor();
+    await line('cut-deepseek:32b').getByText(/^To gpu-b: /).waitFor();
+    await line('cut-deepseek:32b').getByRole('button', { name: 'Resume on gpu-b' }).waitFor();
     await pull('full-disk:7b');
     await line('full-disk:7b').getByText('has no room').waitFor();
     await pull('nope');
@@ -201,8 +202,9 @@ export default async function run({ browser, allProblems }) {
 
 /** A server that is called like its address, as it is by default, and a long name of a model. */
 async function longNames(browser, allProblems) {
-  const [address, name] = ['127.0.0.1:11434', 'cut-a-long-name-of-a-model-of-somebody:32b-instruct-q4_K_M'];
-  const { url, api, sims, stop } = await startService({ names: [address] });
+  const [address, twin, name] = ['127.0.0.1:11434', '127.0.0.1:11435', 'cut-a-long-name-of-a-model-of-somebody:32b-instruct-q4_K_M'];
+  const { url, api, sims, stop } = await startService({ names: [address, twin] });
+  await api('POST', '/api/models/delete', { model: 'simulated', server: twin });
   await (await fetch(`${url}/api/models/pull`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: name, server: address }) })).text();
   for (const width of [1440, 1321, 1280, 1181, 1024, 961, 901, 700]) {
     const shown = await openPage(browser, { width, height: 800 });
@@ -218,6 +220,11 @@ async function longNames(browser, allProblems) {
       for (const button of await buttons.all()) {
         const { x, width: w } = await button.boundingBox();
         assert.ok(x + w <= table.right, `${await button.innerText()} ends at ${x + w}, the table at ${table.right}`);
+      }
+      const on = shown.page.locator('tr[data-model="llama3.2"] .on');
+      if (await on.isVisible()) {
+        assert.equal(await on.innerText(), `${address}, ${twin}`);
+        assert.ok(await on.evaluate((e) => e.scrollWidth <= e.clientWidth), 'both servers can be read');
       }
     });
     allProblems.push(...shown.problems);
