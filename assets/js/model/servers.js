@@ -52,6 +52,7 @@ const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1).replace(/\.$
 /** The gate in one sentence: what runs, what waits, how long that takes. */
 export function gateWords(server) {
   const { slots = { busy: 0, total: 0 }, queue = { depth: 0 } } = server;
+  if (server.state === 'draining') return slots.busy ? `${int(slots.busy)} of ${int(slots.total)} busy, no new turns` : 'no new turns';
   if (server.state === 'down') return queue.depth ? `${int(queue.depth)} ${queue.depth === 1 ? 'waits' : 'wait'}, no turns sent` : 'no turns sent';
   const busy = slots.busy ? `${int(slots.busy)} of ${int(slots.total)} busy` : `${count(slots.total, 'slot')} free`;
   if (!queue.depth) return slots.busy && slots.busy >= slots.total ? `${busy}, the next one waits` : `${busy}, no wait`;

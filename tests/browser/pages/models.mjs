@@ -144,6 +144,7 @@ export default async function run({ browser, allProblems }) {
     await choose(card('gpu-b'), 'Drain');
     await card('gpu-b').getByText('Drained.').waitFor();
     await card('gpu-b').getByText(/^Draining/).waitFor();
+    await card('gpu-b').locator('.srv-g').getByText('no new turns', { exact: true }).waitFor();
     await card('gpu-b').getByRole('button', { name: 'Resume' }).click();
     await card('gpu-b').getByText('Up', { exact: true }).waitFor();
   });

@@ -19,6 +19,8 @@ test('the gate is one sentence', () => {
   assert.equal(gateWords(server({ slots: { total: 1, busy: 1 }, queue: { depth: 3, eta_s: 31 } })), '3 wait, a new one about 30 s');
   assert.equal(gateWords(server({ queue: { depth: 1, eta_s: null } })), '1 waits, time not known');
   assert.equal(gateWords(server({ state: 'down' })), 'no turns sent');
+  assert.equal(gateWords(server({ state: 'draining' })), 'no new turns');
+  assert.equal(gateWords(server({ state: 'draining', slots: { total: 4, busy: 1 } })), '1 of 4 busy, no new turns');
   assert.equal(gateWords({ name: 'bare', state: 'up' }), '0 slots free, no wait');
 });
 
