@@ -227,7 +227,7 @@ async fn addresses_that_are_never_called_are_refused_with_the_field() {
     }
     assert_eq!(servers(&api).await.len(), 1, "none of them is there");
     // One that does not answer is no mistake: it may be started later.
-    api.post("/api/servers", json!({"url": "localhost:1", "name": "later"})).await.expect(201);
+    api.post("/api/servers", json!({"url": "localhost:2", "name": "later"})).await.expect(201);
     assert_eq!(named(&api, "later").await.unwrap()["state"], "down");
 }
 
