@@ -47,7 +47,7 @@ pub mod service_times;
 pub mod slots;
 pub(crate) mod tokens;
 
-pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe};
+pub(crate) use actor::{GateActor, GateArgs, GateMessage, probe, probe_within};
 pub(crate) use away::Room;
 use away::{Away, Stand, Stay};
 pub(crate) use catalogue::Known;

@@ -8,6 +8,9 @@ import { store } from './store.js';
 
 const POLL_MS = 3000;
 const STORAGE_MS = 5000;
+const BOT_MS = 1000;
+/** After these another number of the bot's turns waits. */
+const TURN_MOVES = ['turn_accepted', 'turn_queued', 'turn_started', 'turn_completed', 'turn_stopped', 'turn_failed', 'turn_interrupted'];
 export const socket = new Socket(`${location.origin.replace(/^http/, 'ws')}/ws`);
 /** What is read every 3 s while there is no socket. */
 export const polls = new Set();
@@ -151,6 +154,9 @@ export function followConversation(botId, id) {
     for (const { id: turn } of waitingTurns(chat())) api.getTurn(turn).then((t) => store.dispatch({ type: 'chat_turn', id, turn: t }), () => { /* the next beat */ });
   }, POLL_MS);
 
+  // How many of its turns wait does not travel in events, and a turn that waits changes nothing else of its bot.
+  const botSoon = throttled(async () => store.dispatch({ type: 'bot', bot: await api.getBot(botId) }), BOT_MS);
+
   polls.add(read);
   const end = socket.subscribe(topic, {
     render: 'html',
@@ -162,6 +168,7 @@ export function followConversation(botId, id) {
     },
     event: (event) => {
       store.dispatch({ type: 'chat_event', id, event });
+      if (TURN_MOVES.includes(event.event)) botSoon();
       if (chat()?.gap) {
         store.dispatch({ type: 'chat_gap_handled', id });
         socket.resync(topic);
@@ -177,6 +184,7 @@ export function followConversation(botId, id) {
   return () => {
     end();
     clearInterval(beat);
+    botSoon.cancel();
     polls.delete(read);
     store.dispatch({ type: 'chat_closed', id });
   };

@@ -18,7 +18,7 @@ use warp::Filter;
 
 use super::{
     Api,
-    extract::{body, query, with},
+    extract::{body, headers, query, with},
     problem::{Answer, json as answer, respond},
     query::Params,
     route::{Endpoint, PathValues},
@@ -65,9 +65,12 @@ pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
         }),
         Endpoint::new(Method::POST, "/api/models/pull", |at| {
             at.and(with(api))
+                .and(headers())
                 .and(query())
                 .and(body::<ModelBody>(limit))
-                .then(async |_, api, query, body| respond(pull::begin(api, query, body).await))
+                .then(async |_, api, headers, query, body| {
+                    respond(pull::begin(api, headers, query, body).await)
+                })
                 .boxed()
         }),
         Endpoint::new(Method::DELETE, "/api/models/pull/:pull_id", |at| {

@@ -3,10 +3,10 @@
 
 use deia_actors::{
     controller::{Controller, requests::AddServer},
-    domain::problem::Problem,
+    domain::{model::SERVER_SLOTS_MAX, problem::Problem},
 };
 use http::{HeaderValue, Method, StatusCode, header::LOCATION};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::json;
 use warp::Filter;
 
@@ -72,7 +72,14 @@ pub(super) fn endpoints(api: &Api) -> Vec<Endpoint> {
 struct AddBody {
     name: Option<String>,
     url: String,
+    #[serde(default, deserialize_with = "slots")]
     slots: Option<u32>,
+}
+
+/// Refused with the range that the controller allows, and not with that of the type.
+fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let refused = |_| D::Error::custom(format!("a whole number from 1 to {SERVER_SLOTS_MAX}"));
+    Option::deserialize(from).map_err(refused)
 }
 
 async fn add(servers: Controller, body: Result<AddBody, Problem>) -> Answer {

@@ -122,6 +122,19 @@ async fn a_pull_has_many_watchers_outlives_one_that_leaves_and_is_told_to_all() 
 }
 
 #[tokio::test]
+async fn a_pull_is_a_stream_and_is_refused_to_who_takes_none_before_anything_is_pulled() {
+    let two = Two::start().await;
+    let api = two.deia.api();
+    for accept in ["application/json", "text/html"] {
+        let request = api.request(Method::POST, "/api/models/pull").header("accept", accept);
+        let answer = api.answer(request.json(&json!({"model": "held:4b"}))).await;
+        answer.expect_problem(406, "not_acceptable");
+    }
+    assert_eq!(api.get("/api/models/pulls").await.expect(200)["items"], json!([]));
+    assert_eq!(two.sims[0].stats().requests + two.sims[1].stats().requests, 0);
+}
+
+#[tokio::test]
 async fn a_cancelled_pull_closes_its_connection_and_the_next_goes_on_there() {
     let two = Two::start().await;
     let api = two.deia.api();

@@ -65,8 +65,8 @@ async fn a_server_that_is_added_takes_turns_at_once_and_is_there_after_a_restart
         (&added["name"], &added["url"], &added["slots"]["total"]),
         (&json!("gpu-a"), &json!(sim.url()), &json!(3))
     );
+    assert_eq!((&added["state"], &added["version"].is_string()), (&json!("up"), &true), "{added}");
     assert_eq!(gates(&api).await, ["127.0.0.1:1", "gpu-a"]);
-    until_up(&api, "gpu-a").await;
     let models = api.get("/api/models").await.expect(200);
     assert_eq!(models["items"][0]["servers"][0]["name"], "gpu-a");
     // The same name, the same address.
@@ -115,6 +115,17 @@ async fn deia_is_no_model_server_of_its_own_whatever_it_is_called() {
     let refused = home.run(&["serve"]).await;
     assert_eq!(refused.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("other than deia itself"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn slots_that_are_none_are_refused_with_the_range_that_holds() {
+    let deia = nowhere().start().await;
+    for slots in [json!("4"), json!(1.5), json!(-1), json!(0), json!(1025), json!(1e10), json!([1])] {
+        let body = json!({"url": "http://127.0.0.1:9", "slots": slots});
+        let problem = deia.api().post("/api/servers", body).await.expect_problem(400, "invalid_request");
+        let told = json!([{"field": "slots", "reason": "a whole number from 1 to 1024"}]);
+        assert_eq!(problem["errors"], told, "{slots}");
+    }
 }
 
 #[tokio::test]

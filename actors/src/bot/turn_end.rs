@@ -106,6 +106,7 @@ impl TurnJob {
             reply.mark_cut();
         }
         let mut turn = self.turn();
+        let never_began = turn.state == TurnState::Queued;
         turn.state = turn.state.after(step)?;
         turn.queue = None;
         turn.error = problem;
@@ -116,6 +117,9 @@ impl TurnJob {
         turn.usage.completion_tokens = reply.tokens;
         turn.context.used = done.prompt_tokens.unwrap_or(turn.context.used);
         turn.timings.total_ms = Some(millis(self.shared.accepted.elapsed()));
+        if never_began {
+            turn.timings.queued_ms = turn.timings.total_ms;
+        }
         turn.ended_at = Some(Timestamp::now());
         Some((turn, reply))
     }

@@ -120,10 +120,7 @@ impl Controller {
             if known.as_ref().is_err_and(|e| e.code == Code::ModelNotFound)
                 || (known.is_err() && !inference.has(&config.model))
             {
-                warnings.push(format!(
-                    "No server that answers has {} now. Pull it before you send a message.",
-                    config.model
-                ));
+                warnings.push(inference.absent(&config));
             }
             if let Ok(details) = &known {
                 Needs::of_config(&config).check(&config.model, &details.capabilities)?;
@@ -264,7 +261,7 @@ impl Controller {
         let reachable = inference.gates().iter().any(|g| g.is_up());
         let known = inference.has(&bot.config.model) || inference.known_context(&bot.config.model).is_some();
         if reachable && !bot.config.model.is_empty() && !known {
-            bot.warnings.push(format!("No server that answers has {} now.", bot.config.model));
+            bot.warnings.push(inference.absent(&bot.config));
         }
         bot
     }

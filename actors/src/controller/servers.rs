@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     domain::{
         event::{EventBody, NewEvent, Topic},
-        model::{SERVER_NAME_MAX, ServerRecord, address_key, is_server_name},
+        model::{SERVER_NAME_MAX, SERVER_SLOTS_MAX, ServerRecord, address_key, is_server_name},
         time::Timestamp,
     },
     inference::{self, Gate},
@@ -14,8 +14,8 @@ use crate::{
     supervision::SupervisorMessage,
 };
 
-/// Most turns at once that a server may be given.
-const SLOTS_MAX: u32 = 1024;
+/// How long one that is added may take to answer before whoever adds it is told that it has not.
+const FIRST_PROBE: Duration = Duration::from_secs(2);
 
 impl Controller {
     /// The model servers.
@@ -67,8 +67,8 @@ impl Controller {
         })
     }
 
-    /// Adds a model server; it is there again after a restart. It need not answer yet: what it has is asked for when it
-    /// does. Audited.
+    /// Adds a model server; it is there again after a restart. It is asked how it is, for at most two seconds, and need not
+    /// answer yet: what it has is asked for when it does. Audited.
     ///
     /// # Errors
     /// `invalid_request` with the field (an address that is refused, too), `server_exists`, `storage_unavailable`.
@@ -81,8 +81,8 @@ impl Controller {
                 format!("1 to {SERVER_NAME_MAX} of A-Z a-z 0-9 . : _ -, not . or .."),
             ));
         }
-        if slots.is_some_and(|slots| !(1..=SLOTS_MAX).contains(&slots)) {
-            return Err(Problem::field("slots", format!("a whole number from 1 to {SLOTS_MAX}")));
+        if slots.is_some_and(|slots| !(1..=SERVER_SLOTS_MAX).contains(&slots)) {
+            return Err(Problem::field("slots", format!("a whole number from 1 to {SERVER_SLOTS_MAX}")));
         }
         let refused = |why: AddressRefused| Problem::field("url", why.to_string());
         let factory = self.inner.factory.as_ref().ok_or_else(|| {
@@ -113,6 +113,8 @@ impl Controller {
             ("slots".to_owned(), record.slots.into()),
         ]);
         let gate = inference.new_gate(spec);
+        // What is told of it is what was found, and not that it is down because nobody has asked.
+        inference::probe_within(&gate, FIRST_PROBE).await;
         let fact = about("server.add", &gate, Change::AddServer(record), false, detail);
         self.inner.history.append(fact).await?;
         inference.add(gate.clone());

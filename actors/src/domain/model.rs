@@ -133,6 +133,9 @@ pub struct ServerFailed {
 /// Longest name of a model server, in bytes.
 pub const SERVER_NAME_MAX: usize = 50;
 
+/// Most turns at once that a model server may be given.
+pub const SERVER_SLOTS_MAX: u32 = 1024;
+
 /// An address of a model server as it is compared with others: `localhost` is 127.0.0.1, and a slash at the end says nothing.
 #[must_use]
 pub fn address_key(url: &str) -> String {

@@ -53,8 +53,13 @@ async fn ask(gate: &Gate) -> Result<ProbeResult, ModelError> {
 
 /// Asks a server how it is. True where it answered.
 pub(crate) async fn probe(gate: &Arc<Gate>) -> bool {
+    probe_within(gate, PROBE_TIMEOUT).await
+}
+
+/// As [`probe`], where it may take so long.
+pub(crate) async fn probe_within(gate: &Arc<Gate>, limit: Duration) -> bool {
     let asked = now();
-    let found = tokio::time::timeout(PROBE_TIMEOUT, ask(gate)).await;
+    let found = tokio::time::timeout(limit, ask(gate)).await;
     let found = found.unwrap_or(Err(ModelError::Timeout(Wait::FirstByte)));
     let answered = found.is_ok();
     gate.probed(found, asked);

@@ -3,10 +3,16 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Gate, Inference, Preference, gate};
-use crate::domain::problem::{Code, Problem};
+use crate::domain::{
+    bot::BotConfig,
+    problem::{Code, Problem},
+};
 
 /// Servers that a problem names.
 const SERVERS_NAMED: usize = 5;
+
+/// Where the list of servers is empty.
+const NO_SERVER: &str = "There is no model server. Add one with POST /api/servers or on the page Models & servers of the dashboard.";
 
 /// Why a server that answers gets no turns for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,10 +29,11 @@ impl Inference {
         let waited = self.limits.offline_wait.as_secs();
         let blocked = preference.models().iter().find_map(|model| self.blocked(model));
         let detail = blocked.as_ref().map_or_else(
-            || {
-                format!(
+            || match self.gates().is_empty() {
+                true => format!("{NO_SERVER} This waited {waited} s for one. The message is kept; send it again then."),
+                false => format!(
                     "No model server that can run this answered for {waited} s. The message is kept; start Ollama and send it again."
-                )
+                ),
             },
             |b| format!("{}. This waited {waited} s for it. The message is kept; {}.", b.why, again(b, "send it again")),
         );
@@ -55,10 +62,28 @@ impl Inference {
     pub(super) fn no_details(&self, model: &str) -> Problem {
         let blocked = self.blocked(model);
         let detail = blocked.as_ref().map_or_else(
-            || "No model server answers, so the model can't be looked up.".to_owned(),
+            || match self.gates().is_empty() {
+                true => NO_SERVER.to_owned(),
+                false => "No model server answers, so the model can't be looked up.".to_owned(),
+            },
             |b| format!("{}, so the model can't be looked up now; {}.", b.why, again(b, "try again")),
         );
         offline(detail, blocked.as_ref())
+    }
+
+    /// What is to be said of a bot whose model no server has: who answers until one does.
+    pub(crate) fn absent(&self, config: &BotConfig) -> String {
+        let model = &config.model;
+        match self.choose(model, &config.fallback) {
+            own if own == model => {
+                format!("No server that answers has {model} now. Pull it before you send a message.")
+            }
+            other => {
+                format!(
+                    "No server that answers has {model} now. Until it is pulled, {other} answers (fallback)."
+                )
+            }
+        }
     }
 
     /// What keeps a model from turns though a server that has it answers: of several the one that is over first.

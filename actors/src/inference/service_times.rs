@@ -75,6 +75,13 @@ impl ServiceTimes {
         self.models.entry(model.to_owned()).or_default().add(held, load, at);
     }
 
+    /// Whether turns with this model were measured here: what is said of others is a guess, good enough to choose a server and to
+    /// count those who wait before somebody, but nothing to tell people who wait for this model.
+    #[must_use]
+    pub fn knows(&self, model: &str) -> bool {
+        self.models.contains_key(model)
+    }
+
     /// How long a turn with this model is expected to hold its slot; a guess from the other models where it was never
     /// measured, nothing where none was.
     #[must_use]

@@ -3,7 +3,8 @@
 import { action } from '../actions.js';
 import { count, duration, int, ordinal, span } from '../format.js';
 import { html } from '../html.js';
-import { firstAfter, isOver, moments } from '../model/chat.js';
+import { shownState } from '../model/bot-filter.js';
+import { firstAfter, isOver, moments, speedOf } from '../model/chat.js';
 import { actionButton, chip, pips, section, stateLabel } from './controls.js';
 import { icon } from './icon.js';
 
@@ -38,11 +39,9 @@ function waterfall(turn, now) {
   })}</ol>`;
 }
 
-function speed(turn) {
-  const t = turn.full?.timings;
-  const n = turn.full?.usage?.completion_tokens;
-  const ms = t && t.total_ms - (firstAfter(t) ?? 0);
-  return n > 1 && ms > 0 ? `${((n - 1) / (ms / 1000)).toFixed(1)} tok/s` : isOver(turn) ? 'not known' : 'not yet';
+function speedWords(turn) {
+  const speed = speedOf(turn);
+  return speed !== null ? `${speed.toFixed(1)} tok/s` : isOver(turn) ? 'not known' : 'not yet';
 }
 
 function context(c) {
@@ -62,7 +61,7 @@ export function inspector(turn, bot, now, use) {
   const up = bot?.status?.uptime_seconds;
   return html`<div class="insp-x"><h2>About this turn</h2><button type="button" class="btn ghost only sm" data-action="chat.side" aria-label="Close pane">${icon('x')}</button></div>
     <section>${section('This turn', turn ? chip(label, tone === 'mute' ? '' : tone, ic) : '')}
-    ${turn ? html`${waterfall(turn, now)}<dl class="kv"><dt>Speed</dt><dd>${speed(turn)}</dd><dt>Tokens</dt><dd>${usage && isOver(turn) ? `${int(usage.prompt_tokens ?? 0)} in, ${int(usage.completion_tokens ?? 0)} out` : 'counted at the end'}</dd><dt>Model</dt><dd class="mono">${turn.full?.model ?? turn.model ?? bot?.config?.model ?? 'not known'}</dd><dt>Server</dt><dd>${turn.queue?.position && turn.queue.server ? `${turn.queue.server}, ${ordinal(turn.queue.position)} in line` : turn.queue?.gives_up_at ? 'none, waits for one' : turn.full?.server ?? turn.server ?? turn.queue?.server ?? 'none yet'}</dd></dl>` : html`<p class="t3">No turn yet in this conversation.</p>`}</section>
+    ${turn ? html`${waterfall(turn, now)}<dl class="kv"><dt>Speed</dt><dd>${speedWords(turn)}</dd><dt>Tokens</dt><dd>${usage && isOver(turn) ? `${int(usage.prompt_tokens ?? 0)} in, ${int(usage.completion_tokens ?? 0)} out` : 'counted at the end'}</dd><dt>Model</dt><dd class="mono">${turn.full?.model ?? turn.model ?? bot?.config?.model ?? 'not known'}</dd><dt>Server</dt><dd>${turn.queue?.position && turn.queue.server ? `${turn.queue.server}, ${ordinal(turn.queue.position)} in line` : turn.queue?.gives_up_at ? 'none, waits for one' : turn.full?.server ?? turn.server ?? turn.queue?.server ?? 'none yet'}</dd></dl>` : html`<p class="t3">No turn yet in this conversation.</p>`}</section>
     ${turn ? context(use) : ''}
-    ${bot ? html`<section>${section('Bot', stateLabel(bot.state))}<dl class="kv"><dt>Restart budget</dt><dd>${pips(bot.status?.restarts_left)}</dd><dt>Up</dt><dd>${up === undefined || up === null ? 'not known' : span(up)}</dd><dt>Restarts</dt><dd>${int(bot.status?.restart_count ?? 0)}</dd><dt>Waiting</dt><dd>${int(bot.status?.queue_depth ?? 0)}</dd></dl><div class="row">${actionButton('bot.inTree', { arg: bot.id, sm: true, kind: 'ghost', label: 'Supervision' })}</div></section>` : ''}`;
+    ${bot ? html`<section>${section('Bot', stateLabel(shownState(bot)))}<dl class="kv"><dt>Restart budget</dt><dd>${pips(bot.status?.restarts_left)}</dd><dt>Up</dt><dd>${up === undefined || up === null ? 'not known' : span(up)}</dd><dt>Restarts</dt><dd>${int(bot.status?.restart_count ?? 0)}</dd><dt>Waiting</dt><dd>${int(bot.status?.queue_depth ?? 0)}</dd></dl><div class="row">${actionButton('bot.inTree', { arg: bot.id, sm: true, kind: 'ghost', label: 'Supervision' })}</div></section>` : ''}`;
 }

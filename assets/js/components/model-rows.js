@@ -2,7 +2,7 @@
 
 import { bytes, int, when } from '../format.js';
 import { html } from '../html.js';
-import { modelState, percentOf, pullFacts, pullState } from '../model/models.js';
+import { againWords, modelState, percentOf, placesOf, pullFacts, pullState, pullWords } from '../model/models.js';
 import { actionButton, chip } from './controls.js';
 import { icon } from './icon.js';
 
@@ -26,7 +26,7 @@ export const COLUMNS = [['Model'], ['Size', 'n'], ['Parameters'], ['Max context'
 export function modelRow(row, now) {
   const m = row.model;
   return html`<tr tabindex="-1" data-model="${row.name}" class="${row.pulls.length ? 'has-pull' : ''}"><td class="ell nm" title="${row.name}"><b class="mono">${row.name}</b></td><td class="n">${sizeOf(row) ? bytes(sizeOf(row)) : dim('not known')}</td><td class="t2">${m ? parameters(m) : dim('not known')}</td>
-    <td class="n">${m?.context_length ? int(m.context_length) : dim('not known')}</td><td><span class="row g4">${abilities(m)}</span></td><td class="t2 ell on" title="${where(m)}">${where(m)}</td><td class="n">${users(row)}</td><td class="st">${stateOf(row, now)}</td><td class="act">${more(row)}</td></tr>`;
+    <td class="n">${m?.context_length ? int(m.context_length) : dim('not known')}</td><td><span class="row g4">${abilities(m)}</span></td><td class="t2 on" title="${where(m)}">${m ? placesOf(m) : 'none'}</td><td class="n">${users(row)}</td><td class="st">${stateOf(row, now)}</td><td class="act">${more(row)}</td></tr>`;
 }
 
 export function modelCard(row, now) {
@@ -37,16 +37,15 @@ export function modelCard(row, now) {
 }
 
 /** How a pull stands: bar, figures, a way out. */
-function pullLine(pull) {
+function pullLine(pull, servers) {
   const percent = percentOf(pull);
   const s = pullState(pull);
   const running = pull.state === 'running';
   const place = `${pull.server} ${pull.model}`;
-  const words = running ? pull.progress.status || 'begins' : pull.error?.detail ?? (pull.state === 'cancelled' ? 'What is there is kept for another pull.' : '');
   return html`<div class="pl"><span class="num pl-n"><b>${percent === null ? '' : `${percent}%`}</b></span><div class="grow"><span class="meter t-${s.tone}" role="progressbar" aria-label="${`Pull of ${pull.model} to ${pull.server}`}" aria-valuemin="0" aria-valuemax="100" aria-valuenow="${percent}" aria-valuetext="${[percent === null ? s.label : `${percent}%`, pullFacts(pull)].filter(Boolean).join(', ')}"><i style:--w="${`${percent ?? 0}%`}"></i></span>
-    <p class="row num"><span class="t-${running ? 'mute' : s.tone} pl-w">${`${words}${running ? `, to ${pull.server}` : ''}`}</span><span class="t3 right nowrap" title="${`Begun ${when(pull.began_at)}`}">${pullFacts(pull)}</span></p></div>
-    ${running ? actionButton('model.cancel', { arg: pull.id, sm: true, label: 'Cancel' }) : html`<span class="row">${actionButton('model.resume', { arg: place, sm: true, label: percent ? 'Resume' : 'Try again' })}<button type="button" class="btn ghost only sm" data-action="models.dismiss" data-arg="${pull.id}" aria-label="${`Put away the pull of ${pull.model}`}" title="Put away">${icon('x')}</button></span>`}</div>`;
+    <p class="row num"><span class="t-${running ? 'mute' : s.tone} pl-w">${pullWords(pull, servers)}</span><span class="t3 right nowrap" title="${`Begun ${when(pull.began_at)}`}">${pullFacts(pull)}</span></p></div>
+    ${running ? actionButton('model.cancel', { arg: pull.id, sm: true, label: 'Cancel' }) : html`<span class="row">${actionButton('model.resume', { arg: place, sm: true, label: againWords(pull, servers) })}<button type="button" class="btn ghost only sm" data-action="models.dismiss" data-arg="${pull.id}" aria-label="${`Put away the pull of ${pull.model} to ${pull.server}`}" title="Put away">${icon('x')}</button></span>`}</div>`;
 }
 
-export const pullRow = ({ pull }) => html`<tr class="pull" data-pull="${pull.model}"><td colspan="9">${pullLine(pull)}</td></tr>`;
-export const pullCard = ({ pull }) => html`<li class="pull" data-pull="${pull.model}">${pullLine(pull)}</li>`;
+export const pullRow = ({ pull, servers }) => html`<tr class="pull" data-pull="${pull.model}"><td colspan="9">${pullLine(pull, servers)}</td></tr>`;
+export const pullCard = ({ pull, servers }) => html`<li class="pull" data-pull="${pull.model}">${pullLine(pull, servers)}</li>`;

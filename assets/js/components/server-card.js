@@ -27,7 +27,7 @@ export function serverCard(server, loaded, now) {
   const { slots, queue } = server;
   const bad = trouble(server, now);
   const version = [server.version ? `Ollama ${server.version}` : '', typeof server.latency_ms === 'number' && server.state !== 'down' ? duration(server.latency_ms) : ''].filter(Boolean).join(', ');
-  const off = server.state === 'down';
+  const off = server.state === 'down' || (server.state === 'draining' && !slots?.busy);
   return html`<section class="card srv" data-key="${server.name}" data-server="${server.name}" aria-label="${`Server ${server.name}`}">
     <header class="sect"><h2 class="ell">${server.name}</h2>${stateLabel(server.state, stateWords(server, now))}<button type="button" class="btn ghost only sm" data-action="models.serverMenu" data-arg="${server.name}" aria-haspopup="menu" aria-label="${`Actions for ${server.name}`}">${icon('dots')}</button></header>
     <p class="row t3 srv-u"><span class="mono ell" title="${server.url}">${server.url}</span><span class="num right nowrap">${version || 'version not known'}</span></p>

@@ -3,6 +3,7 @@
 import * as api from '../api.js';
 import { html } from '../html.js';
 import { modelsSoon } from '../model-feeds.js';
+import { slotsRefused } from '../model/servers.js';
 import { store } from '../store.js';
 import { field, kbd } from './controls.js';
 import { openDialog } from './dialog.js';
@@ -21,7 +22,7 @@ function check({ name, url, slots }) {
   const errors = {};
   if (!name.trim()) errors.name = 'Give it a name.';
   if (!/^https?:\/\/\S+$/.test(url.trim())) errors.url = 'An address that begins with http:// or https://.';
-  if (slots.trim() && !(Number.isInteger(Number(slots)) && Number(slots) >= 1)) errors.slots = 'A whole number, 1 or more.';
+  if (slotsRefused(slots)) errors.slots = slotsRefused(slots);
   return errors;
 }
 

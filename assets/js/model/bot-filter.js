@@ -45,6 +45,11 @@ export function sorted(bots, sort, tools) {
   return [...bots].sort((a, b) => sign * by(a, b, tools) || SORTS.name(a, b));
 }
 
+const CALM = ['ready', 'idle', 'active'];
+
+/** The state of a bot as a person sees it: one whose messages only wait is not ready. */
+export const shownState = ({ state, status }) => (CALM.includes(state) && status?.queue_depth ? 'queued' : state);
+
 /** What a bot does now, in a few words, and the tone if it is not calm. */
 export function now(bot, fact, at) {
   const { state } = look(bot.state);

@@ -241,6 +241,13 @@ export function acknowledged(chat, key, { turn, message, reply }) {
  */
 export const firstAfter = (timings) => (typeof timings?.first_token_ms === 'number' ? (timings.queued_ms ?? 0) + timings.first_token_ms : null);
 
+/** Tokens a second from the first one on, or null: neither the line, nor the wait for the first token, nor the tools count. */
+export function speedOf({ full, tools = [] }) {
+  const [tokens, first] = [full?.usage?.completion_tokens, firstAfter(full?.timings)];
+  const ms = first === null ? 0 : full.timings.total_ms - first - tools.reduce((sum, call) => sum + (call.took_ms ?? 0), 0);
+  return tokens > 1 && ms > 0 ? (tokens - 1) / (ms / 1000) : null;
+}
+
 /**
  * When a turn was accepted, began and wrote its first word, in ms since 1970 or null. The server's own figures win over
  * what this page saw, because the page may have been opened in the middle.

@@ -32,6 +32,19 @@ export function pullFacts({ state, progress: p = {} }) {
   return [amount, p.rate_bytes_s ? `${bytes(p.rate_bytes_s)}/s` : '', p.eta_s === undefined || p.eta_s === null ? '' : eta(p.eta_s)].filter(Boolean).join(', ');
 }
 
+/** Whether a pull has to say to which server it is: where there is another one it could be. */
+const isOneOf = (pull, servers) => servers.some((s) => s.name !== pull.server);
+
+/** Where a pull stands, or what became of it, in a sentence. */
+export function pullWords(pull, servers) {
+  if (pull.state === 'running') return `${pull.progress.status || 'begins'}, to ${pull.server}`;
+  const words = pull.error?.detail ?? (pull.state === 'cancelled' ? 'What is there is kept for another pull.' : '');
+  return isOneOf(pull, servers) ? `To ${pull.server}: ${words || pullState(pull).label}` : words;
+}
+
+/** What the button says that goes on with a pull. */
+export const againWords = (pull, servers) => `${percentOf(pull) ? 'Resume' : 'Try again'}${isOneOf(pull, servers) ? ` on ${pull.server}` : ''}`;
+
 /** The pulls to be shown: of each model and server the newest, unless it is over and well, or was put away. */
 export function shownPulls(pulls, dismissed = new Set()) {
   const newest = new Map();
@@ -60,6 +73,14 @@ export function modelState({ model, pulls, loading }, now) {
   if (places.length) return { tone: 'ok', icon: 's-up', label: `loaded on ${model.servers.length === 1 ? places[0].name : int(places.length)}` };
   if (model?.servers.length) return { tone: 'mute', icon: 's-idle', label: 'on disk' };
   return pulls.length ? pullState(pulls[0]) : { tone: 'mute', icon: 's-idle', label: 'on no server' };
+}
+
+const PLACES = 3; // servers that a row names
+
+/** The servers that have a model: the first ones by name, the others counted. */
+export function placesOf({ servers }) {
+  const names = servers.map((s) => s.name);
+  return names.length > PLACES ? `${names.slice(0, PLACES - 1).join(', ')} and ${int(names.length - PLACES + 1)} more` : names.join(', ') || 'none';
 }
 
 /** What a server has in memory: `[{name, size, expires_at}]`. */

@@ -4,6 +4,11 @@ import { count, eta, int, ordinal, span, within } from '../format.js';
 
 export const allDown = (servers) => servers.length > 0 && servers.every((s) => s.state === 'down');
 
+const SLOTS_MAX = 1024;
+
+/** What is wrong with a number of slots as it was typed; nothing typed is the server's own number. */
+export const slotsRefused = (text) => (!text.trim() || (/^\d+$/.test(text.trim()) && Number(text) >= 1 && Number(text) <= SLOTS_MAX) ? '' : `A whole number from 1 to ${SLOTS_MAX}.`);
+
 const seconds = (at, now) => (at ? (new Date(at) - now) / 1000 : null);
 
 /** Seconds until the first of these servers is tried again; null where nothing is planned. */
@@ -47,6 +52,7 @@ const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1).replace(/\.$
 /** The gate in one sentence: what runs, what waits, how long that takes. */
 export function gateWords(server) {
   const { slots = { busy: 0, total: 0 }, queue = { depth: 0 } } = server;
+  if (server.state === 'draining') return slots.busy ? `${int(slots.busy)} of ${int(slots.total)} busy, no new turns` : 'no new turns';
   if (server.state === 'down') return queue.depth ? `${int(queue.depth)} ${queue.depth === 1 ? 'waits' : 'wait'}, no turns sent` : 'no turns sent';
   const busy = slots.busy ? `${int(slots.busy)} of ${int(slots.total)} busy` : `${count(slots.total, 'slot')} free`;
   if (!queue.depth) return slots.busy && slots.busy >= slots.total ? `${busy}, the next one waits` : `${busy}, no wait`;

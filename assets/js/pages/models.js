@@ -35,11 +35,11 @@ export function mount(root) {
     drawForm(servers);
     patch(cards, servers.map((s) => serverCard(s, loadedOn(s.name, models.items), now)));
     patch(notes, models.error ? html`<p class="note t-warn">${icon('warn', 't-warn')}<span>The models could not be read: ${models.error} What is shown was true before.</span></p>` : '');
-    const items = shown.flatMap((row) => [{ key: row.name, row }, ...row.pulls.map((pull) => ({ key: pull.id, pull }))]);
+    const items = shown.flatMap((row) => [{ key: row.name, row }, ...row.pulls.map((pull) => ({ key: pull.id, pull, servers }))]);
     table.hidden = phone.matches || !items.length;
     small.hidden = !phone.matches || !items.length;
     wrap.hidden = !items.length;
-    const version = ({ row, pull }) => JSON.stringify(pull ?? [row.model, row.users.length, row.pulls.length, modelState(row, now)]);
+    const version = ({ row, pull }) => JSON.stringify(pull ? [pull, servers.length] : [row.model, row.users.length, row.pulls.length, modelState(row, now)]);
     const [rowOf, pullOf] = phone.matches ? [modelCard, pullCard] : [modelRow, pullRow];
     list(phone.matches ? small : table.tBodies[0], items, { key: (i) => i.key, version, render: (i) => (i.pull ? pullOf(i) : rowOf(i.row, now)) });
     patch(none, items.length ? '' : models.loaded ? empty(servers) : html`<div class="skel" aria-hidden="true">${Array.from({ length: 5 }, () => html`<i></i>`)}</div>`);
@@ -132,4 +132,9 @@ export function mount(root) {
   };
 }
 
-const empty = (servers) => html`<div class="empty">${icon('models', 'big')}<h2>${servers.some((s) => s.state !== 'down') ? 'No model is here yet' : 'No model server answers'}</h2><p>${servers.some((s) => s.state !== 'down') ? 'Pull one above, for example llama3.2 (2.0 GB).' : 'The models come back when one of the servers above does. Start Ollama there, or add a server.'}</p></div>`;
+function empty(servers) {
+  const [title, words] = servers.some((s) => s.state !== 'down') ? ['No model is here yet', 'Pull one above, for example llama3.2 (2.0 GB).']
+    : servers.length ? ['No model server answers', 'The models come back when one of the servers above does. Start Ollama there, or add a server.']
+      : ['There is no model server', 'Add one above: messages wait for it.'];
+  return html`<div class="empty">${icon('models', 'big')}<h2>${title}</h2><p>${words}</p></div>`;
+}

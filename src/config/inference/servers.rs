@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use deia_actors::{
-    domain::model::{address_key, is_server_name},
+    domain::model::{SERVER_SLOTS_MAX, address_key, is_server_name},
     ports::server_factory::AddressRefused,
 };
 use reqwest::Url;
@@ -110,8 +110,8 @@ fn table_draft(table: &Map<String, Value>) -> Result<Draft, String> {
     let slots = match table.get("slots") {
         None => None,
         Some(slots) => match slots.as_u64() {
-            Some(slots @ 1..=1024) => Some(slots as usize),
-            _ => return Err("tables with slots from 1 to 1024".to_owned()),
+            Some(slots) if (1..=u64::from(SERVER_SLOTS_MAX)).contains(&slots) => Some(slots as usize),
+            _ => return Err(format!("tables with slots from 1 to {SERVER_SLOTS_MAX}")),
         },
     };
     let name = match table.get("name") {

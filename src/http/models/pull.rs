@@ -1,6 +1,7 @@
 //! A pull as `text/event-stream`: `pull {id, model, server}`, `progress …` whenever something changed, then `done`,
 //! `failed {problem}` or `cancelled`. Plain events, without the envelope of the topics. A client that goes away cancels
-//! nothing: asking for the same pull again watches it again. `Accept` is not asked: there is no other form.
+//! nothing: asking for the same pull again watches it again. There is no other form: who does not take it is refused, and
+//! nothing is pulled.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -8,28 +9,33 @@ use bytes::Bytes;
 use deia_actors::{
     controller::PullWatch,
     domain::{
-        problem::Problem,
+        problem::{Code, Problem},
         pull::{Pull, PullState},
     },
 };
 use futures_util::stream::unfold;
+use http::HeaderMap;
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::ModelBody;
-use crate::http::{Api, SSE_HEARTBEAT, problem::Answer, query::Params, sse};
+use crate::http::{Api, SSE_HEARTBEAT, accept::accepts_events, problem::Answer, query::Params, sse};
 
 /// Between two reports: a person reads no faster.
 const PACE: Duration = Duration::from_millis(100);
 
 pub(super) async fn begin(
     api: Api,
+    headers: HeaderMap,
     query: Result<Params, Problem>,
     body: Result<ModelBody, Problem>,
 ) -> Answer {
     query?.end()?;
+    if !accepts_events(&headers) {
+        return Err(Problem::new(Code::NotAcceptable, "the answer is text/event-stream"));
+    }
     let ModelBody { model, server } = body?;
     let watch = api.controller.pull_model(&model, server.as_deref()).await?;
     let feed = Feed { watch, closing: api.closing.clone(), told: None, over: false, next: Instant::now() };

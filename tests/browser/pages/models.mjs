@@ -76,7 +76,8 @@ export default async function run({ browser, allProblems }) {
     await pull('cut-deepseek:32b');
     await line('cut-deepseek:32b').getByText('goes on where it stopped').waitFor();
     await row('cut-deepseek:32b').getByText('cut off at 50%').waitFor();
-    await line('cut-deepseek:32b').getByRole('button', { name: 'Resume' }).waitFor();
+    await line('cut-deepseek:32b').getByText(/^To gpu-b: /).waitFor();
+    await line('cut-deepseek:32b').getByRole('button', { name: 'Resume on gpu-b' }).waitFor();
     await pull('full-disk:7b');
     await line('full-disk:7b').getByText('has no room').waitFor();
     await pull('nope');
@@ -143,6 +144,7 @@ export default async function run({ browser, allProblems }) {
     await choose(card('gpu-b'), 'Drain');
     await card('gpu-b').getByText('Drained.').waitFor();
     await card('gpu-b').getByText(/^Draining/).waitFor();
+    await card('gpu-b').locator('.srv-g').getByText('no new turns', { exact: true }).waitFor();
     await card('gpu-b').getByRole('button', { name: 'Resume' }).click();
     await card('gpu-b').getByText('Up', { exact: true }).waitFor();
   });
@@ -151,8 +153,11 @@ export default async function run({ browser, allProblems }) {
     await page.keyboard.press('n');
     await dialog.getByLabel('Name').fill('gpu-c');
     await dialog.getByLabel('Address').fill('file:///etc/passwd');
+    await dialog.getByLabel('Slots').fill('1.5');
     await page.keyboard.press('Enter');
     await dialog.getByText('An address that begins with http').waitFor();
+    await dialog.getByText('A whole number from 1 to 1024.').waitFor();
+    await dialog.getByLabel('Slots').fill('');
     await page.route('**/api/servers', (route) => (route.request().method() === 'POST' ? route.fulfill({ status: 400, contentType: 'application/problem+json', body: JSON.stringify({ type: 'about:blank', title: 'Bad', status: 400, code: 'invalid_request', detail: 'url: names a metadata address', errors: [{ field: 'url', reason: 'names a metadata address' }] }) }) : route.continue()));
     await dialog.getByLabel('Address').fill('http://169.254.169.254');
     await page.keyboard.press('Enter');
@@ -198,8 +203,9 @@ export default async function run({ browser, allProblems }) {
 
 /** A server that is called like its address, as it is by default, and a long name of a model. */
 async function longNames(browser, allProblems) {
-  const [address, name] = ['127.0.0.1:11434', 'cut-a-long-name-of-a-model-of-somebody:32b-instruct-q4_K_M'];
-  const { url, api, sims, stop } = await startService({ names: [address] });
+  const [address, twin, name] = ['127.0.0.1:11434', '127.0.0.1:11435', 'cut-a-long-name-of-a-model-of-somebody:32b-instruct-q4_K_M'];
+  const { url, api, sims, stop } = await startService({ names: [address, twin] });
+  await api('POST', '/api/models/delete', { model: 'simulated', server: twin });
   await (await fetch(`${url}/api/models/pull`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ model: name, server: address }) })).text();
   for (const width of [1440, 1321, 1280, 1181, 1024, 961, 901, 700]) {
     const shown = await openPage(browser, { width, height: 800 });
@@ -215,6 +221,11 @@ async function longNames(browser, allProblems) {
       for (const button of await buttons.all()) {
         const { x, width: w } = await button.boundingBox();
         assert.ok(x + w <= table.right, `${await button.innerText()} ends at ${x + w}, the table at ${table.right}`);
+      }
+      const on = shown.page.locator('tr[data-model="llama3.2"] .on');
+      if (await on.isVisible()) {
+        assert.equal(await on.innerText(), `${address}, ${twin}`);
+        assert.ok(await on.evaluate((e) => e.scrollWidth <= e.clientWidth), 'both servers can be read');
       }
     });
     allProblems.push(...shown.problems);

@@ -36,12 +36,16 @@ export default async function run({ browser, allProblems }) {
     await wait.getByText('The only slot of gpu-a is busy.').waitFor();
     await until('its place in words', async () => /^2nd in line at gpu-a/.test(await wait.getAttribute('aria-label')));
     await until('both that wait', async () => (await wait.locator('.waiter').count()) === 2);
+    const figure = page.locator('.insp dt', { hasText: /^Waiting$/ }).locator('+ dd');
+    await until('the pane counts it', async () => (await figure.innerText()) === '1');
+    await page.locator('.insp section', { hasText: 'Restart budget' }).getByText('Queued', { exact: true }).waitFor();
     await reload(page);
     await wait.getByText('2nd', { exact: true }).waitFor();
     await end(ahead);
     await wait.getByText('1st', { exact: true }).waitFor();
     await end(running);
     await answered();
+    await until('nobody waits', async () => (await figure.innerText()) === '0');
   });
 
   await check('a full queue is told in words with the time to wait, the text stays and can be sent again', async () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, contextShown, cutOf, emptyChat, firstAfter, isOwn, leafShown, mayBeStored, moments, offsets, runningTurn, sending } from '../../../assets/js/model/chat.js';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, contextShown, cutOf, emptyChat, firstAfter, isOwn, leafShown, mayBeStored, moments, offsets, runningTurn, sending, speedOf } from '../../../assets/js/model/chat.js';
 
 const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
 const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
@@ -250,6 +250,14 @@ test('the first word came so long after the request, and the request so long aft
   assert.deepEqual([firstAfter({ queued_ms: 4000 }), firstAfter(undefined)], [null, null]);
   const { accepted, started, first } = moments({ state: 'completed', full: { created_at: '2026-01-01T00:00:00Z', timings } });
   assert.deepEqual([started - accepted, first - accepted], [4000, 4250]);
+});
+
+test('the speed of an answer counts neither the line nor the first token nor the tools', () => {
+  const turn = (timings, tools) => ({ full: { usage: { completion_tokens: 101 }, timings }, tools });
+  const timings = { queued_ms: 38_000, first_token_ms: 500, total_ms: 40_500 };
+  assert.equal(speedOf(turn(timings)), 50);
+  assert.equal(speedOf(turn({ ...timings, total_ms: 43_500 }, [{ took_ms: 3000 }, { took_ms: null }])), 50);
+  assert.deepEqual([speedOf(turn({ queued_ms: 38_000, total_ms: 40_000 })), speedOf({ full: { timings } }), speedOf({})], [null, null, null]);
 });
 
 test('the cut stands before the first message that was sent; what a model is never shown does not count', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { loadedOn, modelState, onDisk, percentOf, pullFacts, pullState, rows, same, shownPulls, usersOf } from '../../../assets/js/model/models.js';
+import { againWords, loadedOn, modelState, onDisk, percentOf, placesOf, pullFacts, pullState, pullWords, rows, same, shownPulls, usersOf } from '../../../assets/js/model/models.js';
 
 const place = (name, more = {}) => ({ name, loaded: false, expires_at: null, size_vram: 0, ...more });
 const model = (name, servers = [place('a')], more = {}) => ({ name, size: 2e9, servers, capabilities: [], ...more });
@@ -26,6 +26,24 @@ test('a pull says how far it is, how fast, and how it ended', () => {
   assert.equal(pullFacts(pull(1, 'm', 'running')), '');
   const label = (state, progress = half) => pullState(pull(1, 'm', state, { progress })).label;
   assert.deepEqual([label('running'), label('failed'), label('cancelled'), label('failed', {}), label('done')], ['pulling', 'cut off at 62%', 'cancelled at 62%', 'failed', 'pulled']);
+});
+
+test('a pull names its server also when it has ended, wherever it could be another one', () => {
+  const [one, two] = [[{ name: 'a' }], [{ name: 'a' }, { name: 'b' }]];
+  const half = { progress: { completed: 1, total: 2 } };
+  assert.equal(pullWords(pull(1, 'm', 'running'), one), 'begins, to a');
+  assert.equal(pullWords(pull(1, 'm', 'cancelled'), one), 'What is there is kept for another pull.');
+  assert.equal(pullWords(pull(1, 'm', 'cancelled'), two), 'To a: What is there is kept for another pull.');
+  assert.equal(pullWords(pull(1, 'm', 'failed', { error: { detail: 'It was cut.' } }), two), 'To a: It was cut.');
+  assert.equal(pullWords(pull(1, 'm', 'cancelled', { server: 'gone' }), one), 'To gone: What is there is kept for another pull.');
+  assert.deepEqual([againWords(pull(1, 'm', 'failed'), one), againWords(pull(1, 'm', 'failed', half), one)], ['Try again', 'Resume']);
+  assert.deepEqual([againWords(pull(1, 'm', 'failed'), two), againWords(pull(1, 'm', 'failed', half), two)], ['Try again on a', 'Resume on a']);
+});
+
+test('the servers of a model are named, of many the first', () => {
+  assert.equal(placesOf(model('m', [])), 'none');
+  assert.equal(placesOf(model('m', ['a', 'b', 'c'].map((n) => place(n)))), 'a, b, c');
+  assert.equal(placesOf(model('m', ['a', 'b', 'c', 'd'].map((n) => place(n)))), 'a, b and 2 more');
 });
 
 test('of several pulls of a model to a server the newest is shown, unless it is over and well or was put away', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { allDown, gateOf, gateWords, held, nextTry, pausedWords, placeWords, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
+import { allDown, gateOf, gateWords, held, nextTry, pausedWords, placeWords, slotsRefused, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
 
 const NOW = Date.parse('2026-01-01T00:00:00Z');
 const at = (seconds) => new Date(NOW + seconds * 1000).toISOString();
@@ -19,7 +19,14 @@ test('the gate is one sentence', () => {
   assert.equal(gateWords(server({ slots: { total: 1, busy: 1 }, queue: { depth: 3, eta_s: 31 } })), '3 wait, a new one about 30 s');
   assert.equal(gateWords(server({ queue: { depth: 1, eta_s: null } })), '1 waits, time not known');
   assert.equal(gateWords(server({ state: 'down' })), 'no turns sent');
+  assert.equal(gateWords(server({ state: 'draining' })), 'no new turns');
+  assert.equal(gateWords(server({ state: 'draining', slots: { total: 4, busy: 1 } })), '1 of 4 busy, no new turns');
   assert.equal(gateWords({ name: 'bare', state: 'up' }), '0 slots free, no wait');
+});
+
+test('slots are a whole number from 1 to 1024, or left out', () => {
+  assert.deepEqual(['', ' ', '1', ' 1024 '].map(slotsRefused), ['', '', '', '']);
+  for (const wrong of ['0', '-1', '1.5', '1e2', '1025', 'x']) assert.equal(slotsRefused(wrong), 'A whole number from 1 to 1024.', wrong);
 });
 
 test('a breaker that is not closed tells its reason and when the next try is', () => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { ago, bytes, calmEta, duration, eta, int, ordinal, span } from '../../../assets/js/format.js';
-import { matches, parse } from '../../../assets/js/model/bot-filter.js';
+import { matches, parse, shownState } from '../../../assets/js/model/bot-filter.js';
 
 test('numbers and times read as the design says', () => {
   assert.equal(int(1204), '1,204');
@@ -45,4 +45,10 @@ test('every permitted pair of text and ground has enough contrast in both themes
     const tokens = block(selector);
     for (const [f, b, least] of pairs) assert.ok(ratio(tokens[f], tokens[b]) >= least, `${f} on ${b} in ${selector}`);
   }
+});
+
+test('a bot whose messages only wait is shown as queued, whatever else it is as itself', () => {
+  const shown = (state, queue_depth) => shownState({ state, status: { queue_depth } });
+  assert.deepEqual([shown('ready', 0), shown('ready', 1), shown('idle', 2), shown('processing', 2), shown('crashed', 1)], ['ready', 'queued', 'queued', 'processing', 'crashed']);
+  assert.equal(shownState({ state: 'ready' }), 'ready');
 });

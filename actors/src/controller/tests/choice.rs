@@ -335,6 +335,48 @@ async fn a_stop_ends_the_wait_of_a_turn_that_had_begun_and_it_is_counted() {
     assert!(turn.timings.queued_ms.unwrap() >= 3_000.0, "{:?}", turn.timings);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_added_within_two_seconds_and_says_why_it_is_down() {
+    let store = Arc::new(MemoryStore::new());
+    let tree = Controller::builder(store).server_factory(Arc::new(Moody)).start().await.unwrap();
+    let began = tokio::time::Instant::now();
+    let add = AddServer { url: "http://hangs".into(), ..AddServer::default() };
+    let added = tree.add_server(add).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(2_500), "{:?}", began.elapsed());
+    let why = added.breaker.reason.as_deref();
+    assert_eq!((added.state, why), (ServerState::Down, Some("the server did not answer in time")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_server_a_turn_is_told_how_to_add_one_and_all_of_its_time_was_waiting() {
+    let house = House::new(&[&[MODEL]], limits(512)).await;
+    house.tree.remove_server("s0").await.unwrap();
+    let turn = end_of(house.send(0).await).await;
+    let problem = turn.error.unwrap();
+    assert_eq!(problem.code, Code::OllamaOffline);
+    assert!(problem.detail.starts_with("There is no model server. Add one"), "{problem}");
+    assert!(turn.timings.queued_ms.is_some(), "{:?}", turn.timings);
+    assert_eq!(turn.timings.queued_ms, turn.timings.total_ms);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bot_whose_model_is_nowhere_is_warned_of_it_with_who_answers_until_it_is_there() {
+    let house = House::new(&[&[MODEL, "b"]], limits(512)).await;
+    let patch = async |config| {
+        let patch = PatchBot { config: Some(config), ..PatchBot::default() };
+        house.tree.patch(&bot(0), patch).await.unwrap().warnings
+    };
+    let absent = "No server that answers has nope now.";
+    let warned = patch(json!({ "model": "nope", "fallback": ["gone"] })).await;
+    assert_eq!(warned, [format!("{absent} Pull it before you send a message.")]);
+    let warned = patch(json!({ "fallback": ["gone", "b"] })).await;
+    assert_eq!(warned, [format!("{absent} Until it is pulled, b answers (fallback).")]);
+    assert_eq!(house.tree.bot(&bot(0)).unwrap().warnings, warned);
+    let turn = house.send(0).await;
+    house.answers(0).await;
+    assert_eq!(end_of(turn).await.model, "b");
+}
+
 /// Makes servers whose model is in their address.
 struct Moody;
 
@@ -346,6 +388,9 @@ impl ServerFactory for Moody {
     fn reconnect(&self, url: &str) -> Result<Connection, AddressRefused> {
         let name = url.strip_prefix("http://").ok_or(AddressRefused::Malformed)?;
         let model = Arc::new(MoodyModel::new(&[name]));
+        if name == "hangs" {
+            model.is_now(Mood::Hangs);
+        }
         Ok(Connection { url: url.into(), name: name.into(), slots: 1, model })
     }
 }
@@ -365,9 +410,11 @@ async fn servers_come_and_go_one_by_one_are_kept_told_and_audited() {
     let tree = start().await;
     let add = |url: &str| AddServer { url: url.into(), ..AddServer::default() };
     for name in ["a", "b", "c"] {
-        tree.add_server(add(&format!("http://{name}"))).await.unwrap();
+        let added = tree.add_server(add(&format!("http://{name}"))).await.unwrap();
+        assert_eq!(added.state, ServerState::Up, "it was asked");
     }
-    until(async || tree.servers().iter().all(|s| s.state == ServerState::Up)).await;
+    let told: Vec<_> = store.events().into_iter().filter(|e| &*e.name == "server_state_changed").collect();
+    assert!(told.len() == 3 && told.iter().all(|e| e.data.contains(r#""state":"up""#)), "{told:?}");
     let twice = AddServer { name: Some("z".into()), ..add("http://a/") };
     assert_eq!(tree.add_server(twice).await.unwrap_err().code, Code::ServerExists);
     tree.add_server(add("http://localhost:7")).await.unwrap();

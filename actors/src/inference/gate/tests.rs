@@ -221,6 +221,27 @@ async fn places_and_waits_are_told_when_they_changed_and_follow_what_was_measure
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_wants_a_model_that_was_never_measured_is_told_no_wait_and_counts_as_a_usual_turn_for_others() {
+    let gate = gate(1, 512);
+    gate.probed(with_models(&[MODEL, "new"]), now());
+    let mut measured = gate.try_acquire(TurnId::new(), MODEL).unwrap();
+    measured.answered();
+    advance(4 * S).await;
+    measured.done(None);
+    drop(measured);
+    let _running = gate.try_acquire(TurnId::new(), MODEL).unwrap();
+    let new = |bot| Want { model: "new".into(), ..want(bot) };
+    let told = |want: &Want| gate.place(want.turn).map(|place| (place.position, place.eta_s)).unwrap();
+    let (first, second) = (new(1), want(2));
+    assert_eq!(gate.next_place(&first).eta_s, None);
+    let _line = [&first, &second].map(|want| gate.enqueue(want, Claim::Nothing));
+    assert_eq!((told(&first), told(&second)), ((1, None), (2, Some(8.0))));
+    assert_eq!(gate.waits_behind(Some(S), &[&new(3), &new(3)]), [None, None]);
+    // For the choice among servers a guess is better than nothing.
+    assert!(gate.view("new", now()).wait.is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wait_gets_shorter_while_nobody_comes_or_goes_and_that_is_told() {
     let gate = gate(2, 512);
     let mut measured = gate.try_acquire(TurnId::new(), MODEL).unwrap();

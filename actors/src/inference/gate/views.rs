@@ -167,6 +167,7 @@ impl Gate {
         // Itself included; of the others that come it is not known what they want.
         let coming = state.coming.max(1);
         let eta = outlook.nth(&want.model, state.is_loaded(&want.model), coming);
+        let eta = eta.filter(|_| state.times.knows(&want.model));
         QueuePlace::new(count(before.len() + coming), eta).at(&self.spec.name)
     }
 
@@ -200,7 +201,7 @@ impl Gate {
         let one = |want: &&Want| {
             let (begins, ends) = next(&want.model, after?)?;
             after = Some(ends);
-            Some(begins)
+            state.times.knows(&want.model).then_some(begins)
         };
         waiting.iter().map(one).collect()
     }
@@ -315,8 +316,9 @@ impl State {
     fn places(&self) -> Vec<(TurnId, QueuePlace)> {
         let order = self.line.positions();
         let etas = self.begins(&mut self.outlook(), &order);
-        let places = (1..).zip(etas).map(|(position, eta)| QueuePlace::new(position, eta));
-        order.iter().copied().zip(places).collect()
+        let known = |turn| self.line.get(turn).is_some_and(|r| self.times.knows(&r.payload.model));
+        let places = (1..).zip(order.iter().zip(etas));
+        places.map(|(n, (turn, eta))| (*turn, QueuePlace::new(n, eta.filter(|_| known(*turn))))).collect()
     }
 
     /// When these of the line begin to be answered, one after the other.
