@@ -260,6 +260,41 @@ async fn a_fork_begins_with_the_path_of_a_message_and_goes_its_own_way() {
 }
 
 #[tokio::test]
+async fn a_retry_in_a_fork_answers_in_the_fork_alone() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let main = api.launch("ada", "sim:echo").await["main_conversation_id"].clone();
+    api.send("ada", "one").await.expect(200);
+    let two = api.send("ada", "two").await.expect(200);
+    let from = json!({"from_message_id": two["reply"]["id"]});
+    let fork = api.post("/api/chat/ada/conversations", from).await.expect(201)["id"].clone();
+    let (before, ids) = (path_of(&api, &main).await, |path: &[Value]| -> Vec<Value> {
+        path.iter().map(|m| m["id"].clone()).collect()
+    });
+    let retry = json!({"bot_id": "ada", "content": "/retry", "conversation_id": fork});
+    let key = || api.request(Method::POST, "/api/chat/send").header("idempotency-key", "again").json(&retry);
+    let told = api.answer(key()).await.expect(200);
+    let promised = &told["reply"]["metadata"]["turn_id"];
+    let turn = api.ended(promised).await;
+    assert_eq!((&turn["conversation_id"], &turn["attempt_of"]), (&fork, &two["turn"]["id"]));
+    let path = path_of(&api, &fork).await;
+    assert_eq!(said(&path), ["one", "one", "two", "two"]);
+    assert_eq!((&path[3]["id"], &path[3]["conversation_id"]), (&turn["reply_id"], &fork));
+    assert_eq!((&path[3]["parent_id"], &path[2]["conversation_id"]), (&two["message"]["id"], &main));
+    assert_eq!(ids(&path_of(&api, &main).await), ids(&before), "nothing was said there");
+    // What is said next goes on from there, in either.
+    let next = api.submit("ada", "three", json!({"conversation_id": fork})).await.expect(202);
+    assert_eq!(next["message"]["parent_id"], turn["reply_id"]);
+    let next = api.send("ada", "three").await.expect(200);
+    assert_eq!(next["message"]["parent_id"], two["reply"]["id"]);
+    // An answer of the fork is made anew in the fork, whosever its question is.
+    let again = regenerate(&api, promised).await;
+    assert_eq!(api.ended(&again["turn"]["id"]).await["conversation_id"], fork);
+    assert_eq!(path_of(&api, &fork).await[3]["id"], again["turn"]["reply_id"]);
+}
+
+#[tokio::test]
 async fn a_fork_whose_origin_is_cleared_keeps_its_own_is_told_and_goes_on() {
     let stage = Stage::new().await;
     let deia = stage.start().await;

@@ -32,7 +32,7 @@ impl Controller {
                 if !before.state.is_terminal() {
                     return Err(unfinished("This turn has"));
                 }
-                me.answer_again(&before, Ids::new(), key).await
+                me.answer_again(&before, before.conversation_id, Ids::new(), key).await
             };
             me.once(&before.bot_id, key, fingerprint, work).await
         });
@@ -44,10 +44,12 @@ impl Controller {
         }
     }
 
-    /// Hands a message to its bot once more, asked as it was the first time.
+    /// Hands a message to its bot once more, asked as it was the first time. The answer is of `conversation`, which may only
+    /// share the message.
     pub(super) async fn answer_again(
         &self,
         before: &Turn,
+        conversation: ConversationId,
         ids: Ids,
         idempotency: Option<Idempotency>,
     ) -> Result<Sent, Problem> {
@@ -55,7 +57,7 @@ impl Controller {
         let asked = self.read(self.inner.store.turn_overrides(before.id)).await?;
         let overrides: Overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
         let send = SendMessage {
-            conversation_id: Some(question.conversation_id),
+            conversation_id: Some(conversation),
             images: question.images.clone().unwrap_or_default(),
             options: overrides.options,
             think: overrides.think,

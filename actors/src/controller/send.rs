@@ -144,7 +144,10 @@ impl Controller {
         let _first = admitted()?;
         self.check_model(&send, &entry).await?;
         let siblings = match &again {
-            Some(again) => self.next_child(again.question.conversation_id, Some(again.question.id)).await?,
+            Some(again) => {
+                let home = send.conversation_id.unwrap_or(again.question.conversation_id);
+                self.next_child(home, Some(again.question.id)).await?
+            }
             None => self.check_parent(&send).await?,
         };
         let (mut conversation, mut repeated) = (None, false);

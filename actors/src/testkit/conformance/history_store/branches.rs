@@ -47,6 +47,39 @@ pub async fn an_answer_made_anew_stands_beside_the_first<S: Subject>() {
     assert_eq!(first.reply.map(|r| r.content.to_string()), Some("one".into()));
 }
 
+/// A fork answers a message anew that it shares: the answer is the fork's, and where the message is of all stays as it was.
+pub async fn a_fork_answers_what_it_shares_in_itself<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let (first, question, one) = turn(&main, None, "hello");
+    commit_one(&subject, accept(&first, &question, &one)).await;
+    let (done, answer) = ended(&first, &one, "one");
+    commit_one(&subject, finish(&done, &answer)).await;
+    let before = subject.store().conversation(main.id).await.unwrap();
+    let fork = Conversation { leaf_message_id: Some(one.id), ..conversation(&id) };
+    commit_one(&subject, Fact::new(Change::CreateConversation(fork.clone()), vec![])).await;
+    let (second, _, two) = turn(&fork, None, "not stored");
+    let second = Turn { message_id: question.id, attempt_of: Some(first.id), ..second };
+    let two = Message { parent_id: Some(question.id), ..two };
+    commit_one(&subject, accept(&second, &question, &two)).await;
+    refuse(&subject, Fact::new(Change::DeleteConversation(main.id), vec![])).await;
+    let open = subject.store().open_turns(Some(&id)).await.unwrap().remove(0);
+    assert_eq!((open.0, open.1.id, open.2.id), (second.clone(), question.id, two.id));
+    let (done, answer) = ended(&second, &two, "two");
+    commit_one(&subject, finish(&done, &answer)).await;
+
+    let store = subject.store();
+    assert_eq!(store.conversation(main.id).await.unwrap(), before, "nothing was said there");
+    let stored = store.conversation(fork.id).await.unwrap().unwrap();
+    assert_eq!((stored.leaf_message_id, stored.message_count), (Some(two.id), 1));
+    for (home, said) in [(main.id, ["hello", "one"]), (fork.id, ["hello", "two"])] {
+        let page = store.page(home, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+        assert_eq!(page.items.iter().map(|m| m.content.to_string()).collect::<Vec<_>>(), said);
+    }
+    commit_one(&subject, Fact::new(Change::DeleteConversation(main.id), vec![])).await;
+    let page = subject.store().page(fork.id, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+    assert_eq!(page.items.iter().map(|m| (m.id, m.parent_id)).collect::<Vec<_>>(), [(two.id, None)]);
+}
+
 /// No conversation begins or ends with a message that is not there.
 pub async fn a_leaf_must_be_there<S: Subject>() {
     let (subject, id, main) = with_bot::<S>().await;
