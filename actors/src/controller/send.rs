@@ -265,7 +265,7 @@ impl Controller {
         let conversation = self.conversation_of(&send.bot_id, send.conversation_id).await?;
         keeps_its_end(&conversation, parent)?;
         if let Some(parent) = parent {
-            let found = self.message(&send.bot_id, parent).await?.message;
+            let found = self.message(&send.bot_id, parent, None).await?.message;
             if !self.stands_in(conversation.id, &found).await? {
                 return Err(Problem::field("parent_id", "is not a message of this conversation"));
             }
