@@ -7,6 +7,7 @@ pub mod ollama;
 pub mod postgres;
 mod quarantine;
 pub mod scratch;
+mod shares;
 mod spans;
 pub mod sqlite;
 pub mod tools;

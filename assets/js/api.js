@@ -91,8 +91,8 @@ export async function storage() {
 
 /** Stores a message and returns `{turn, message}` at once; the answer comes over the socket. */
 export const send = (body, key) => post('/api/chat/send', body, { query: { wait: 'false' }, headers: { 'idempotency-key': key } });
-/** One message with the ids of its siblings and the newest message of its branch. */
-export const message = (bot, msg) => get(`/api/chat/${id(bot)}/${id(msg)}`);
+/** One message with the ids of its siblings and the newest message of its branch, as a conversation shows them. */
+export const message = (bot, msg, conversation) => get(`/api/chat/${id(bot)}/${id(msg)}`, { conversation_id: conversation });
 /** One more answer to the same message: `{turn, message}`; the answer comes over the socket. */
 export const regenerate = (turn, key) => post(`/api/turn/${id(turn)}/regenerate`, undefined, { headers: { 'idempotency-key': key } });
 export const getTurn = (turn) => get(`/api/turn/${id(turn)}`);

@@ -22,6 +22,7 @@ mod reader;
 mod rows;
 mod schema;
 mod search;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -172,8 +173,12 @@ impl HistoryStore for PostgresStore {
     ) -> Result<Vec<MessageId>, StoreError> {
         self.read(self.reader.children(conversation, parent)).await
     }
-    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
-        self.read(self.reader.newest_below(id)).await
+    async fn newest_below(
+        &self,
+        conversation: ConversationId,
+        id: MessageId,
+    ) -> Result<Option<MessageId>, StoreError> {
+        self.read(self.reader.newest_below(conversation, id)).await
     }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         self.read(self.reader.conversations(bot)).await

@@ -17,6 +17,7 @@ mod reader;
 mod rows;
 mod schema;
 mod search;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -203,8 +204,12 @@ impl HistoryStore for SqliteStore {
     ) -> Result<Vec<MessageId>, StoreError> {
         self.reader.children(conversation, parent).await
     }
-    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
-        self.reader.newest_below(id).await
+    async fn newest_below(
+        &self,
+        conversation: ConversationId,
+        id: MessageId,
+    ) -> Result<Option<MessageId>, StoreError> {
+        self.reader.newest_below(conversation, id).await
     }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         self.reader.conversations(bot).await

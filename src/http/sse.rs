@@ -290,7 +290,7 @@ impl Feed {
         let id = self.id;
         let found = async {
             let turn = tree.turn(id).await?;
-            let reply = tree.message(&turn.bot_id, turn.reply_id).await?.message;
+            let reply = tree.message(&turn.bot_id, turn.reply_id, None).await?.message;
             Ok::<_, deia_actors::domain::problem::Problem>((turn, reply))
         };
         match (found.await, self.place.take()) {

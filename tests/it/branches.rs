@@ -215,7 +215,7 @@ async fn a_fork_begins_with_the_path_of_a_message_and_goes_its_own_way() {
     assert_eq!(
         aside["message"]["siblings"],
         json!({"index": 1, "count": 1}),
-        "siblings are of one conversation"
+        "what its origin says there is not its own"
     );
     let turn = api.ended(&aside["turn"]["id"]).await;
     let alone = api.submit("ada", "aside", json!({"parent_id": null})).await.expect(202);
@@ -261,6 +261,103 @@ async fn a_fork_begins_with_the_path_of_a_message_and_goes_its_own_way() {
     api.post("/api/chat/ada/conversations", from).await.expect_problem(409, "conversation_busy");
     let from = json!({"from_message_id": running["message"]["id"]});
     api.post("/api/chat/ada/conversations", from).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_retry_in_a_fork_answers_in_the_fork_alone() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let main = api.launch("ada", "sim:echo").await["main_conversation_id"].clone();
+    api.send("ada", "one").await.expect(200);
+    let two = api.send("ada", "two").await.expect(200);
+    let from = json!({"from_message_id": two["reply"]["id"]});
+    let fork = api.post("/api/chat/ada/conversations", from).await.expect(201)["id"].clone();
+    let (before, ids) = (path_of(&api, &main).await, |path: &[Value]| -> Vec<Value> {
+        path.iter().map(|m| m["id"].clone()).collect()
+    });
+    let retry = json!({"bot_id": "ada", "content": "/retry", "conversation_id": fork});
+    let key = || api.request(Method::POST, "/api/chat/send").header("idempotency-key", "again").json(&retry);
+    let told = api.answer(key()).await.expect(200);
+    let promised = &told["reply"]["metadata"]["turn_id"];
+    let turn = api.ended(promised).await;
+    assert_eq!((&turn["conversation_id"], &turn["attempt_of"]), (&fork, &two["turn"]["id"]));
+    let path = path_of(&api, &fork).await;
+    assert_eq!(said(&path), ["one", "one", "two", "two"]);
+    assert_eq!((&path[3]["id"], &path[3]["conversation_id"]), (&turn["reply_id"], &fork));
+    assert_eq!((&path[3]["parent_id"], &path[2]["conversation_id"]), (&two["message"]["id"], &main));
+    assert_eq!(ids(&path_of(&api, &main).await), ids(&before), "nothing was said there");
+    // What is said next goes on from there, in either.
+    let next = api.submit("ada", "three", json!({"conversation_id": fork})).await.expect(202);
+    assert_eq!(next["message"]["parent_id"], turn["reply_id"]);
+    let next = api.send("ada", "three").await.expect(200);
+    assert_eq!(next["message"]["parent_id"], two["reply"]["id"]);
+    // An answer of the fork is made anew in the fork, whosever its question is.
+    let again = regenerate(&api, promised).await;
+    assert_eq!(api.ended(&again["turn"]["id"]).await["conversation_id"], fork);
+    assert_eq!(path_of(&api, &fork).await[3]["id"], again["turn"]["reply_id"]);
+}
+
+#[tokio::test]
+async fn what_a_fork_shares_is_a_version_of_it_and_can_be_chosen_again() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let main = api.launch("ada", "sim:echo").await["main_conversation_id"].clone();
+    let one = api.send("ada", "one").await.expect(200);
+    let two = api.send("ada", "two").await.expect(200);
+    let other = api.submit("ada", "other", json!({"parent_id": one["reply"]["id"]})).await.expect(202);
+    api.ended(&other["turn"]["id"]).await;
+    let from = json!({"from_message_id": two["reply"]["id"]});
+    let fork = api.post("/api/chat/ada/conversations", from).await.expect(201)["id"].clone();
+    let say = async |content: &str, parent: Option<&Value>| {
+        let mut asked = json!({"conversation_id": fork});
+        if let Some(parent) = parent {
+            asked["parent_id"] = parent.clone();
+        }
+        let sent = api.submit("ada", content, asked).await.expect(202);
+        (api.ended(&sent["turn"]["id"]).await, sent["message"].clone())
+    };
+    let (aside, _) = say("in fork", None).await;
+    let (edited, edit) = say("two, better", Some(&one["reply"]["id"])).await;
+    assert_eq!(edit["siblings"], json!({"index": 2, "count": 2}));
+    let path = path_of(&api, &fork).await;
+    assert_eq!(said(&path), ["one", "one", "two, better", "two, better"]);
+    assert_eq!(path[2]["siblings"], json!({"index": 2, "count": 2}));
+
+    // As a page does that shows the fork: the version before, and where it was last continued there.
+    let seen = async |id: &Value| {
+        let path = format!("/api/chat/ada/{}?conversation_id={}", text(id), text(&fork));
+        api.get(path).await.expect(200)
+    };
+    let ids = seen(&edit["id"]).await["siblings"]["ids"].clone();
+    assert_eq!(ids, json!([two["message"]["id"], edit["id"]]));
+    let before = seen(&ids[0]).await;
+    assert_eq!(before["siblings"], json!({"index": 1, "count": 2, "ids": ids}));
+    assert_eq!(before["newest_below"], aside["reply_id"]);
+    choose(&api, &fork, &before["newest_below"]).await;
+    let path = path_of(&api, &fork).await;
+    assert_eq!(said(&path), ["one", "one", "two", "two", "in fork", "in fork"]);
+    assert_eq!(path[2]["siblings"], json!({"index": 1, "count": 2}));
+    // And what is shared, off the path, is an end and a parent as well.
+    choose(&api, &fork, &edited["reply_id"]).await;
+    let (_, behind) = say("behind", Some(&two["message"]["id"])).await;
+    assert_eq!(behind["siblings"], json!({"index": 2, "count": 2}), "beside the shared answer");
+    choose(&api, &fork, &two["reply"]["id"]).await;
+    assert_eq!(said(&path_of(&api, &fork).await), ["one", "one", "two", "two"]);
+
+    // Nothing of it is in the origin, and what only the origin has is not in the fork.
+    let there = api.message("ada", &two["message"]["id"]).await;
+    let ids = json!([two["message"]["id"], other["message"]["id"]]);
+    assert_eq!(there["siblings"], json!({"index": 1, "count": 2, "ids": ids}));
+    assert_eq!(said(&path_of(&api, &main).await), ["one", "one", "other", "other"]);
+    let elsewhere = &other["message"]["id"];
+    let conversation = format!("/api/chat/ada/conversations/{}", text(&fork));
+    api.patch(&conversation, json!({"leaf_message_id": elsewhere}))
+        .await
+        .expect_problem(404, "message_not_found");
+    let path = format!("/api/chat/ada/{}?conversation_id={}", text(elsewhere), text(&fork));
+    api.get(path).await.expect_problem(404, "message_not_found");
 }
 
 #[tokio::test]

@@ -118,6 +118,38 @@ async fn markdown_and_csv_come_with_their_types_and_safe_cells() {
 }
 
 #[tokio::test]
+async fn a_fork_is_exported_to_be_read_with_what_it_shares_and_to_be_imported_with_its_origin() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let one = api.send("ada", "one").await.expect(200);
+    api.send("ada", "two").await.expect(200);
+    let from = json!({"from_message_id": one["reply"]["id"]});
+    let fork = api.post("/api/chat/ada/conversations", from).await.expect(201)["id"].clone();
+    let alone =
+        async |format: &str| export(&api, "ada", json!({"format": format, "conversation_id": fork})).await.1;
+    assert_eq!(alone("markdown").await.matches("\none\n").count(), 2, "nothing was said in it yet");
+    let aside = api.submit("ada", "aside", json!({"conversation_id": fork})).await.expect(202);
+    api.ended(&aside["turn"]["id"]).await;
+    let text = alone("markdown").await;
+    assert_eq!(text.matches("\n## ").count(), 1, "{text}");
+    let said: Vec<_> = text.lines().filter(|line| ["one", "two", "aside"].contains(line)).collect();
+    assert_eq!(said, ["one", "one", "aside", "aside"]);
+    let csv = alone("csv").await;
+    assert_eq!(csv.matches("\r\n").count(), 5, "{csv}");
+    // The JSON form names what it lacks, and the bot's has it.
+    let (file, (_, all)) = (alone("json").await, export(&api, "ada", json!({"format": "json"})).await);
+    api.delete("/api/bot/ada?purge=true").await.expect(200);
+    api.launch("ada", "sim:echo").await;
+    let problem = import(&api, "ada", file.clone()).await.expect_problem(400, "import_invalid");
+    assert!(problem["detail"].as_str().unwrap().contains("whole bot"), "{problem}");
+    import(&api, "ada", all).await.expect(200);
+    import(&api, "ada", file.clone()).await.expect(200);
+    assert_eq!(alone("json").await, file);
+}
+
+#[tokio::test]
 async fn what_can_not_be_exported_or_imported_is_told() {
     let stage = Stage::with(&[("DEIA_SERVER__MAX_IMPORT_BYTES", "200000")]).await;
     let deia = stage.start().await;

@@ -18,6 +18,7 @@ use crate::{
     history::read_problem,
     ports::{
         archive::{ArchivedTurn, Arrival, Place},
+        history_store::Cursor,
         storage::Storage,
     },
 };
@@ -68,12 +69,21 @@ pub async fn export(
     // Behind the list: the end of each conversation is in the file.
     let by = store.arrived().await.map_err(|e| read_problem(&e))?;
     let name = only.map_or_else(|| bot.to_string(), |id| format!("{bot}-{id}"));
+    let shared = match format {
+        ExportFormat::Markdown | ExportFormat::Csv if only.is_some() => {
+            beginning(&*store, conversations.first()).await?
+        }
+        // With all of a bot's the origin is there itself; and in JSON a message stands with its own conversation.
+        _ => None,
+    };
     let exporter = Exporter {
         store,
         bot: bot.clone(),
         conversations,
         at: 0,
         after: None,
+        headed: false,
+        shared,
         by,
         left_out,
         gaps: gaps.clone(),
@@ -92,6 +102,15 @@ pub async fn export(
             Ok(exporter.chunk().await?.map(|chunk| (chunk, exporter)))
         })),
     })
+}
+
+/// Where the path of a conversation begins, as a page of one message.
+async fn beginning(store: &dyn Storage, of: Option<&Conversation>) -> Result<Option<Cursor>, Problem> {
+    let Some(id) = of.map(|c| c.id) else { return Ok(None) };
+    let stored = store.conversation(id).await.map_err(|e| read_problem(&e))?;
+    let Some(leaf) = stored.and_then(|c| c.leaf_message_id) else { return Ok(None) };
+    let offset = store.messages_above(leaf).await.map_err(|e| read_problem(&e))?;
+    Ok(Some(Cursor::Newest { offset }))
 }
 
 /// Turns whose messages stay out: those that were seen open once.
@@ -146,6 +165,10 @@ struct Exporter {
     conversations: Vec<Conversation>,
     at: usize,
     after: Option<Place>,
+    /// Whether the conversation that it is at has its heading.
+    headed: bool,
+    /// What comes next of the path of a fork that is exported alone, as long as that is its origin's.
+    shared: Option<Cursor>,
     /// Later messages stay out: else an export of a busy bot would never end.
     by: Arrival,
     left_out: LeftOut,
@@ -210,8 +233,13 @@ impl Exporter {
     /// One page of the conversation that it is at.
     async fn page(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
         let Some(conversation) = self.conversations.get(self.at) else { return Ok(()) };
-        if let (None, Writer::Markdown(markdown)) = (self.after, &self.writer) {
+        if let (false, Writer::Markdown(markdown)) = (self.headed, &self.writer) {
             markdown.conversation(out, conversation);
+        }
+        self.headed = true;
+        if let Some(cursor) = self.shared.take() {
+            let home = conversation.id;
+            return self.shared_page(out, home, cursor).await;
         }
         let page = self.store.messages_after(conversation.id, self.after, self.by, PAGE, PAGE_BYTES).await;
         let read = page.map_err(|e| read_problem(&e))?;
@@ -219,7 +247,7 @@ impl Exporter {
         self.gaps.messages(read.left_out);
         let Some(last) = page.last().map(Place::of) else {
             self.unchanged(conversation).await?;
-            (self.at, self.after) = (self.at + 1, None);
+            (self.at, self.after, self.headed) = (self.at + 1, None, false);
             return Ok(());
         };
         self.after = Some(last);
@@ -241,6 +269,32 @@ impl Exporter {
                 }
                 Writer::Markdown(markdown) => markdown.message(out, message),
                 Writer::Csv(csv) => csv.message(out, message),
+            }
+        }
+        Ok(())
+    }
+
+    /// A page of what a fork shows of its origin, in front of its own.
+    async fn shared_page(
+        &mut self,
+        out: &mut Vec<u8>,
+        home: ConversationId,
+        cursor: Cursor,
+    ) -> Result<(), Problem> {
+        let read = self.store.page(home, cursor, PAGE).await.map_err(|e| read_problem(&e))?;
+        let Some(page) = read else {
+            let detail =
+                format!("The path of conversation {home} was changed while it was exported. Begin again.");
+            return Err(Problem::new(Code::Unavailable, detail));
+        };
+        self.left_out.look(&*self.store, &self.bot).await?;
+        for message in page.items.iter().take_while(|m| m.conversation_id != home) {
+            self.shared = Some(Cursor::After(message.id));
+            match &mut self.writer {
+                _ if self.left_out.has(message) => {}
+                Writer::Markdown(markdown) => markdown.message(out, message),
+                Writer::Csv(csv) => csv.message(out, message),
+                Writer::Json(_) => {}
             }
         }
         Ok(())

@@ -228,7 +228,7 @@ async fn check(
             lost.extend(chunk.iter().filter(|id| !stored(id)));
         } else if let Some(missing) = chunk.iter().find(|id| !stored(id)) {
             return Err(invalid(format!(
-                "It builds on message {missing}, which is neither in it nor stored: a conversation that was forked from another one needs that one first"
+                "It builds on message {missing}, which is neither in it nor stored: a fork that was exported alone has only what was said in it. Import the conversation that it was forked from first, or an export of the whole bot"
             )));
         }
     }

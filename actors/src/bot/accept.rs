@@ -246,6 +246,8 @@ impl BotActorState {
         });
         let reply = Message {
             id: incoming.reply,
+            // A fork may ask a message again that it shares.
+            conversation_id: prepared.conversation,
             parent_id: Some(message.id),
             turn_id: Some(incoming.turn),
             sender: Sender::Bot,

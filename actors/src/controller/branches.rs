@@ -1,12 +1,12 @@
-//! The façade: branches of a conversation. One more answer to the same message, and what may be an end or a
-//! beginning of a path.
+//! The façade: branches of a conversation. One more answer to the same message, a message among its siblings, and what may
+//! be an end or a beginning of a path.
 
 use super::{send::Ids, *};
 use crate::{
     bot::{Again, Overrides},
     domain::{
         idempotency::{Fingerprint, Idempotency, IdempotencyKey},
-        message::MessageState,
+        message::{MessageState, Siblings},
     },
     ports::history_store::Cursor,
 };
@@ -32,7 +32,7 @@ impl Controller {
                 if !before.state.is_terminal() {
                     return Err(unfinished("This turn has"));
                 }
-                me.answer_again(&before, Ids::new(), key).await
+                me.answer_again(&before, before.conversation_id, Ids::new(), key).await
             };
             me.once(&before.bot_id, key, fingerprint, work).await
         });
@@ -44,18 +44,20 @@ impl Controller {
         }
     }
 
-    /// Hands a message to its bot once more, asked as it was the first time.
+    /// Hands a message to its bot once more, asked as it was the first time. The answer is of `conversation`, which may only
+    /// share the message.
     pub(super) async fn answer_again(
         &self,
         before: &Turn,
+        conversation: ConversationId,
         ids: Ids,
         idempotency: Option<Idempotency>,
     ) -> Result<Sent, Problem> {
-        let question = self.message(&before.bot_id, before.message_id).await?.message;
+        let question = self.message(&before.bot_id, before.message_id, None).await?.message;
         let asked = self.read(self.inner.store.turn_overrides(before.id)).await?;
         let overrides: Overrides = asked.and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default();
         let send = SendMessage {
-            conversation_id: Some(question.conversation_id),
+            conversation_id: Some(conversation),
             images: question.images.clone().unwrap_or_default(),
             options: overrides.options,
             think: overrides.think,
@@ -67,33 +69,79 @@ impl Controller {
         self.hand_over(Arc::new(send), ids, Some(Arc::new(again)), idempotency).await
     }
 
-    /// The newest message at or below a message, in its conversation: what to choose as the end of the active path to see
-    /// its branch again.
+    /// One message of a bot, with the ids of its siblings: those that its conversation has, or the fork that shows it.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `conversation_not_found`, `message_not_found`, also where the fork does not show it.
+    pub async fn message(
+        &self,
+        bot: &BotId,
+        id: MessageId,
+        seen_from: Option<ConversationId>,
+    ) -> Result<MessageWithSiblings, ControllerError> {
+        self.entry(bot)?;
+        let store = &self.inner.store;
+        let found = self.read(store.message(bot, id)).await?;
+        let mut message = found
+            .ok_or_else(|| Problem::new(Code::MessageNotFound, format!("{bot} has no message {id}.")))?;
+        let home = match seen_from {
+            Some(fork) => {
+                let fork = self.conversation_of(bot, Some(fork)).await?.id;
+                if !self.stands_in(fork, &message).await? {
+                    return Err(elsewhere(id));
+                }
+                fork
+            }
+            None => message.conversation_id,
+        };
+        let mut ids = self.read(store.children(home, message.parent_id)).await?;
+        // On the path of a fork that has nothing of its own yet.
+        let index = ids.binary_search(&id).unwrap_or_else(|at| {
+            ids.insert(at, id);
+            at
+        });
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        message.siblings = Siblings { index: number(index + 1), count: number(ids.len()) };
+        Ok(MessageWithSiblings { ids, message })
+    }
+
+    /// The newest message at or below a message, in its conversation or in the fork that shows it: what to choose as the end
+    /// of the active path to see its branch again.
     ///
     /// # Errors
     /// `bot_not_found`, `message_not_found`.
-    pub async fn newest_below(&self, bot: &BotId, id: MessageId) -> Result<MessageId, ControllerError> {
-        self.message(bot, id).await?;
-        Ok(self.read(self.inner.store.newest_below(id)).await?.unwrap_or(id))
+    pub async fn newest_below(
+        &self,
+        bot: &BotId,
+        id: MessageId,
+        seen_from: Option<ConversationId>,
+    ) -> Result<MessageId, ControllerError> {
+        let home = self.message(bot, id, seen_from).await?.message.conversation_id;
+        let newest = self.read(self.inner.store.newest_below(seen_from.unwrap_or(home), id)).await?;
+        Ok(newest.unwrap_or(id))
     }
 
     /// A message that a conversation may begin with: one of the bot's that is written to its end.
     pub(super) async fn beginning(&self, bot: &BotId, id: MessageId) -> Result<MessageId, Problem> {
-        let message = self.message(bot, id).await?.message;
+        let message = self.message(bot, id, None).await?.message;
         match message.state {
             MessageState::Pending => Err(unfinished("This answer has")),
             MessageState::Complete | MessageState::Partial => Ok(id),
         }
     }
 
-    /// Whether a message stands in a conversation: it was created there, or the conversation's active path, which may begin
-    /// elsewhere, leads over it.
+    /// Whether a message stands in a conversation: it was created there, the conversation shares it, or the active path, which may
+    /// begin elsewhere, leads over it.
     pub(super) async fn stands_in(
         &self,
         conversation: ConversationId,
         message: &Message,
     ) -> Result<bool, Problem> {
         if message.conversation_id == conversation {
+            return Ok(true);
+        }
+        if self.read(self.inner.store.children(conversation, message.parent_id)).await?.contains(&message.id)
+        {
             return Ok(true);
         }
         let page = self.read(self.inner.store.page(conversation, Cursor::Before(message.id), 1)).await?;
@@ -124,6 +172,10 @@ pub(super) fn keeps_its_end(home: &Conversation, end: Option<MessageId>) -> Resu
         )),
         _ => Ok(()),
     }
+}
+
+pub(super) fn elsewhere(id: MessageId) -> Problem {
+    Problem::new(Code::MessageNotFound, format!("Message {id} is not of this conversation."))
 }
 
 fn unfinished(what: &str) -> Problem {

@@ -111,20 +111,6 @@ impl Controller {
         })
     }
 
-    /// One message of a bot, with the ids of its siblings.
-    ///
-    /// # Errors
-    /// `bot_not_found`, `message_not_found`.
-    pub async fn message(&self, bot: &BotId, id: MessageId) -> Result<MessageWithSiblings, ControllerError> {
-        self.entry(bot)?;
-        let store = &self.inner.store;
-        let found = self.read(store.message(bot, id)).await?;
-        let message = found
-            .ok_or_else(|| Problem::new(Code::MessageNotFound, format!("{bot} has no message {id}.")))?;
-        let ids = self.read(store.children(message.conversation_id, message.parent_id)).await?;
-        Ok(MessageWithSiblings { ids, message })
-    }
-
     /// Deletes the messages of a conversation, or of all of a bot's; answers with their number. Audited. What runs or
     /// waits there is stopped first, so that nothing of it comes back.
     ///
@@ -286,12 +272,9 @@ impl Controller {
         }
         conversation.archived = patch.archived.unwrap_or(conversation.archived);
         if let Some(leaf) = patch.leaf_message_id {
-            let message = self.message(bot, leaf).await?.message;
+            let message = self.message(bot, leaf, None).await?.message;
             if !self.stands_in(id, &message).await? {
-                return Err(Problem::new(
-                    Code::MessageNotFound,
-                    format!("Message {leaf} is not of this conversation."),
-                ));
+                return Err(branches::elsewhere(leaf));
             }
             keeps_its_end(&conversation, Some(leaf))?;
             conversation.leaf_message_id = Some(leaf);
@@ -321,7 +304,7 @@ impl Controller {
                 return Ok(now);
             }
             if let Some(leaf) = leaf {
-                self.message(bot, leaf).await?;
+                self.message(bot, leaf, None).await?;
                 break;
             }
             conversation = Conversation { title: conversation.title, archived: conversation.archived, ..now };

@@ -70,7 +70,7 @@ impl Controller {
         let exchange = exchange(asked, &stored, place, answer, metadata, idempotency);
         let (message, reply) = self.store_exchange(&entry, exchange).await?.ok_or_else(busy)?;
         if let Some(before) = again {
-            self.answer_again(&before, ids, None).await?;
+            self.answer_again(&before, conversation.id, ids, None).await?;
         }
         Ok(Sent::Command { message, reply, replayed: false })
     }
@@ -116,7 +116,7 @@ impl Controller {
         let Some((turn, before)) = named(TURN).zip(named(ATTEMPT_OF)) else { return Ok(()) };
         if self.read(self.inner.store.turn_snapshot(turn)).await?.is_none() {
             let before = self.stored_turn(before).await?;
-            self.answer_again(&before, Ids::of_turn(turn), None).await?;
+            self.answer_again(&before, answer.conversation_id, Ids::of_turn(turn), None).await?;
         }
         Ok(())
     }

@@ -148,7 +148,10 @@ impl Controller {
         let _first = admitted()?;
         self.check_model(&send, &entry).await?;
         let siblings = match &again {
-            Some(again) => self.next_child(again.question.conversation_id, Some(again.question.id)).await?,
+            Some(again) => {
+                let home = send.conversation_id.unwrap_or(again.question.conversation_id);
+                self.next_child(home, Some(again.question.id)).await?
+            }
             None => self.check_parent(&send).await?,
         };
         let (mut conversation, mut repeated) = (None, false);
@@ -266,7 +269,7 @@ impl Controller {
         let conversation = self.conversation_of(&send.bot_id, send.conversation_id).await?;
         keeps_its_end(&conversation, parent)?;
         if let Some(parent) = parent {
-            let found = self.message(&send.bot_id, parent).await?.message;
+            let found = self.message(&send.bot_id, parent, None).await?.message;
             if !self.stands_in(conversation.id, &found).await? {
                 return Err(Problem::field("parent_id", "is not a message of this conversation"));
             }

@@ -146,6 +146,10 @@ pub struct TurnSnapshot {
 /// * Events MUST be numbered gap-free per topic, in order, and get increasing positions; `seqs` are in
 ///   the order of `Topic`. Callers put every event of a turn on its conversation's topic too.
 /// * Siblings are the messages with the same parent in the same conversation, in order of their ids.
+/// * What a fork *shares* is the path that ends with the newest message of another conversation that a message of the fork hangs
+///   on, of those that are older than the fork. Where a page or the children of a message are asked for, the shared one is
+///   among the siblings that the fork has, and of other conversations no more than that. The price MUST NOT grow with what is
+///   shared.
 /// * Where messages are deleted, the stored `message_received`, calls and results of tools, and ends of turns of the conversation
 ///   whose message or reply is gone MUST keep their numbers and have [`REDACTED`] as data, in the same
 ///   transaction: deleted texts are nowhere.
@@ -234,7 +238,8 @@ pub trait HistoryStore: Send + Sync + 'static {
     /// See [`StoreError`].
     async fn message(&self, bot: &BotId, id: MessageId) -> Result<Option<Message>, StoreError>;
 
-    /// Ids of the children of a message (or of the first messages of a conversation), oldest first.
+    /// Ids of the children of a message (or of the first messages) that a conversation has, the shared one included, oldest
+    /// first.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -244,12 +249,16 @@ pub trait HistoryStore: Send + Sync + 'static {
         parent: Option<MessageId>,
     ) -> Result<Vec<MessageId>, StoreError>;
 
-    /// The newest message of its own conversation at or below this one: where the branch that begins with it was last
-    /// continued. None where it is unknown.
+    /// The newest message of a conversation at or below this one, which is of the conversation or shared by it: where the branch
+    /// that begins with it was last continued there. None where it is neither.
     ///
     /// # Errors
     /// See [`StoreError`].
-    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError>;
+    async fn newest_below(
+        &self,
+        conversation: ConversationId,
+        id: MessageId,
+    ) -> Result<Option<MessageId>, StoreError>;
 
     /// Conversations of a bot in the roster: the main one first, then by last use, newest first.
     ///

@@ -18,11 +18,11 @@ const kept = (text) => {
 };
 
 /** The versions of a message, with arrows to the ones beside it; nothing where it is the only one. */
-const versions = (key, m, own) => (own && m.siblings?.count > 1 ? html`<span class="vers" role="group" aria-label="Versions">${actionButton('chat.older', { arg: key, only: true, sm: true, kind: 'ghost' })}<span class="num">${int(m.siblings.index)} of ${int(m.siblings.count)}</span>${actionButton('chat.newer', { arg: key, only: true, sm: true, kind: 'ghost' })}</span>` : '');
+const versions = (key, m) => (m.siblings?.count > 1 ? html`<span class="vers" role="group" aria-label="Versions">${actionButton('chat.older', { arg: key, only: true, sm: true, kind: 'ghost' })}<span class="num">${int(m.siblings.index)} of ${int(m.siblings.count)}</span>${actionButton('chat.newer', { arg: key, only: true, sm: true, kind: 'ghost' })}</span>` : '');
 const tool = (id, key) => actionButton(id, { arg: key, only: true, sm: true, kind: 'ghost' });
 
-const user = (key, m, sending, own) => html`<article class="m me-m ${sending ? 'sending' : ''}" data-key="${key}" tabindex="-1" aria-label="${`You, ${m.created_at ? when(m.created_at) : 'sending'}`}"><div class="bub">${m.content}</div>
-  <div class="m-f">${sending ? html`<span class="t3">Sending</span>` : html`${versions(key, m, own)}${time(m.created_at)}${m.turn_id ? tool('chat.edit', key) : ''}${tool('chat.fork', key)}${tool('chat.copy', key)}`}</div></article>`;
+const user = (key, m, sending) => html`<article class="m me-m ${sending ? 'sending' : ''}" data-key="${key}" tabindex="-1" aria-label="${`You, ${m.created_at ? when(m.created_at) : 'sending'}`}"><div class="bub">${m.content}</div>
+  <div class="m-f">${sending ? html`<span class="t3">Sending</span>` : html`${versions(key, m)}${time(m.created_at)}${m.turn_id ? tool('chat.edit', key) : ''}${tool('chat.fork', key)}${tool('chat.copy', key)}`}</div></article>`;
 
 const system = (key, m) => html`<article class="m sys-m" data-key="${key}" tabindex="-1" aria-label="${`Answer of the command, ${when(m.created_at)}`}">${icon('term')}<div class="prose" data-own data-html="${key}"></div>${time(m.created_at)}</article>`;
 
@@ -80,7 +80,7 @@ function footer(key, m, turn, ctx) {
   const usage = turn?.full?.usage?.completion_tokens ?? m.tokens;
   const total = turn?.full?.timings?.total_ms;
   const facts = [usage ? count(usage, 'token') : '', total ? duration(total) : ''].filter(Boolean).join(', ');
-  return html`<div class="m-t">${tool('chat.copy', key)}${ctx.last === key && ctx.own ? tool('chat.regenerate', key) : ''}${m.id ? tool('chat.fork', key) : ''}${versions(key, m, ctx.own)}<span class="grow"></span><span class="num t3">${facts}</span></div>`;
+  return html`<div class="m-t">${tool('chat.copy', key)}${ctx.last === key && ctx.own ? tool('chat.regenerate', key) : ''}${m.id ? tool('chat.fork', key) : ''}${versions(key, m)}<span class="grow"></span><span class="num t3">${facts}</span></div>`;
 }
 
 function liveLine(turn, { now, calls }) {
@@ -109,7 +109,7 @@ function bot(key, m, turn, ctx) {
 
 /** `ctx`: {name, model, now, last, own, lost, servers, calls, shownEta}; `own` is false for what a fork shows of its origin. */
 export function messageView(key, m, turn, ctx) {
-  if (m.sender === 'user') return user(key, m, m.sending, ctx.own);
+  if (m.sender === 'user') return user(key, m, m.sending);
   if (m.sender === 'bot') return bot(key, m, turn, ctx);
   if (m.sender === 'tool') return html`<article class="m" data-key="${key}" tabindex="-1" aria-label="${`Results of tools, ${when(m.created_at)}`}">${tools(ctx.calls, ctx.now)}</article>`;
   return system(key, m);

@@ -198,10 +198,10 @@ export function mount(root) {
   /** Shows the branch of the version before or after a message, where it was last continued. */
   async function choose(key, step) {
     const { id, botId, messages: all } = chat();
-    const { siblings: { ids } } = await api.message(botId, all[key].id);
+    const { siblings: { ids } } = await api.message(botId, all[key].id, id);
     const beside = ids[ids.indexOf(all[key].id) + step];
     if (!beside) return;
-    const other = await api.message(botId, beside);
+    const other = await api.message(botId, beside, id);
     // The event of this change makes every page read the conversation anew.
     focusOn = { key: keyOf(other), action: step < 0 ? 'chat.older' : 'chat.newer' };
     try {

@@ -15,6 +15,7 @@ use super::{
     super::{quarantine::Quarantine, spans},
     error,
     rows::{self, message_columns, siblings, weight},
+    shares::count_shared,
 };
 
 /// End of the active path of a conversation.
@@ -31,10 +32,11 @@ pub(super) async fn leaf(
     Ok(leaf.flatten().map(MessageId))
 }
 
-/// A page of the path that ends with `leaf`.
+/// A page of the path of a conversation that ends with `leaf`.
 pub(super) async fn page(
     at: &mut PgConnection,
     quarantine: &Quarantine,
+    home: ConversationId,
     leaf: Option<MessageId>,
     cursor: Cursor,
     limit: u32,
@@ -43,28 +45,29 @@ pub(super) async fn page(
     let Some(leaf) = leaf else {
         return Ok(matches!(cursor, Cursor::Newest { .. }).then(MessagePage::default));
     };
-    let (items, has_more) = match cursor {
-        Cursor::Newest { offset } => older(at, quarantine, leaf, i64::from(offset), wanted).await?,
+    let (mut items, has_more) = match cursor {
+        Cursor::Newest { offset } => older(at, quarantine, (home, leaf), i64::from(offset), wanted).await?,
         Cursor::Before(id) => {
             let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
-            older(at, quarantine, leaf, below + 1, wanted).await?
+            older(at, quarantine, (home, leaf), below + 1, wanted).await?
         }
         Cursor::After(id) => {
             let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
-            newer(at, quarantine, leaf, below, wanted).await?
+            newer(at, quarantine, (home, leaf), below, wanted).await?
         }
     };
+    count_shared(at, home, &mut items).await?;
     Ok(Some(MessagePage { items, has_more }))
 }
 
 /// Rows of the path from `$2` (included) to `$3` (excluded), counted from the leaf, in this order: as many as have no more than
-/// `$4` bytes before them. The last column is the bytes up to and with a row.
+/// `$4` bytes before them, with the siblings that the conversation `$5` has. The last column is the bytes up to and with a row.
 macro_rules! slice {
     ($order:literal) => {
         concat!(
             spans::walk!(),
             " SELECT ",
-            message_columns!(),
+            message_columns!("$5"),
             ", (m.before + m.bytes)::int8 FROM (SELECT found.*, sum(bytes) OVER (ORDER BY ",
             $order,
             ") - bytes AS before FROM (SELECT m.*, up.below, ",
@@ -80,7 +83,7 @@ macro_rules! slice {
 async fn older(
     at: &mut PgConnection,
     quarantine: &Quarantine,
-    leaf: MessageId,
+    path: (ConversationId, MessageId),
     skip: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
@@ -88,7 +91,7 @@ async fn older(
     // One more than wanted says that there are more.
     let has_more = 'full: loop {
         let missing = wanted + 1 - count(&items);
-        let read = slice(at, quarantine, leaf, (from, from + missing), weight, slice!("below")).await?;
+        let read = slice(at, quarantine, path, (from, from + missing), weight, slice!("below")).await?;
         from += read.rows;
         for message in read.messages {
             weight = weight.saturating_add(message.weight());
@@ -110,14 +113,14 @@ async fn older(
 async fn newer(
     at: &mut PgConnection,
     quarantine: &Quarantine,
-    leaf: MessageId,
+    path: (ConversationId, MessageId),
     below: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
     let (mut items, mut weight, mut to) = (vec![], 0usize, below);
     while count(&items) < wanted && to > 0 {
         let from = (to - (wanted - count(&items))).max(0);
-        let read = slice(at, quarantine, leaf, (from, to), weight, slice!("below DESC")).await?;
+        let read = slice(at, quarantine, path, (from, to), weight, slice!("below DESC")).await?;
         to = if read.cut { to - read.rows } else { from };
         for message in read.messages {
             weight = weight.saturating_add(message.weight());
@@ -201,26 +204,6 @@ pub(super) async fn messages_above(at: &mut PgConnection, above: MessageId) -> R
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// The newest message of its conversation at or below `id`.
-pub(super) async fn newest_below(
-    at: &mut PgConnection,
-    id: MessageId,
-) -> Result<Option<MessageId>, StoreError> {
-    let newest: Option<Uuid> = sqlx::query_scalar(
-        "WITH RECURSIVE down(id, conversation_id) AS ( \
-             SELECT id, conversation_id FROM chat_messages WHERE id = $1 \
-             UNION ALL \
-             SELECT m.id, m.conversation_id FROM down JOIN chat_messages m \
-                 ON m.conversation_id = down.conversation_id AND m.parent_id = down.id) \
-         SELECT id FROM down ORDER BY id DESC LIMIT 1",
-    )
-    .bind(id.0)
-    .fetch_optional(at)
-    .await
-    .map_err(error::sort)?;
-    Ok(newest.map(MessageId))
-}
-
 /// A part of a path.
 struct Slice {
     /// Those that can be read.
@@ -236,13 +219,13 @@ struct Slice {
 async fn slice(
     at: &mut PgConnection,
     quarantine: &Quarantine,
-    leaf: MessageId,
+    (home, leaf): (ConversationId, MessageId),
     (from, to): (i64, i64),
     weight: usize,
     sql: &'static str,
 ) -> Result<Slice, StoreError> {
     let room = int(PAGE_BYTES.saturating_sub(weight));
-    let rows = sqlx::query(sql).bind(leaf.0).bind(from).bind(to).bind(room).fetch_all(at).await;
+    let rows = sqlx::query(sql).bind(leaf.0).bind(from).bind(to).bind(room).bind(home.0).fetch_all(at).await;
     let rows = rows.map_err(error::sort)?;
     let through: i64 = match rows.last() {
         Some(last) => last.try_get(last.len() - 1).map_err(error::sort)?,
@@ -255,6 +238,10 @@ async fn slice(
 }
 
 /// Messages between the leaf and `id`; none where `id` is not on the path.
-async fn place(at: &mut PgConnection, leaf: MessageId, id: MessageId) -> Result<Option<i64>, StoreError> {
+pub(super) async fn place(
+    at: &mut PgConnection,
+    leaf: MessageId,
+    id: MessageId,
+) -> Result<Option<i64>, StoreError> {
     sqlx::query_scalar(spans::place!()).bind(leaf.0).bind(id.0).fetch_optional(at).await.map_err(error::sort)
 }

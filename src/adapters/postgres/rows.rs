@@ -27,30 +27,36 @@ use super::{
     error, text,
 };
 
-/// How many siblings a message `m` has, up to some of them. Not `IS NOT DISTINCT FROM`, which no index serves.
+/// How many siblings a message `m` has in a conversation, up to some of them. Not `IS NOT DISTINCT FROM`, which no index
+/// serves.
 macro_rules! siblings {
-    ($which:literal) => {
+    ($home:literal, $which:literal) => {
         concat!(
             "CASE WHEN m.parent_id IS NULL \
-                 THEN (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = m.conversation_id \
-                     AND s.parent_id IS NULL",
+                 THEN (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = ",
+            $home,
+            " AND s.parent_id IS NULL",
             $which,
-            ") ELSE (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = m.conversation_id \
-                     AND s.parent_id = m.parent_id",
+            ") ELSE (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = ",
+            $home,
+            " AND s.parent_id = m.parent_id",
             $which,
             ") END"
         )
     };
 }
-/// Columns of a message `m`, its place among the children of its parent in its conversation included.
+/// Columns of a message `m`, its place among the children of its parent in its conversation, or in the one named, included.
 macro_rules! message_columns {
     () => {
+        message_columns!("m.conversation_id")
+    };
+    ($home:literal) => {
         concat!(
             "m.id, m.bot_id, m.conversation_id, m.parent_id, m.turn_id, m.sender, m.content, m.thinking, \
              m.tool_calls, m.images, m.tokens, m.state, m.created_at, m.metadata, ",
-            siblings!(" AND s.id <= m.id"),
+            siblings!($home, " AND s.id <= m.id"),
             ", ",
-            siblings!("")
+            siblings!($home, "")
         )
     };
 }

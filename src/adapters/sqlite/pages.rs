@@ -19,6 +19,7 @@ use super::{
     error,
     quarantine::Quarantine,
     rows::{self, message_columns},
+    shares::count_shared,
 };
 
 /// End of the active path of a conversation.
@@ -35,10 +36,11 @@ pub(super) async fn leaf(
     Ok(leaf.flatten().map(MessageId))
 }
 
-/// A page of the path that ends with `leaf`.
+/// A page of the path of a conversation that ends with `leaf`.
 pub(super) async fn page(
     at: &mut SqliteConnection,
     quarantine: &Quarantine,
+    home: ConversationId,
     leaf: Option<MessageId>,
     cursor: Cursor,
     limit: u32,
@@ -48,17 +50,18 @@ pub(super) async fn page(
         return Ok(matches!(cursor, Cursor::Newest { .. }).then(MessagePage::default));
     };
     let (mut items, has_more) = match cursor {
-        Cursor::Newest { offset } => older(at, quarantine, leaf, i64::from(offset), wanted).await?,
+        Cursor::Newest { offset } => older(at, quarantine, (home, leaf), i64::from(offset), wanted).await?,
         Cursor::Before(id) => {
             let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
-            older(at, quarantine, leaf, below + 1, wanted).await?
+            older(at, quarantine, (home, leaf), below + 1, wanted).await?
         }
         Cursor::After(id) => {
             let Some(below) = place(at, leaf, id).await? else { return Ok(None) };
-            newer(at, quarantine, leaf, below, wanted).await?
+            newer(at, quarantine, (home, leaf), below, wanted).await?
         }
     };
     items.reverse();
+    count_shared(at, home, &mut items).await?;
     Ok(Some(MessagePage { items, has_more }))
 }
 
@@ -67,7 +70,7 @@ pub(super) async fn page(
 async fn older(
     at: &mut SqliteConnection,
     quarantine: &Quarantine,
-    leaf: MessageId,
+    (home, leaf): (ConversationId, MessageId),
     skip: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
@@ -75,7 +78,7 @@ async fn older(
     // One more than wanted says that there are more.
     loop {
         let missing = wanted + 1 - count(items.len());
-        let mut rows = walk(at, leaf, from, from + missing);
+        let mut rows = walk(at, Some(home), leaf, from, from + missing);
         let mut read = 0;
         while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
             read += 1;
@@ -100,7 +103,7 @@ async fn older(
 async fn newer(
     at: &mut SqliteConnection,
     quarantine: &Quarantine,
-    leaf: MessageId,
+    (home, leaf): (ConversationId, MessageId),
     below: i64,
     wanted: i64,
 ) -> Result<(Vec<Message>, bool), StoreError> {
@@ -109,7 +112,7 @@ async fn newer(
         let from = (to - (wanted - count(items.len()))).max(0);
         // They come newest first, so those that are too much are let go as older ones come.
         let mut more = VecDeque::new();
-        let mut rows = walk(at, leaf, from, to);
+        let mut rows = walk(at, Some(home), leaf, from, to);
         let mut cut = false;
         while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
             let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? else {
@@ -145,7 +148,7 @@ pub(super) async fn path(
     leaf: MessageId,
     max_bytes: usize,
 ) -> Result<Vec<Message>, StoreError> {
-    let mut rows = walk(at, leaf, 0, i64::MAX);
+    let mut rows = walk(at, None, leaf, 0, i64::MAX);
     let (mut messages, mut bytes, mut weight) = (vec![], 0usize, 0usize);
     while let Some(row) = rows.try_next().await.map_err(error::of_reader)? {
         let Some(message) = quarantine.sift("chat_messages", &row, rows::message(&row))? else {
@@ -168,30 +171,12 @@ pub(super) async fn messages_above(at: &mut SqliteConnection, above: MessageId) 
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// The newest message of its conversation at or below `id`.
-pub(super) async fn newest_below(
-    at: &mut SqliteConnection,
-    id: MessageId,
-) -> Result<Option<MessageId>, StoreError> {
-    let newest: Option<Uuid> = sqlx::query_scalar(
-        "WITH RECURSIVE down(id, conversation_id) AS ( \
-             SELECT id, conversation_id FROM chat_messages WHERE id = $1 \
-             UNION ALL \
-             SELECT m.id, m.conversation_id FROM down JOIN chat_messages m \
-                 ON m.conversation_id = down.conversation_id AND m.parent_id = down.id) \
-         SELECT max(id) FROM down",
-    )
-    .bind(id.0)
-    .fetch_one(at)
-    .await
-    .map_err(error::of_reader)?;
-    Ok(newest.map(MessageId))
-}
-
-/// Rows of the path from `from` on until `to`, counted from the leaf. The recursion yields parents in their order, and CROSS JOIN
+/// Rows of the path from `from` on until `to`, counted from the leaf, with the siblings that `home` has, or else the
+/// conversation of each. The recursion yields parents in their order, and CROSS JOIN
 /// keeps it outermost.
 fn walk(
     at: &mut SqliteConnection,
+    home: Option<ConversationId>,
     leaf: MessageId,
     from: i64,
     to: i64,
@@ -199,17 +184,22 @@ fn walk(
     sqlx::query(concat!(
         spans::walk!(),
         " SELECT ",
-        message_columns!(),
+        message_columns!("coalesce($4, m.conversation_id)"),
         " FROM up CROSS JOIN chat_messages m ON m.id = up.id WHERE up.below >= $2"
     ))
     .bind(leaf.0)
     .bind(from)
     .bind(to)
+    .bind(home.map(|home| home.0))
     .fetch(at)
 }
 
 /// Messages between the leaf and `id`; none where `id` is not on the path.
-async fn place(at: &mut SqliteConnection, leaf: MessageId, id: MessageId) -> Result<Option<i64>, StoreError> {
+pub(super) async fn place(
+    at: &mut SqliteConnection,
+    leaf: MessageId,
+    id: MessageId,
+) -> Result<Option<i64>, StoreError> {
     sqlx::query_scalar(spans::place!())
         .bind(leaf.0)
         .bind(id.0)

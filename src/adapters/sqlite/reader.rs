@@ -34,7 +34,7 @@ use super::{
     archive, error, events, pages,
     quarantine::Quarantine,
     rows::{self, bot_columns, conversation_columns, message_columns, turn_columns},
-    search,
+    search, shares,
     words::{parse_json, unexpected},
 };
 
@@ -150,7 +150,7 @@ impl Reader {
     ) -> Result<Option<MessagePage>, StoreError> {
         let mut moment = self.moment().await?;
         let leaf = pages::leaf(&mut moment, conversation).await?;
-        pages::page(&mut moment, &self.quarantine, leaf, cursor, limit).await
+        pages::page(&mut moment, &self.quarantine, conversation, leaf, cursor, limit).await
     }
 
     pub(super) async fn messages_after(
@@ -214,19 +214,15 @@ impl Reader {
         conversation: ConversationId,
         parent: Option<MessageId>,
     ) -> Result<Vec<MessageId>, StoreError> {
-        let ids: Vec<Uuid> = sqlx::query_scalar(
-            "SELECT id FROM chat_messages WHERE conversation_id = $1 AND parent_id IS $2 ORDER BY id",
-        )
-        .bind(conversation.0)
-        .bind(parent.map(|p| p.0))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(error::of_reader)?;
-        Ok(ids.into_iter().map(MessageId).collect())
+        shares::children(&mut *self.moment().await?, conversation, parent).await
     }
 
-    pub(super) async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
-        pages::newest_below(&mut *self.single().await?, id).await
+    pub(super) async fn newest_below(
+        &self,
+        conversation: ConversationId,
+        id: MessageId,
+    ) -> Result<Option<MessageId>, StoreError> {
+        shares::newest_below(&mut *self.moment().await?, conversation, id).await
     }
 
     pub(super) async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
@@ -259,7 +255,7 @@ impl Reader {
         let seq = events::head(&mut moment, &Topic::Conversation(id)).await?;
         let newest = Cursor::Newest { offset: 0 };
         let leaf = conversation.leaf_message_id;
-        let page = pages::page(&mut moment, &self.quarantine, leaf, newest, limit).await?;
+        let page = pages::page(&mut moment, &self.quarantine, id, leaf, newest, limit).await?;
         let MessagePage { items: messages, has_more } = page.unwrap_or_default();
         Ok(Some(ConversationSnapshot { conversation, messages, has_more, seq }))
     }

@@ -25,15 +25,22 @@ use super::{
     words::{parse_json, parse_word, time, unexpected},
 };
 
-/// Columns of a message `m`, its place among the children of its parent in its conversation included.
+/// Columns of a message `m`, its place among the children of its parent in its conversation, or in the one named, included.
 macro_rules! message_columns {
     () => {
-        "m.id, m.bot_id, m.conversation_id, m.parent_id, m.turn_id, m.sender, m.content, m.thinking, \
-         m.tool_calls, m.images, m.tokens, m.state, m.created_at, m.metadata, \
-         (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = m.conversation_id \
-            AND s.parent_id IS m.parent_id AND s.id <= m.id), \
-         (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = m.conversation_id \
-            AND s.parent_id IS m.parent_id)"
+        message_columns!("m.conversation_id")
+    };
+    ($home:literal) => {
+        concat!(
+            "m.id, m.bot_id, m.conversation_id, m.parent_id, m.turn_id, m.sender, m.content, m.thinking, \
+             m.tool_calls, m.images, m.tokens, m.state, m.created_at, m.metadata, \
+             (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = ",
+            $home,
+            " AND s.parent_id IS m.parent_id AND s.id <= m.id), \
+             (SELECT count(*) FROM chat_messages s WHERE s.conversation_id = ",
+            $home,
+            " AND s.parent_id IS m.parent_id)"
+        )
     };
 }
 /// Columns of a conversation `c`.

@@ -88,12 +88,12 @@ pub(in crate::http) async fn message(
     query: Result<Params, Problem>,
 ) -> Answer {
     let (bot, id, mut query) = (path.bot()?, path.message()?, query?);
-    let html = query.html()?;
+    let (html, seen_from) = (query.html()?, query.id("conversation_id")?);
     query.end()?;
-    let found = chat.message(&bot, id).await?;
+    let found = chat.message(&bot, id, seen_from).await?;
     let mut value = serde_json::to_value(&found.message).unwrap_or_default();
     value["siblings"]["ids"] = json!(found.ids);
-    value["newest_below"] = json!(chat.newest_below(&bot, id).await?);
+    value["newest_below"] = json!(chat.newest_below(&bot, id, seen_from).await?);
     if html {
         let text = found.message.content.len();
         value = render::aside(text, move || {

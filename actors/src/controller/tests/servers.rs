@@ -135,7 +135,7 @@ async fn an_answer_that_does_not_end_is_cut_off_fails_and_is_kept_as_far_as_it_c
     while answer.say(&piece).await {}
     let turn = end_of(turn).await;
     assert_eq!((turn.id, turn.error.unwrap().code), (id, Code::UpstreamError));
-    let kept = house.tree.message(&bot(0), reply).await.unwrap().message;
+    let kept = house.tree.message(&bot(0), reply, None).await.unwrap().message;
     assert_eq!((kept.content.len(), kept.state), (8 << 20, MessageState::Partial));
     let next = house.send(1).await;
     house.answers(0).await;

@@ -50,7 +50,8 @@ pub enum Change {
     /// Title, leaf, archived (not the legal hold). Applies only if a new leaf is there. With another leaf than the stored
     /// one it applies only while no turn of the conversation is open: the leaf is then that of the turn.
     UpdateConversation(Conversation),
-    /// A conversation with its messages and turns. Applies only while none of its turns is open and no hold reaches it.
+    /// A conversation with its messages and turns. Applies only while none of its turns is open, no open turn of a fork answers
+    /// a message of it, and no hold reaches it.
     /// Forks are mended and told as with [`Change::ClearHistory`]; the conversation itself is not.
     DeleteConversation(ConversationId),
     /// Puts a conversation under legal hold, or lifts it. Applies where that changes something, also to one of a deleted
@@ -66,7 +67,7 @@ pub enum Change {
     },
     /// A turn with the user's message and the empty pending reply. Moves the leaf of the conversation
     /// to the reply, its `last_at` and count. A message of another turn is answered once more: it must be
-    /// stored, and stays as it is.
+    /// stored, and stays as it is; it may be of another conversation than the turn and the reply, which share it.
     AcceptTurn {
         /// The turn, `accepted`, `queued` or `generating`.
         turn: Turn,

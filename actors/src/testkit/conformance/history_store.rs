@@ -61,6 +61,8 @@ macro_rules! history_store_suite {
                 pages_of_deep_trees_are_those_of_a_walk
                 siblings_are_counted_within_their_conversation
                 a_fork_begins_with_the_path_of_its_origin
+                a_fork_answers_what_it_shares_in_itself
+                a_fork_counts_what_it_shares_among_its_own
                 an_answer_made_anew_stands_beside_the_first
                 a_leaf_must_be_there
                 a_branch_ends_with_its_newest_message

@@ -294,10 +294,14 @@ impl HistoryStore for MemoryStore {
         parent: Option<MessageId>,
     ) -> Result<Vec<MessageId>, StoreError> {
         self.reach().await?;
-        Ok(self.shared.record.lock().children(conversation, parent))
+        Ok(self.shared.record.lock().children(conversation, parent).into_iter().collect())
     }
-    async fn newest_below(&self, id: MessageId) -> Result<Option<MessageId>, StoreError> {
-        Ok(self.shared.record.lock().newest_below(id))
+    async fn newest_below(
+        &self,
+        conversation: ConversationId,
+        id: MessageId,
+    ) -> Result<Option<MessageId>, StoreError> {
+        Ok(self.shared.record.lock().newest_below(conversation, id))
     }
     async fn conversations(&self, bot: &BotId) -> Result<Vec<Conversation>, StoreError> {
         self.reach().await?;

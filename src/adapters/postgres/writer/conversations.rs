@@ -95,11 +95,13 @@ async fn held(db: &mut PgConnection, bot: &BotId) -> sqlx::Result<HashSet<Uuid>>
     Ok(held.into_iter().map(|(conversation, _)| conversation).collect())
 }
 
-/// Deletes a conversation with everything in it, unless a turn of it is open or a hold reaches it.
+/// Deletes a conversation with everything in it, unless an open turn is of it or answers a message of it, or a hold reaches it.
 pub(super) async fn delete(db: &mut PgConnection, id: ConversationId) -> sqlx::Result<Applied> {
     let found: Option<(String, bool)> = sqlx::query_as(
-        "SELECT c.bot_id, EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = c.bot_id AND t.conversation_id = c.id \
-             AND t.ended_at IS NULL) FROM conversations c WHERE c.id = $1",
+        "SELECT c.bot_id, EXISTS (SELECT 1 FROM turns t WHERE t.bot_id = c.bot_id AND t.ended_at IS NULL \
+             AND (t.conversation_id = c.id OR \
+                 (SELECT m.conversation_id FROM chat_messages m WHERE m.id = t.message_id) = c.id)) \
+         FROM conversations c WHERE c.id = $1",
     )
     .bind(id.0)
     .fetch_optional(&mut *db)

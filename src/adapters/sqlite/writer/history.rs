@@ -164,7 +164,7 @@ pub(super) fn has_held(db: &Connection, bot: &BotId) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT 1 FROM conversations WHERE bot_id = ?1 AND legal_hold")?.exists([bot.as_str()])
 }
 
-/// Deletes a conversation with everything in it, unless a turn of it is open or a hold reaches it.
+/// Deletes a conversation with everything in it, unless an open turn is of it or answers a message of it, or a hold reaches it.
 pub(super) fn delete_conversation(db: &Connection, id: ConversationId) -> rusqlite::Result<Applied> {
     let owner: Option<String> = db
         .prepare_cached("SELECT bot_id FROM conversations WHERE id = ?1")?
@@ -173,7 +173,8 @@ pub(super) fn delete_conversation(db: &Connection, id: ConversationId) -> rusqli
     let Some(owner) = owner.and_then(|owner| BotId::parse(&owner).ok()) else { return Ok(Applied::NO) };
     let busy = db
         .prepare_cached(
-            "SELECT 1 FROM turns WHERE bot_id = ?1 AND conversation_id = ?2 AND ended_at IS NULL",
+            "SELECT 1 FROM turns t WHERE t.bot_id = ?1 AND t.ended_at IS NULL AND (t.conversation_id = ?2 \
+                 OR (SELECT m.conversation_id FROM chat_messages m WHERE m.id = t.message_id) = ?2)",
         )?
         .exists(params![owner.as_str(), id.0])?;
     if busy || held(db, &owner)?.contains(&id) {

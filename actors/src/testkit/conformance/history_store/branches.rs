@@ -47,6 +47,39 @@ pub async fn an_answer_made_anew_stands_beside_the_first<S: Subject>() {
     assert_eq!(first.reply.map(|r| r.content.to_string()), Some("one".into()));
 }
 
+/// A fork answers a message anew that it shares: the answer is the fork's, and where the message is of all stays as it was.
+pub async fn a_fork_answers_what_it_shares_in_itself<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let (first, question, one) = turn(&main, None, "hello");
+    commit_one(&subject, accept(&first, &question, &one)).await;
+    let (done, answer) = ended(&first, &one, "one");
+    commit_one(&subject, finish(&done, &answer)).await;
+    let before = subject.store().conversation(main.id).await.unwrap();
+    let fork = Conversation { leaf_message_id: Some(one.id), ..conversation(&id) };
+    commit_one(&subject, Fact::new(Change::CreateConversation(fork.clone()), vec![])).await;
+    let (second, _, two) = turn(&fork, None, "not stored");
+    let second = Turn { message_id: question.id, attempt_of: Some(first.id), ..second };
+    let two = Message { parent_id: Some(question.id), ..two };
+    commit_one(&subject, accept(&second, &question, &two)).await;
+    refuse(&subject, Fact::new(Change::DeleteConversation(main.id), vec![])).await;
+    let open = subject.store().open_turns(Some(&id)).await.unwrap().remove(0);
+    assert_eq!((open.0, open.1.id, open.2.id), (second.clone(), question.id, two.id));
+    let (done, answer) = ended(&second, &two, "two");
+    commit_one(&subject, finish(&done, &answer)).await;
+
+    let store = subject.store();
+    assert_eq!(store.conversation(main.id).await.unwrap(), before, "nothing was said there");
+    let stored = store.conversation(fork.id).await.unwrap().unwrap();
+    assert_eq!((stored.leaf_message_id, stored.message_count), (Some(two.id), 1));
+    for (home, said) in [(main.id, ["hello", "one"]), (fork.id, ["hello", "two"])] {
+        let page = store.page(home, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+        assert_eq!(page.items.iter().map(|m| m.content.to_string()).collect::<Vec<_>>(), said);
+    }
+    commit_one(&subject, Fact::new(Change::DeleteConversation(main.id), vec![])).await;
+    let page = subject.store().page(fork.id, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+    assert_eq!(page.items.iter().map(|m| (m.id, m.parent_id)).collect::<Vec<_>>(), [(two.id, None)]);
+}
+
 /// No conversation begins or ends with a message that is not there.
 pub async fn a_leaf_must_be_there<S: Subject>() {
     let (subject, id, main) = with_bot::<S>().await;
@@ -85,9 +118,70 @@ pub async fn a_branch_ends_with_its_newest_message<S: Subject>() {
         (&edit[1], &edit[1]),
         (&own[0], &own[1]),
     ] {
-        assert_eq!(store.newest_below(from.id).await.unwrap(), Some(end.id));
+        let home = if from.id == own[0].id { fork.id } else { main.id };
+        assert_eq!(store.newest_below(home, from.id).await.unwrap(), Some(end.id));
     }
-    assert_eq!(store.newest_below(MessageId::new()).await.unwrap(), None);
+    for (home, from, end) in [
+        (fork.id, edit[1].id, Some(own[1].id)),
+        (fork.id, trunk[0].id, Some(own[1].id)),
+        (fork.id, trunk[1].id, None),
+        (main.id, own[0].id, None),
+        (main.id, MessageId::new(), None),
+    ] {
+        assert_eq!(store.newest_below(home, from).await.unwrap(), end);
+    }
+}
+
+/// A fork counts the version that it shares among those of its own, wherever its path leads; its origin counts neither.
+pub async fn a_fork_counts_what_it_shares_among_its_own<S: Subject>() {
+    let (subject, id, main) = with_bot::<S>().await;
+    let trunk = chain(&subject, &main, None, 4).await;
+    chain(&subject, &main, Some(trunk[1].id), 1).await;
+    let fork = Conversation { leaf_message_id: Some(trunk[3].id), ..conversation(&id) };
+    commit_one(&subject, Fact::new(Change::CreateConversation(fork.clone()), vec![])).await;
+    let own = chain(&subject, &fork, Some(trunk[3].id), 2).await;
+    let edits = [chain(&subject, &fork, Some(trunk[1].id), 1).await, chain(&subject, &fork, None, 1).await];
+    let [behind, first] = edits.map(|mut edit| edit.remove(0));
+    let answer = chain(&subject, &fork, Some(own[0].id), 1).await.remove(0);
+
+    let store = subject.store();
+    let [one, two, three, four] = [0, 1, 2, 3].map(|at: usize| trunk[at].id);
+    for (home, parent, children) in [
+        (fork.id, None, vec![one, first.id]),
+        (fork.id, Some(one), vec![two]),
+        (fork.id, Some(two), vec![three, behind.id]),
+        (fork.id, Some(three), vec![four]),
+        (fork.id, Some(four), vec![own[0].id]),
+        (fork.id, Some(own[0].id), vec![own[1].id, answer.id]),
+        (main.id, None, vec![one]),
+        (main.id, Some(four), vec![]),
+    ] {
+        assert_eq!(store.children(home, parent).await.unwrap(), children, "below {parent:?}");
+    }
+    assert_eq!(store.children(main.id, Some(two)).await.unwrap().len(), 2, "its own");
+    for (leaf, places) in [
+        (first.id, vec![(2, 2)]),
+        (behind.id, vec![(1, 2), (1, 1), (2, 2)]),
+        (own[1].id, vec![(1, 2), (1, 1), (1, 2), (1, 1), (1, 1), (1, 2)]),
+        (three, vec![(1, 2), (1, 1), (1, 2)]),
+    ] {
+        let now = store.conversation(fork.id).await.unwrap().unwrap();
+        let choose = Conversation { leaf_message_id: Some(leaf), ..now };
+        commit_one(&subject, Fact::new(Change::UpdateConversation(choose), vec![])).await;
+        let page = store.page(fork.id, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+        let shown = store.conversation_snapshot(fork.id, 9).await.unwrap().unwrap().messages;
+        assert_eq!(page.items, shown);
+        let counted: Vec<_> = shown.iter().map(|m| (m.siblings.index, m.siblings.count)).collect();
+        assert_eq!(counted, places, "to {leaf}");
+    }
+    let newest =
+        [(one, answer.id), (two, answer.id), (four, answer.id), (behind.id, behind.id), (first.id, first.id)];
+    for (from, end) in newest {
+        assert_eq!(store.newest_below(fork.id, from).await.unwrap(), Some(end), "below {from}");
+    }
+    let page = store.page(main.id, Cursor::Newest { offset: 0 }, 9).await.unwrap().unwrap();
+    let counted: Vec<_> = page.items.iter().map(|m| (m.siblings.index, m.siblings.count)).collect();
+    assert_eq!(counted, [(1, 1), (1, 1), (2, 2)]);
 }
 
 /// A fork keeps what was said in it, begins there, and is told that its beginning is gone.

@@ -85,7 +85,8 @@ fn off_path() -> MessageId {
     MessageId::new()
 }
 
-/// Siblings share parent and conversation and count in their order of creation.
+/// Siblings share parent and conversation and count in their order of creation. A fork that begins where its origin was edited
+/// shares none of the edits.
 pub async fn siblings_are_counted_within_their_conversation<S: Subject>() {
     let (subject, id, main) = with_bot::<S>().await;
     let root = chain(&subject, &main, None, 1).await.remove(0);

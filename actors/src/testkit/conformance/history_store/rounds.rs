@@ -107,7 +107,7 @@ pub async fn a_round_of_tools_stands_before_the_reply<S: Subject>() {
     let home = store.conversation(main.id).await.unwrap().unwrap();
     assert_eq!((home.leaf_message_id, home.message_count), (Some(end.id), expected.len() as u64));
     assert_eq!(
-        store.newest_below(question.id).await.unwrap(),
+        store.newest_below(main.id, question.id).await.unwrap(),
         Some(end.id),
         "ids are in the order of the path"
     );

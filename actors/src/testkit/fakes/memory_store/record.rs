@@ -144,7 +144,10 @@ impl Record {
                 (std::mem::replace(&mut own.legal_hold, held) != held).then_some(0)
             }
             Change::DeleteConversation(id) => {
-                if self.is_busy(id) || self.is_reached(id) {
+                let asked =
+                    |t: &Turn| self.messages.get(&t.message_id).is_some_and(|m| m.conversation_id == id);
+                let answered = self.turns.values().any(|t| t.ended_at.is_none() && asked(t));
+                if self.is_busy(id) || answered || self.is_reached(id) {
                     return None;
                 }
                 let owner = self.conversations.remove(&id)?.bot_id;

@@ -41,34 +41,50 @@ impl Record {
         Some(kept.iter().take(limit).take_while(fits).map(|e| (*e).clone()).collect())
     }
 
-    /// A message with its place among its siblings.
+    /// A message with its place among its siblings of its conversation.
     pub(in super::super) fn message(&self, id: MessageId) -> Option<Message> {
-        let mut message = self.messages.get(&id)?.clone();
-        let siblings = self.children(message.conversation_id, message.parent_id);
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        message.siblings = Siblings {
-            index: number(siblings.iter().filter(|s| **s <= id).count()),
-            count: number(siblings.len()),
-        };
-        Some(message)
+        let message = self.messages.get(&id)?.clone();
+        let siblings = self.own_children(message.conversation_id, message.parent_id);
+        Some(placed(message, &siblings))
     }
 
     /// Messages of a conversation with this parent, oldest first.
+    fn own_children(&self, conversation: ConversationId, parent: Option<MessageId>) -> BTreeSet<MessageId> {
+        let own =
+            self.messages.values().filter(|m| m.conversation_id == conversation && m.parent_id == parent);
+        own.map(|m| m.id).collect()
+    }
+
+    /// As a conversation has them: with the one that it shares.
     pub(in super::super) fn children(
         &self,
         conversation: ConversationId,
         parent: Option<MessageId>,
-    ) -> Vec<MessageId> {
-        let children =
-            self.messages.values().filter(|m| m.conversation_id == conversation && m.parent_id == parent);
-        children.map(|m| m.id).collect()
+    ) -> BTreeSet<MessageId> {
+        let mut children = self.own_children(conversation, parent);
+        let shared = self.path(self.shared_end(conversation));
+        children.extend(shared.iter().filter(|m| m.parent_id == parent).map(|m| m.id));
+        children
     }
 
-    /// The newest message of its conversation at or below this one.
-    pub(in super::super) fn newest_below(&self, id: MessageId) -> Option<MessageId> {
-        let home = self.messages.get(&id)?.conversation_id;
+    /// The end of what a conversation shares.
+    fn shared_end(&self, home: ConversationId) -> Option<MessageId> {
+        let own = self.messages.values().filter(|m| m.conversation_id == home);
+        let begins = own.filter_map(|m| m.parent_id).filter(|parent| parent.0 < home.0);
+        begins.filter(|p| self.messages.get(p).is_some_and(|p| p.conversation_id != home)).max()
+    }
+
+    /// The newest message of a conversation at or below this one.
+    pub(in super::super) fn newest_below(&self, home: ConversationId, id: MessageId) -> Option<MessageId> {
+        let shared = self.path(self.shared_end(home));
+        let mut below = BTreeSet::new();
+        if self.messages.get(&id).is_some_and(|m| m.conversation_id == home) {
+            below.insert(id);
+        }
+        if let Some(at) = shared.iter().position(|m| m.id == id) {
+            below.extend(shared.iter().take(at + 1).map(|m| m.id));
+        }
         // A child is newer than its parent, so one walk in the order of creation meets parents first.
-        let mut below = BTreeSet::from([id]);
         for message in self.messages.values().filter(|m| m.conversation_id == home) {
             if message.parent_id.is_some_and(|parent| below.contains(&parent)) {
                 below.insert(message.id);
@@ -97,6 +113,11 @@ impl Record {
     ) -> Option<MessagePage> {
         let mut path = self.path(self.conversations.get(&id).and_then(|c| c.leaf_message_id));
         path.reverse();
+        for message in &mut path {
+            let mut siblings = self.children(id, message.parent_id);
+            siblings.insert(message.id);
+            *message = placed(message.clone(), &siblings);
+        }
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let place = |id| path.iter().position(|m| m.id == id);
         let older = |to: usize| {
@@ -143,6 +164,13 @@ impl Record {
         open.sort_by_key(|(turn, ..)| (turn.created_at, turn.id));
         open
     }
+}
+
+/// A message with its place among these.
+fn placed(message: Message, siblings: &BTreeSet<MessageId>) -> Message {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let (index, count) = (siblings.range(..=message.id).count(), siblings.len());
+    Message { siblings: Siblings { index: number(index), count: number(count) }, ..message }
 }
 
 /// How many of these messages, from the first one on, are a page.
