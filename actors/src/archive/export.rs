@@ -32,7 +32,8 @@ const PAGE_BYTES: usize = 64 * 1024;
 /// Begins an export of one conversation of a bot, or of all of them. What is said later is not in it.
 ///
 /// # Errors
-/// `conversation_not_found`, `storage_unavailable`. In the body also `unavailable`, where something was deleted meanwhile.
+/// `conversation_not_found`, `storage_unavailable`; in the body only what the database answers. What is deleted meanwhile is
+/// left out and counted.
 pub async fn export(
     store: Arc<dyn Storage>,
     bot: &BotId,
@@ -73,7 +74,7 @@ pub async fn export(
         bot: bot.clone(),
         conversations,
         at: 0,
-        after: None,
+        pass: Pass::default(),
         by,
         left_out,
         gaps: gaps.clone(),
@@ -139,13 +140,26 @@ enum Stage {
     Over,
 }
 
+/// The way through one conversation.
+#[derive(Debug, Default)]
+struct Pass {
+    after: Option<Place>,
+    /// Rows met.
+    rows: u64,
+    /// First messages met.
+    firsts: HashSet<MessageId>,
+    /// Something is missing: what hung on it may have become a first message meanwhile. Those are looked at once more; with
+    /// how many rows were met before.
+    again: Option<u64>,
+}
+
 struct Exporter {
     store: Arc<dyn Storage>,
     bot: BotId,
     /// As they were at the begin, in the order of their ids.
     conversations: Vec<Conversation>,
     at: usize,
-    after: Option<Place>,
+    pass: Pass,
     /// Later messages stay out: else an export of a busy bot would never end.
     by: Arrival,
     left_out: LeftOut,
@@ -210,19 +224,27 @@ impl Exporter {
     /// One page of the conversation that it is at.
     async fn page(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
         let Some(conversation) = self.conversations.get(self.at) else { return Ok(()) };
-        if let (None, Writer::Markdown(markdown)) = (self.after, &self.writer) {
-            markdown.conversation(out, conversation);
-        }
-        let page = self.store.messages_after(conversation.id, self.after, self.by, PAGE, PAGE_BYTES).await;
+        let (store, pass) = (&*self.store, &mut self.pass);
+        let page = store.messages_after(conversation.id, pass.after, self.by, PAGE, PAGE_BYTES).await;
         let read = page.map_err(|e| read_problem(&e))?;
         let mut page = read.messages;
-        self.gaps.messages(read.left_out);
-        let Some(last) = page.last().map(Place::of) else {
-            self.unchanged(conversation).await?;
-            (self.at, self.after) = (self.at + 1, None);
-            return Ok(());
+        let last = page.last().map(Place::of);
+        if pass.again.is_some() {
+            page.retain(|m| m.parent_id.is_none() && !pass.firsts.contains(&m.id));
+        }
+        pass.rows += self.gaps.messages(read.left_out) + u64::try_from(page.len()).unwrap_or(u64::MAX);
+        pass.firsts.extend(page.iter().filter(|m| m.parent_id.is_none()).map(|m| m.id));
+        // One whose messages are gone already has no heading.
+        let there = pass.rows > 0 || conversation.message_count == 0;
+        if let (None, None, true, Writer::Markdown(markdown)) = (pass.after, pass.again, there, &self.writer)
+        {
+            markdown.conversation(out, conversation);
+        }
+        let over = pass.again.is_some() && page.is_empty();
+        let Some(last) = last.filter(|last| !over || last.parent_id.is_none()) else {
+            return self.end_of_conversation().await;
         };
-        self.after = Some(last);
+        pass.after = Some(last);
         // A turn that was open when the page was read is open now, or its reply was read as pending, or all of it was
         // read ended: so its question comes with its reply or not at all.
         self.left_out.look(&*self.store, &self.bot).await?;
@@ -259,13 +281,26 @@ impl Exporter {
         Ok(turns.into_iter().filter(|t| t.turn.ended_at.is_some()).map(|t| (t.turn.id, t)).collect())
     }
 
-    /// Half a conversation is worse than none.
-    async fn unchanged(&self, before: &Conversation) -> Result<(), Problem> {
-        let now = self.store.conversation(before.id).await.map_err(|e| read_problem(&e))?;
-        if now.is_some_and(|now| now.message_count >= before.message_count) {
-            return Ok(());
+    /// Goes on to the next conversation; what was deleted of this one since the export began is left out.
+    async fn end_of_conversation(&mut self) -> Result<(), Problem> {
+        let Some(before) = self.conversations.get(self.at) else { return Ok(()) };
+        let missing = before.message_count.saturating_sub(self.pass.rows);
+        match self.pass.again {
+            None if missing > 0 => {
+                (self.pass.after, self.pass.again) = (None, Some(self.pass.rows));
+                return Ok(());
+            }
+            None => {}
+            Some(rows) => {
+                let now = self.store.conversation(before.id).await.map_err(|e| read_problem(&e))?;
+                let moved = self.pass.rows > rows;
+                if moved || now.is_none_or(|now| now.message_count < before.message_count) {
+                    // What moved is out of its place in the file: so something is said to be missing, whatever else is.
+                    self.gaps.deleted(missing.max(u64::from(moved)));
+                }
+            }
         }
-        let detail = format!("Messages of conversation {} were deleted while it was exported.", before.id);
-        Err(Problem::new(Code::Unavailable, format!("{detail} Begin again.")))
+        (self.at, self.pass) = (self.at + 1, Pass::default());
+        Ok(())
     }
 }
