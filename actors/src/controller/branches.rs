@@ -25,8 +25,8 @@ impl Controller {
     ) -> Result<AcceptedTurn, ControllerError> {
         self.open()?;
         let before = self.stored_turn(turn).await?;
-        let me = self.clone();
-        let sent = self.carry_out(async move {
+        let (me, keyed) = (self.clone(), key.is_some());
+        let work = async move {
             let fingerprint = || Fingerprint::of(&("regenerate", turn));
             let work = async |key| {
                 if !before.state.is_terminal() {
@@ -35,8 +35,8 @@ impl Controller {
                 me.answer_again(&before, Ids::new(), key).await
             };
             me.once(&before.bot_id, key, fingerprint, work).await
-        });
-        match sent.await? {
+        };
+        match self.carry_out_keyed(work, keyed).await? {
             Sent::Turn(accepted) => Ok(accepted),
             Sent::Command { .. } => {
                 Err(Problem::new(Code::Internal, "A turn was answered as a command; this is a defect."))
