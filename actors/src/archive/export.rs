@@ -51,6 +51,11 @@ pub async fn export(
     let mut conversations: Vec<_> =
         all.into_iter().filter(|c| only.is_none_or(|only| c.id == only)).collect();
     if let (Some(id), true) = (only, conversations.is_empty()) {
+        // One that an earlier bot of this id left is in no list.
+        let kept = store.conversation(id).await.map_err(|e| read_problem(&e))?;
+        conversations.extend(kept.filter(|kept| kept.bot_id == *bot));
+    }
+    if let (Some(id), true) = (only, conversations.is_empty()) {
         let detail = format!("This bot has no conversation {id}.");
         return Err(Problem::new(Code::ConversationNotFound, detail));
     }

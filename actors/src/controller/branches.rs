@@ -34,7 +34,10 @@ impl Controller {
                 }
                 me.answer_again(&before, Ids::new(), key).await
             };
-            me.once(&before.bot_id, key, fingerprint, work).await
+            match me.once(&before.bot_id, key, fingerprint, work).await {
+                Err(problem) => Err(me.refusal(&before.bot_id, Some(before.conversation_id), problem).await),
+                sent => sent,
+            }
         };
         match self.carry_out_keyed(work, keyed).await? {
             Sent::Turn(accepted) => Ok(accepted),
@@ -83,6 +86,30 @@ impl Controller {
         match message.state {
             MessageState::Pending => Err(unfinished("This answer has")),
             MessageState::Complete | MessageState::Partial => Ok(id),
+        }
+    }
+
+    /// Refuses what an earlier bot of this id left, which is kept to be read.
+    pub(super) async fn not_retired(&self, bot: &BotId, id: ConversationId) -> Result<(), Problem> {
+        let own = self.read(self.inner.store.conversations(bot)).await?;
+        if own.iter().any(|c| c.id == id) {
+            return Ok(());
+        }
+        let detail = format!(
+            "Conversation {id} is of an earlier bot {bot}, which was deleted, and is kept to be read. To go on from it, begin a \
+             conversation with one of its messages (from_message_id); to take it over, export and import it."
+        );
+        Err(Problem::new(Code::ConversationRetired, detail))
+    }
+
+    /// Why a conversation does not take a message: a kept one never will. Looked at only once it was refused.
+    pub(super) async fn refusal(&self, bot: &BotId, id: Option<ConversationId>, problem: Problem) -> Problem {
+        match id {
+            Some(id) if problem.code == Code::StorageUnavailable => match self.not_retired(bot, id).await {
+                Err(retired) if retired.code == Code::ConversationRetired => retired,
+                _ => problem,
+            },
+            _ => problem,
         }
     }
 

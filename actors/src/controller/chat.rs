@@ -114,7 +114,8 @@ impl Controller {
     /// waits there is stopped first, so that nothing of it comes back.
     ///
     /// # Errors
-    /// `bot_not_found`, `conversation_not_found`, `legal_hold` (then nothing is deleted), `storage_unavailable`.
+    /// `bot_not_found`, `conversation_not_found`, `conversation_retired`, `legal_hold` (then nothing is deleted),
+    /// `storage_unavailable`.
     pub async fn clear(
         &self,
         bot: &BotId,
@@ -123,7 +124,11 @@ impl Controller {
         self.open()?;
         let entry = self.entry(bot)?;
         let conversations = match conversation {
-            Some(id) => vec![self.conversation_of(bot, Some(id)).await?],
+            Some(id) => {
+                let one = self.conversation_of(bot, Some(id)).await?;
+                self.not_retired(bot, id).await?;
+                vec![one]
+            }
             None => self.conversations(bot).await?,
         };
         let conversations: Vec<ConversationId> = conversations.into_iter().map(|c| c.id).collect();
@@ -246,7 +251,8 @@ impl Controller {
     /// Changes title, archiving, the end of the active path, or the legal hold.
     ///
     /// # Errors
-    /// `bot_not_found`, `conversation_not_found`, `message_not_found`, `conversation_busy`, `storage_unavailable`.
+    /// `bot_not_found`, `conversation_not_found`, `message_not_found`, `conversation_retired`, `conversation_busy`,
+    /// `storage_unavailable`.
     pub async fn patch_conversation(
         &self,
         bot: &BotId,
@@ -311,6 +317,7 @@ impl Controller {
             }
             conversation = Conversation { title: conversation.title, archived: conversation.archived, ..now };
         }
+        self.not_retired(bot, id).await?;
         Err(busy())
     }
 
@@ -328,7 +335,7 @@ impl Controller {
     async fn carry_out_deletion(&self, bot: &BotId, id: ConversationId) -> Result<(), Problem> {
         let entry = self.entry(bot)?;
         let conversation = self.conversation_of(bot, Some(id)).await?;
-        if conversation.main {
+        if conversation.id == entry.record().main_conversation_id {
             return Err(Problem::new(
                 Code::MainConversation,
                 "The main conversation can't be deleted. Clear its history instead.",

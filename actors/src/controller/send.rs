@@ -111,7 +111,10 @@ impl Controller {
                 Some(command) => me.command(command, &message, key).await,
                 None => me.hand_over(message.clone(), ids, None, key).await,
             };
-            me.once(&message.bot_id, message.idempotency_key.clone(), fingerprint, work).await
+            match me.once(&message.bot_id, message.idempotency_key.clone(), fingerprint, work).await {
+                Err(problem) => Err(me.refusal(&message.bot_id, message.conversation_id, problem).await),
+                sent => sent,
+            }
         };
         self.carry_out_keyed(work, keyed).await
     }
