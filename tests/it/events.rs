@@ -344,3 +344,23 @@ async fn deleted_texts_are_not_replayed_and_leave_no_gap() {
     let deia = stage.start().await;
     nothing_secret(&deia, &topic, &before).await;
 }
+
+#[tokio::test]
+async fn a_new_conversation_and_a_deleted_one_are_told_to_the_topic_of_the_bot() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let mut socket = deia.socket().await;
+    socket.subscribe("bot:ada").await;
+    let conversations = "/api/chat/ada/conversations";
+    let made = api.post(conversations, json!({"title": "Aside"})).await.expect(201);
+    let told = socket.until_event("conversation_changed").await.pop().unwrap();
+    assert_eq!(told["data"]["conversation"], made);
+    let said = api.submit("ada", "hello", json!({"conversation_id": made["id"]})).await.expect(202);
+    api.ended(&said["turn"]["id"]).await;
+    api.delete(format!("{conversations}/{}", made["id"].as_str().unwrap())).await.expect(204);
+    let told = socket.until_event("history_cleared").await.pop().unwrap();
+    let expected = json!({"bot_id": "ada", "conversation_id": made["id"], "deleted": 2, "removed": true});
+    assert_eq!(told["data"], expected);
+}

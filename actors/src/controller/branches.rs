@@ -1,17 +1,65 @@
-//! The façade: branches of a conversation. One more answer to the same message, and what may be an end or a
+//! The façade: branches. One more answer to the same message, a new conversation or a fork, and what may be an end or a
 //! beginning of a path.
 
-use super::{send::Ids, *};
+use super::{chat::check_title, send::Ids, *};
 use crate::{
     bot::{Again, Overrides},
     domain::{
+        event::{EventBody, NewEvent, Topic},
         idempotency::{Fingerprint, Idempotency, IdempotencyKey},
         message::MessageState,
+        time::Timestamp,
     },
     ports::history_store::Cursor,
 };
 
 impl Controller {
+    /// A new conversation; a fork, where it begins with a message of the bot.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `invalid_request`, `message_not_found`, `conversation_busy` where that message is still being
+    /// written, `storage_unavailable`.
+    pub async fn new_conversation(
+        &self,
+        bot: &BotId,
+        new: NewConversation,
+    ) -> Result<Conversation, ControllerError> {
+        self.open()?;
+        self.entry(bot)?;
+        let title = check_title(new.title)?;
+        let leaf_message_id = match new.from_message_id {
+            Some(id) => Some(self.beginning(bot, id).await?),
+            None => None,
+        };
+        let conversation = Conversation {
+            id: ConversationId::new(),
+            bot_id: bot.clone(),
+            title,
+            main: false,
+            leaf_message_id,
+            message_count: 0,
+            archived: false,
+            legal_hold: false,
+            created_at: Timestamp::now(),
+            last_at: None,
+        };
+        let (me, bot) = (self.clone(), bot.clone());
+        self.carry_out(async move {
+            let told = EventBody::ConversationChanged { conversation: conversation.clone() };
+            let told = NewEvent::new(vec![Topic::Bot(bot.clone())], &told);
+            let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![told]);
+            let made = me.inner.history.append(fact).await?.applied
+                // A repetition, after a crash of the actor, does not apply either.
+                || me.conversation_of(&bot, Some(conversation.id)).await.is_ok();
+            if !made {
+                me.entry(&bot)?;
+                return Err(Problem::new(Code::MessageNotFound, "The message was deleted in this moment."));
+            }
+            Ok(conversation)
+        })
+        .await
+    }
+
     /// Answers the message of an ended turn once more: a new turn, whose reply stands beside the earlier ones. It waits
     /// in the line of the conversation like a message, and its reply becomes the end of the active path.
     ///
