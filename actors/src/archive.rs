@@ -18,9 +18,9 @@
 //! a turn with its reply. The checksum is of every byte before its own line. What a running or waiting turn is about
 //! (its question and its reply) is left out: the export ends before it.
 //!
-//! Rows that can't be read are left out too. Then the file says so: `"left_out":n` stands behind the counts, what hung
-//! on such a message hangs on the one before it, and what can't be placed (because its conversation is missing) is a
-//! begin once it is imported.
+//! Rows that can't be read are left out too, and what is deleted before the export comes to it. Then the file says so:
+//! `"left_out":n` stands behind the counts, what hung on an unreadable message hangs on the one before it, and what can't be
+//! placed is a begin once it is imported. A conversation that was deleted meanwhile may stand in the list without messages.
 
 mod check;
 mod csv;
@@ -116,7 +116,7 @@ pub struct Export {
     pub content_type: &'static str,
     /// Its bytes.
     pub body: ExportBody,
-    /// Rows that can't be read and are left out, so far.
+    /// Rows that are left out so far: they can't be read, or were deleted meanwhile.
     pub left_out: Arc<AtomicU64>,
 }
 

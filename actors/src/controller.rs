@@ -63,6 +63,7 @@ mod subscribe;
 mod turns;
 #[cfg(test)]
 mod tests {
+    mod advice;
     mod choice;
     mod clears;
     mod context;
@@ -249,12 +250,21 @@ impl Controller {
         T: Send + 'static,
         F: Future<Output = Result<T, Problem>> + Send + 'static,
     {
+        self.carry_out_keyed(work, false).await
+    }
+
+    /// As `carry_out`, for what may have an idempotency key.
+    async fn carry_out_keyed<T, F>(&self, work: F, keyed: bool) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send + 'static,
+    {
         let task = self.inner.tasks.spawn(work);
         let watch = self.inner.history.watch();
         let ended = tokio::select! {
             biased;
             ended = task => ended,
-            () = watch.gave_up() => return Err(not_known(watch.limit())),
+            () = watch.gave_up() => return Err(not_known(watch.limit(), keyed)),
         };
         ended.unwrap_or_else(|error| {
             tracing::error!(%error, "a request's task ended abnormally");

@@ -115,6 +115,29 @@ export function followTree({ live }) {
   };
 }
 
+/** The list of a bot's conversations, also as others change it; `gone(id)` where one was deleted. */
+export function followConversations(botId, gone) {
+  const read = async () => store.dispatch({ type: 'conversations', botId, items: await api.conversations(botId) });
+  const refresh = () => read().catch(() => { /* the next poll or snapshot tries again */ });
+  polls.add(read);
+  const end = socket.subscribe(`bot:${botId}`, {
+    snapshot: (frame) => { if (frame.recovered === false) refresh(); },
+    event: ({ event, data }) => {
+      const known = store.state.conversations[botId]?.some((c) => c.id === data.conversation?.id);
+      if (event === 'conversation_changed' && !known) store.dispatch({ type: 'conversation', conversation: data.conversation });
+      if (event !== 'history_cleared' || !data.removed) return;
+      store.dispatch({ type: 'conversation_gone', botId, id: data.conversation_id });
+      gone(data.conversation_id);
+    },
+    refused: refresh,
+  });
+  refresh();
+  return () => {
+    end();
+    polls.delete(read);
+  };
+}
+
 /** One conversation, while it is open in a tab. */
 export function followConversation(botId, id) {
   store.dispatch({ type: 'chat_open', botId, id });

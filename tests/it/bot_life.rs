@@ -122,3 +122,67 @@ async fn what_is_cleared_is_in_no_later_prompt() {
     assert!(prompt < 50, "{prompt} tokens for one word");
     assert_eq!(answer["message"]["parent_id"], Value::Null);
 }
+
+#[tokio::test]
+async fn what_a_deleted_bot_left_is_read_forked_taken_over_or_deleted_and_every_other_answer_says_how() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let old = api.launch("ada", "sim:echo").await["main_conversation_id"].clone();
+    let said = api.send("ada", "kept words").await.expect(200);
+    let (turn, question, last) = (&said["turn"]["id"], &said["message"]["id"], &said["reply"]["id"]);
+    api.delete("/api/bot/ada").await.expect(200);
+    api.launch("ada", "sim:echo").await;
+    let id = old.as_str().unwrap();
+    let there = format!("/api/chat/ada?conversation_id={id}");
+    assert_eq!(api.get(&there).await.expect(200)["items"].as_array().unwrap().len(), 2);
+
+    let conversations = "/api/chat/ada/conversations";
+    let send = |content: &str, more: Value| {
+        let mut body = json!({"bot_id": "ada", "content": content, "conversation_id": id});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        api.post("/api/chat/send", body)
+    };
+    send("hello", json!({})).await.expect_problem(409, "conversation_retired");
+    send("/help", json!({})).await.expect_problem(409, "conversation_retired");
+    send("/clear", json!({})).await.expect_problem(409, "conversation_retired");
+    send("other words", json!({"parent_id": null})).await.expect_problem(409, "conversation_retired");
+    let again = format!("/api/turn/{}/regenerate", turn.as_str().unwrap());
+    api.post(&again, json!({})).await.expect_problem(409, "conversation_retired");
+    api.get(&format!("{there}&q=words")).await.expect_problem(409, "conversation_retired");
+    api.delete(&there).await.expect_problem(409, "conversation_retired");
+    for patch in [json!({"title": "mine"}), json!({"leaf_message_id": question})] {
+        let patched = api.patch(&format!("{conversations}/{id}"), patch).await;
+        patched.expect_problem(409, "conversation_retired");
+    }
+    // The bot goes on with what is its own.
+    api.send("ada", "hello").await.expect(200);
+
+    let fork = api.post(conversations, json!({"from_message_id": last})).await.expect(201);
+    let on = json!({"conversation_id": fork["id"]});
+    assert_eq!(api.submit("ada", "and on", on).await.expect(202)["message"]["parent_id"], *last);
+
+    let export = api.request(reqwest::Method::POST, "/api/chat/ada/export".to_owned());
+    let export = export.json(&json!({"format": "json", "conversation_id": id})).send().await.unwrap();
+    assert_eq!(export.status(), 200);
+    let file = export.text().await.unwrap();
+    let import = api.request(reqwest::Method::POST, "/api/chat/ada/import".to_owned());
+    let import = import.header("content-type", "application/json").body(file);
+    assert_eq!(api.answer(import).await.expect(200)["unchanged"]["messages"], 2);
+    let next = send("hello", json!({})).await.expect(200);
+    assert_eq!(next["message"]["parent_id"], *last, "it is the bot's now");
+}
+
+#[tokio::test]
+async fn a_kept_main_conversation_can_be_deleted() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    let old = api.launch("ada", "sim:echo").await["main_conversation_id"].clone();
+    api.delete("/api/bot/ada").await.expect(200);
+    let main = api.launch("ada", "sim:echo").await["main_conversation_id"].clone();
+    let path = |id: &Value| format!("/api/chat/ada/conversations/{}", id.as_str().unwrap());
+    api.delete(&path(&main)).await.expect_problem(409, "main_conversation");
+    api.delete(&path(&old)).await.expect(204);
+    api.delete(&path(&old)).await.expect_problem(404, "conversation_not_found");
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::support::{Deia, ServerSentEvents, Socket, Stage, numbered};
+use crate::support::{Database, Deia, ServerSentEvents, Socket, Stage, numbered};
 
 /// What a reader has put together of replies.
 #[derive(Default)]
@@ -343,4 +343,52 @@ async fn deleted_texts_are_not_replayed_and_leave_no_gap() {
     deia.kill().await;
     let deia = stage.start().await;
     nothing_secret(&deia, &topic, &before).await;
+}
+
+#[tokio::test]
+async fn a_new_conversation_and_a_deleted_one_are_told_to_the_topic_of_the_bot() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let api = deia.api();
+    api.launch("ada", "sim:echo").await;
+    let mut socket = deia.socket().await;
+    socket.subscribe("bot:ada").await;
+    let conversations = "/api/chat/ada/conversations";
+    let made = api.post(conversations, json!({"title": "Aside"})).await.expect(201);
+    let told = socket.until_event("conversation_changed").await.pop().unwrap();
+    assert_eq!(told["data"]["conversation"], made);
+    let said = api.submit("ada", "hello", json!({"conversation_id": made["id"]})).await.expect(202);
+    api.ended(&said["turn"]["id"]).await;
+    api.delete(format!("{conversations}/{}", made["id"].as_str().unwrap())).await.expect(204);
+    let told = socket.until_event("history_cleared").await.pop().unwrap();
+    let expected = json!({"bot_id": "ada", "conversation_id": made["id"], "deleted": 2, "removed": true});
+    assert_eq!(told["data"], expected);
+}
+
+/// A copy put back in place of the record has the numbers of the old one again, for other events.
+#[tokio::test]
+async fn a_record_whose_epoch_was_taken_away_gets_another_and_nobody_resumes_in_it() {
+    let stage = Stage::new().await;
+    let deia = stage.start().await;
+    let topic = conversation(&deia.api().launch("ada", "sim:echo").await);
+    deia.api().send("ada", "hello").await.expect(200);
+    let before = deia.socket().await.subscribe(&topic).await;
+    deia.kill().await;
+    // As docs/OPERATIONS.md has it after a restore.
+    let forget = "DELETE FROM meta WHERE name = 'epoch'";
+    match stage.home.database() {
+        Database::Sqlite => {
+            let file = rusqlite::Connection::open(stage.home.data().join("deia.db")).unwrap();
+            assert_eq!(file.execute(forget, []).unwrap(), 1);
+        }
+        Database::Postgres(database) => database.execute(forget),
+    }
+    let deia = stage.start().await;
+    deia.api().send("ada", "and on").await.expect(200);
+    let after = json!({"epoch": before["epoch"], "seq": before["seq"]});
+    let subscribe = json!({"type": "subscribe", "topic": topic, "after": after});
+    let back = deia.socket().await.call(subscribe).await;
+    assert_eq!(back["recovered"], false, "{back}");
+    assert_ne!(back["epoch"], before["epoch"]);
+    assert_eq!(back["snapshot"]["messages"].as_array().map(Vec::len), Some(4));
 }

@@ -33,7 +33,8 @@ const PAGE_BYTES: usize = 64 * 1024;
 /// Begins an export of one conversation of a bot, or of all of them. What is said later is not in it.
 ///
 /// # Errors
-/// `conversation_not_found`, `storage_unavailable`. In the body also `unavailable`, where something was deleted meanwhile.
+/// `conversation_not_found`, `storage_unavailable`; in the body only what the database answers. What is deleted meanwhile is
+/// left out and counted.
 pub async fn export(
     store: Arc<dyn Storage>,
     bot: &BotId,
@@ -50,6 +51,11 @@ pub async fn export(
     }
     let mut conversations: Vec<_> =
         all.into_iter().filter(|c| only.is_none_or(|only| c.id == only)).collect();
+    if let (Some(id), true) = (only, conversations.is_empty()) {
+        // One that an earlier bot of this id left is in no list.
+        let kept = store.conversation(id).await.map_err(|e| read_problem(&e))?;
+        conversations.extend(kept.filter(|kept| kept.bot_id == *bot));
+    }
     if let (Some(id), true) = (only, conversations.is_empty()) {
         let detail = format!("This bot has no conversation {id}.");
         return Err(Problem::new(Code::ConversationNotFound, detail));
@@ -81,8 +87,7 @@ pub async fn export(
         bot: bot.clone(),
         conversations,
         at: 0,
-        after: None,
-        headed: false,
+        pass: Pass::default(),
         shared,
         by,
         left_out,
@@ -158,15 +163,28 @@ enum Stage {
     Over,
 }
 
+/// The way through one conversation.
+#[derive(Debug, Default)]
+struct Pass {
+    after: Option<Place>,
+    /// Whether it has its heading.
+    headed: bool,
+    /// Rows met.
+    rows: u64,
+    /// First messages met.
+    firsts: HashSet<MessageId>,
+    /// Something is missing: what hung on it may have become a first message meanwhile. Those are looked at once more; with
+    /// how many rows were met before.
+    again: Option<u64>,
+}
+
 struct Exporter {
     store: Arc<dyn Storage>,
     bot: BotId,
     /// As they were at the begin, in the order of their ids.
     conversations: Vec<Conversation>,
     at: usize,
-    after: Option<Place>,
-    /// Whether the conversation that it is at has its heading.
-    headed: bool,
+    pass: Pass,
     /// What comes next of the path of a fork that is exported alone, as long as that is its origin's.
     shared: Option<Cursor>,
     /// Later messages stay out: else an export of a busy bot would never end.
@@ -233,24 +251,38 @@ impl Exporter {
     /// One page of the conversation that it is at.
     async fn page(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
         let Some(conversation) = self.conversations.get(self.at) else { return Ok(()) };
-        if let (false, Writer::Markdown(markdown)) = (self.headed, &self.writer) {
-            markdown.conversation(out, conversation);
-        }
-        self.headed = true;
         if let Some(cursor) = self.shared.take() {
             let home = conversation.id;
+            if let (false, Writer::Markdown(markdown)) =
+                (std::mem::replace(&mut self.pass.headed, true), &self.writer)
+            {
+                markdown.conversation(out, conversation);
+            }
             return self.shared_page(out, home, cursor).await;
         }
-        let page = self.store.messages_after(conversation.id, self.after, self.by, PAGE, PAGE_BYTES).await;
+        let (store, pass) = (&*self.store, &mut self.pass);
+        let page = store.messages_after(conversation.id, pass.after, self.by, PAGE, PAGE_BYTES).await;
         let read = page.map_err(|e| read_problem(&e))?;
         let mut page = read.messages;
-        self.gaps.messages(read.left_out);
-        let Some(last) = page.last().map(Place::of) else {
-            self.unchanged(conversation).await?;
-            (self.at, self.after, self.headed) = (self.at + 1, None, false);
-            return Ok(());
+        let last = page.last().map(Place::of);
+        if pass.again.is_some() {
+            page.retain(|m| m.parent_id.is_none() && !pass.firsts.contains(&m.id));
+        }
+        pass.rows += self.gaps.messages(read.left_out) + u64::try_from(page.len()).unwrap_or(u64::MAX);
+        pass.firsts.extend(page.iter().filter(|m| m.parent_id.is_none()).map(|m| m.id));
+        // One whose messages are gone already has no heading.
+        let there = pass.rows > 0 || conversation.message_count == 0;
+        if there
+            && !std::mem::replace(&mut pass.headed, true)
+            && let Writer::Markdown(markdown) = &self.writer
+        {
+            markdown.conversation(out, conversation);
+        }
+        let over = pass.again.is_some() && page.is_empty();
+        let Some(last) = last.filter(|last| !over || last.parent_id.is_none()) else {
+            return self.end_of_conversation().await;
         };
-        self.after = Some(last);
+        pass.after = Some(last);
         // A turn that was open when the page was read is open now, or its reply was read as pending, or all of it was
         // read ended: so its question comes with its reply or not at all.
         self.left_out.look(&*self.store, &self.bot).await?;
@@ -313,13 +345,26 @@ impl Exporter {
         Ok(turns.into_iter().filter(|t| t.turn.ended_at.is_some()).map(|t| (t.turn.id, t)).collect())
     }
 
-    /// Half a conversation is worse than none.
-    async fn unchanged(&self, before: &Conversation) -> Result<(), Problem> {
-        let now = self.store.conversation(before.id).await.map_err(|e| read_problem(&e))?;
-        if now.is_some_and(|now| now.message_count >= before.message_count) {
-            return Ok(());
+    /// Goes on to the next conversation; what was deleted of this one since the export began is left out.
+    async fn end_of_conversation(&mut self) -> Result<(), Problem> {
+        let Some(before) = self.conversations.get(self.at) else { return Ok(()) };
+        let missing = before.message_count.saturating_sub(self.pass.rows);
+        match self.pass.again {
+            None if missing > 0 => {
+                (self.pass.after, self.pass.again) = (None, Some(self.pass.rows));
+                return Ok(());
+            }
+            None => {}
+            Some(rows) => {
+                let now = self.store.conversation(before.id).await.map_err(|e| read_problem(&e))?;
+                let moved = self.pass.rows > rows;
+                if moved || now.is_none_or(|now| now.message_count < before.message_count) {
+                    // What moved is out of its place in the file: so something is said to be missing, whatever else is.
+                    self.gaps.deleted(missing.max(u64::from(moved)));
+                }
+            }
         }
-        let detail = format!("Messages of conversation {} were deleted while it was exported.", before.id);
-        Err(Problem::new(Code::Unavailable, format!("{detail} Begin again.")))
+        (self.at, self.pass) = (self.at + 1, Pass::default());
+        Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! Rows that an export has to leave out because they can't be read: how many, and what what hangs on them hangs on instead.
+//! Rows that an export has to leave out because they can't be read or were deleted under it: how many, and what what hangs
+//! on an unreadable one hangs on instead.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,13 +34,18 @@ impl Gaps {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes note of messages.
-    pub(super) fn messages(&mut self, ids: Vec<MessageId>) {
-        for id in ids {
-            if self.messages.insert(id) {
-                self.one_more();
-            }
-        }
+    /// Takes note of messages that can't be read; answers how many of them are new.
+    pub(super) fn messages(&mut self, ids: Vec<MessageId>) -> u64 {
+        let before = self.messages.len();
+        self.messages.extend(ids);
+        let new = u64::try_from(self.messages.len() - before).unwrap_or(u64::MAX);
+        self.count.fetch_add(new, Ordering::Relaxed);
+        new
+    }
+
+    /// Takes note of messages that were deleted before they were read.
+    pub(super) fn deleted(&self, rows: u64) {
+        self.count.fetch_add(rows, Ordering::Relaxed);
     }
 
     /// A conversation that is not in the list; it may also be gone by now.

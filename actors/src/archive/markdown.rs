@@ -17,7 +17,9 @@ impl MarkdownWriter {
         if left_out > 0 {
             put(
                 out,
-                &format!("\n---\n\n**Not complete:** {left_out} rows can't be read and are left out.\n"),
+                &format!(
+                    "\n---\n\n**Not complete:** {left_out} rows are left out: they can't be read, or were deleted meanwhile.\n"
+                ),
             );
         }
     }

@@ -23,6 +23,8 @@ use crate::{
     testkit::{conformance::samples, fakes::memory_store::MemoryStore},
 };
 
+mod overtaken;
+
 fn ada() -> BotId {
     BotId::parse("ada").unwrap()
 }
@@ -337,16 +339,6 @@ async fn messages_of_a_clock_that_was_ahead_are_exported_and_what_is_said_later_
     assert_eq!(imported(&other, &file).await.unwrap().imported.messages, 3);
     assert_eq!(exported(&other, ExportFormat::Json, None).await, file);
     assert!(!file.contains("later"), "{file}");
-}
-
-#[tokio::test]
-async fn an_export_that_a_deletion_overtakes_breaks_off() {
-    let (store, _) = small().await;
-    let begun = export(Arc::new(store.clone()), &ada(), ExportFormat::Json, None).await.unwrap();
-    let clear = Change::ClearHistory { bot_id: ada(), conversation_id: None };
-    store.commit(vec![Fact::new(clear, vec![])]).await.unwrap();
-    let chunks: Vec<_> = begun.body.collect().await;
-    assert_eq!(chunks.last().unwrap().as_ref().unwrap_err().code, Code::Unavailable);
 }
 
 #[tokio::test]

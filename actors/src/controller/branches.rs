@@ -1,17 +1,65 @@
-//! The façade: branches of a conversation. One more answer to the same message, a message among its siblings, and what may
-//! be an end or a beginning of a path.
+//! The façade: branches. One more answer to the same message, a new conversation or a fork, a message among its siblings, and what
+//! may be an end or a beginning of a path.
 
-use super::{send::Ids, *};
+use super::{chat::check_title, send::Ids, *};
 use crate::{
     bot::{Again, Overrides},
     domain::{
+        event::{EventBody, NewEvent, Topic},
         idempotency::{Fingerprint, Idempotency, IdempotencyKey},
         message::{MessageState, Siblings},
+        time::Timestamp,
     },
     ports::history_store::Cursor,
 };
 
 impl Controller {
+    /// A new conversation; a fork, where it begins with a message of the bot.
+    ///
+    /// # Errors
+    /// `bot_not_found`, `invalid_request`, `message_not_found`, `conversation_busy` where that message is still being
+    /// written, `storage_unavailable`.
+    pub async fn new_conversation(
+        &self,
+        bot: &BotId,
+        new: NewConversation,
+    ) -> Result<Conversation, ControllerError> {
+        self.open()?;
+        self.entry(bot)?;
+        let title = check_title(new.title)?;
+        let leaf_message_id = match new.from_message_id {
+            Some(id) => Some(self.beginning(bot, id).await?),
+            None => None,
+        };
+        let conversation = Conversation {
+            id: ConversationId::new(),
+            bot_id: bot.clone(),
+            title,
+            main: false,
+            leaf_message_id,
+            message_count: 0,
+            archived: false,
+            legal_hold: false,
+            created_at: Timestamp::now(),
+            last_at: None,
+        };
+        let (me, bot) = (self.clone(), bot.clone());
+        self.carry_out(async move {
+            let told = EventBody::ConversationChanged { conversation: conversation.clone() };
+            let told = NewEvent::new(vec![Topic::Bot(bot.clone())], &told);
+            let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![told]);
+            let made = me.inner.history.append(fact).await?.applied
+                // A repetition, after a crash of the actor, does not apply either.
+                || me.conversation_of(&bot, Some(conversation.id)).await.is_ok();
+            if !made {
+                me.entry(&bot)?;
+                return Err(Problem::new(Code::MessageNotFound, "The message was deleted in this moment."));
+            }
+            Ok(conversation)
+        })
+        .await
+    }
+
     /// Answers the message of an ended turn once more: a new turn, whose reply stands beside the earlier ones. It waits
     /// in the line of the conversation like a message, and its reply becomes the end of the active path.
     ///
@@ -25,8 +73,8 @@ impl Controller {
     ) -> Result<AcceptedTurn, ControllerError> {
         self.open()?;
         let before = self.stored_turn(turn).await?;
-        let me = self.clone();
-        let sent = self.carry_out(async move {
+        let (me, keyed) = (self.clone(), key.is_some());
+        let work = async move {
             let fingerprint = || Fingerprint::of(&("regenerate", turn));
             let work = async |key| {
                 if !before.state.is_terminal() {
@@ -34,9 +82,12 @@ impl Controller {
                 }
                 me.answer_again(&before, before.conversation_id, Ids::new(), key).await
             };
-            me.once(&before.bot_id, key, fingerprint, work).await
-        });
-        match sent.await? {
+            match me.once(&before.bot_id, key, fingerprint, work).await {
+                Err(problem) => Err(me.refusal(&before.bot_id, Some(before.conversation_id), problem).await),
+                sent => sent,
+            }
+        };
+        match self.carry_out_keyed(work, keyed).await? {
             Sent::Turn(accepted) => Ok(accepted),
             Sent::Command { .. } => {
                 Err(Problem::new(Code::Internal, "A turn was answered as a command; this is a defect."))
@@ -127,6 +178,30 @@ impl Controller {
         match message.state {
             MessageState::Pending => Err(unfinished("This answer has")),
             MessageState::Complete | MessageState::Partial => Ok(id),
+        }
+    }
+
+    /// Refuses what an earlier bot of this id left, which is kept to be read.
+    pub(super) async fn not_retired(&self, bot: &BotId, id: ConversationId) -> Result<(), Problem> {
+        let own = self.read(self.inner.store.conversations(bot)).await?;
+        if own.iter().any(|c| c.id == id) {
+            return Ok(());
+        }
+        let detail = format!(
+            "Conversation {id} is of an earlier bot {bot}, which was deleted, and is kept to be read. To go on from it, begin a \
+             conversation with one of its messages (from_message_id); to take it over, export and import it."
+        );
+        Err(Problem::new(Code::ConversationRetired, detail))
+    }
+
+    /// Why a conversation does not take a message: a kept one never will. Looked at only once it was refused.
+    pub(super) async fn refusal(&self, bot: &BotId, id: Option<ConversationId>, problem: Problem) -> Problem {
+        match id {
+            Some(id) if problem.code == Code::StorageUnavailable => match self.not_retired(bot, id).await {
+                Err(retired) if retired.code == Code::ConversationRetired => retired,
+                _ => problem,
+            },
+            _ => problem,
         }
     }
 

@@ -71,16 +71,15 @@ impl Builder {
         let Self { settings, store, mut servers, scratch, tools, factory } = self;
         crate::metrics::describe(crate::metrics::ALL);
         let epoch = tokio::time::timeout(settings.storage_timeout, store.epoch()).await;
-        let epoch =
-            epoch.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
+        let away = |_| read_problem(&silent(settings.storage_timeout));
+        let epoch = epoch.map_err(away)?.map_err(|e| storage_problem(&e))?;
         let hubs = Arc::new(Hubs::new(epoch));
         let slots = Slots::default();
         let roster = Arc::new(Roster::default());
         let clock = Clock::new();
         if let Some(factory) = &factory {
             let stored = tokio::time::timeout(settings.storage_timeout, store.servers()).await;
-            let stored =
-                stored.map_err(|_| not_known(settings.storage_timeout))?.map_err(|e| storage_problem(&e))?;
+            let stored = stored.map_err(away)?.map_err(|e| storage_problem(&e))?;
             stored.into_iter().for_each(|record| take_in(&mut servers, record, &**factory));
         }
         let inference = Inference::new(servers, settings.inference);

@@ -8,7 +8,6 @@ use crate::{
     domain::{
         bot::AuditEntry,
         event::{EventBody, NewEvent, Topic},
-        time::Timestamp,
     },
     ports::{history_store::Cursor, retention::Held},
 };
@@ -115,7 +114,8 @@ impl Controller {
     /// waits there is stopped first, so that nothing of it comes back.
     ///
     /// # Errors
-    /// `bot_not_found`, `conversation_not_found`, `legal_hold` (then nothing is deleted), `storage_unavailable`.
+    /// `bot_not_found`, `conversation_not_found`, `conversation_retired`, `legal_hold` (then nothing is deleted),
+    /// `storage_unavailable`.
     pub async fn clear(
         &self,
         bot: &BotId,
@@ -124,7 +124,11 @@ impl Controller {
         self.open()?;
         let entry = self.entry(bot)?;
         let conversations = match conversation {
-            Some(id) => vec![self.conversation_of(bot, Some(id)).await?],
+            Some(id) => {
+                let one = self.conversation_of(bot, Some(id)).await?;
+                self.not_retired(bot, id).await?;
+                vec![one]
+            }
             None => self.conversations(bot).await?,
         };
         let conversations: Vec<ConversationId> = conversations.into_iter().map(|c| c.id).collect();
@@ -177,50 +181,6 @@ impl Controller {
         self.read(self.inner.store.conversations(bot)).await
     }
 
-    /// A new conversation; a fork, where it begins with a message of the bot.
-    ///
-    /// # Errors
-    /// `bot_not_found`, `invalid_request`, `message_not_found`, `conversation_busy` where that message is still being
-    /// written, `storage_unavailable`.
-    pub async fn new_conversation(
-        &self,
-        bot: &BotId,
-        new: NewConversation,
-    ) -> Result<Conversation, ControllerError> {
-        self.open()?;
-        self.entry(bot)?;
-        let title = check_title(new.title)?;
-        let leaf_message_id = match new.from_message_id {
-            Some(id) => Some(self.beginning(bot, id).await?),
-            None => None,
-        };
-        let conversation = Conversation {
-            id: ConversationId::new(),
-            bot_id: bot.clone(),
-            title,
-            main: false,
-            leaf_message_id,
-            message_count: 0,
-            archived: false,
-            legal_hold: false,
-            created_at: Timestamp::now(),
-            last_at: None,
-        };
-        let (me, bot) = (self.clone(), bot.clone());
-        self.carry_out(async move {
-            let fact = Fact::new(Change::CreateConversation(conversation.clone()), vec![]);
-            let made = me.inner.history.append(fact).await?.applied
-                // A repetition, after a crash of the actor, does not apply either.
-                || me.conversation_of(&bot, Some(conversation.id)).await.is_ok();
-            if !made {
-                me.entry(&bot)?;
-                return Err(Problem::new(Code::MessageNotFound, "The message was deleted in this moment."));
-            }
-            Ok(conversation)
-        })
-        .await
-    }
-
     /// Refuses to delete conversations of a bot, or of an earlier bot of its id, where a legal hold reaches one of them.
     pub(super) async fn nothing_held(
         &self,
@@ -247,7 +207,8 @@ impl Controller {
     /// Changes title, archiving, the end of the active path, or the legal hold.
     ///
     /// # Errors
-    /// `bot_not_found`, `conversation_not_found`, `message_not_found`, `conversation_busy`, `storage_unavailable`.
+    /// `bot_not_found`, `conversation_not_found`, `message_not_found`, `conversation_retired`, `conversation_busy`,
+    /// `storage_unavailable`.
     pub async fn patch_conversation(
         &self,
         bot: &BotId,
@@ -309,6 +270,7 @@ impl Controller {
             }
             conversation = Conversation { title: conversation.title, archived: conversation.archived, ..now };
         }
+        self.not_retired(bot, id).await?;
         Err(busy())
     }
 
@@ -326,17 +288,25 @@ impl Controller {
     async fn carry_out_deletion(&self, bot: &BotId, id: ConversationId) -> Result<(), Problem> {
         let entry = self.entry(bot)?;
         let conversation = self.conversation_of(bot, Some(id)).await?;
-        if conversation.main {
+        if conversation.id == entry.record().main_conversation_id {
             return Err(Problem::new(
                 Code::MainConversation,
                 "The main conversation can't be deleted. Clear its history instead.",
             ));
         }
         self.nothing_held(bot, |held| held == id).await?;
-        let detail = Map::from_iter([("messages".to_owned(), Value::from(conversation.message_count))]);
+        let deleted = conversation.message_count;
+        let detail = Map::from_iter([("messages".to_owned(), Value::from(deleted))]);
+        let told = EventBody::HistoryCleared {
+            bot_id: bot.clone(),
+            conversation_id: Some(id),
+            deleted,
+            removed: true,
+        };
         let fact = Fact {
             change: Change::DeleteConversation(id),
-            events: vec![],
+            // The topic of the conversation goes with it.
+            events: vec![NewEvent::new(vec![Topic::Bot(bot.clone())], &told)],
             audit: Some(super::bots::audit(
                 "conversation.delete",
                 format!("conversation:{id}"),
@@ -354,7 +324,7 @@ impl Controller {
     }
 }
 
-fn check_title(title: Option<String>) -> Result<Option<String>, Problem> {
+pub(super) fn check_title(title: Option<String>) -> Result<Option<String>, Problem> {
     let max = super::bots::NAME_MAX;
     match title {
         Some(t) if t.trim().is_empty() || t.chars().count() > max || t.chars().any(char::is_control) => {

@@ -104,7 +104,7 @@ impl Controller {
             tokio::select! {
                 biased;
                 () = self.inner.history.barrier() => {}
-                () = watch.gave_up() => return Err(not_known(watch.limit())),
+                () = watch.gave_up() => return Err(not_known(watch.limit(), false)),
             }
         }
         Err(busy())

@@ -9,7 +9,7 @@ impl Controller {
     /// Searches the messages of a bot, in one conversation or in all of them, all branches. Best match first.
     ///
     /// # Errors
-    /// `bot_not_found`, `conversation_not_found`, `invalid_request`, `search_behind`, `storage_unavailable`.
+    /// `bot_not_found`, `conversation_not_found`, `conversation_retired`, `invalid_request`, `search_behind`, `storage_unavailable`.
     pub async fn search(&self, bot: &BotId, asked: SearchHistory) -> Result<SearchPage, ControllerError> {
         self.entry(bot)?;
         let limit = asked.limit.unwrap_or(PAGE.0);
@@ -27,6 +27,10 @@ impl Controller {
             Ok(found) => found.map_err(|e| read_problem(&e))?,
             Err(_) => return Err(self.search_gave_up().await),
         };
+        // What an earlier bot left is in no search, which must not look as if nothing were there.
+        if let (Some(id), true) = (asked.conversation_id, found.items.is_empty()) {
+            self.not_retired(bot, id).await?;
+        }
         let hit = |message: Message| SearchHit { snippet: query.snippet(&message.content), message };
         Ok(SearchPage {
             items: found.items.into_iter().map(hit).collect(),

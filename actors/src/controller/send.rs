@@ -104,7 +104,8 @@ impl Controller {
         let main = self.entry(&message.bot_id)?.record().main_conversation_id;
         let command = commands::parse(&message.content).transpose()?;
         let (me, message) = (self.clone(), Arc::new(message));
-        self.carry_out(async move {
+        let keyed = message.idempotency_key.is_some();
+        let work = async move {
             let fingerprint = || once::fingerprint_of(&message, main);
             let work = async |key| match command {
                 Some(command) => me.command(command, &message, key).await,
@@ -114,9 +115,12 @@ impl Controller {
                     me.hand_over(message.clone(), ids, None, key).await
                 }
             };
-            me.once(&message.bot_id, message.idempotency_key.clone(), fingerprint, work).await
-        })
-        .await
+            match me.once(&message.bot_id, message.idempotency_key.clone(), fingerprint, work).await {
+                Err(problem) => Err(me.refusal(&message.bot_id, message.conversation_id, problem).await),
+                sent => sent,
+            }
+        };
+        self.carry_out_keyed(work, keyed).await
     }
 
     /// Hands a message to its bot's actor; to the next one if that dies before it answers. The ids stay

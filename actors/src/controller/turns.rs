@@ -108,14 +108,14 @@ impl Controller {
                         return Ok(end.turn.clone());
                     }
                 }
-                () = watch.gave_up() => return Err(not_known(watch.limit())),
+                () = watch.gave_up() => return Err(not_known(watch.limit(), false)),
             }
         }
         // It has ended, or its end is not stored yet.
         tokio::select! {
             biased;
             () = self.inner.history.barrier() => {}
-            () = watch.gave_up() => return Err(not_known(watch.limit())),
+            () = watch.gave_up() => return Err(not_known(watch.limit(), false)),
         }
         self.stored_turn(id).await
     }

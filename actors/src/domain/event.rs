@@ -236,8 +236,12 @@ pub enum EventBody {
         conversation_id: Option<ConversationId>,
         /// How many.
         deleted: u64,
+        /// The conversation went with them: it is in no list any more. Told to the topic of the bot only.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        removed: bool,
     },
-    /// Title, archiving or the end of the active path were changed by somebody, or an import brought messages.
+    /// A conversation is new (told to the topic of the bot only), or its title, archiving or the end of the active path were
+    /// changed by somebody, or an import brought messages.
     ConversationChanged {
         /// The conversation as it is now.
         conversation: Conversation,
@@ -441,8 +445,12 @@ mod tests {
 
     #[test]
     fn a_body_is_written_and_read_back_through_its_committed_form() {
-        let body =
-            EventBody::HistoryCleared { bot_id: BotId::numbered(1), conversation_id: None, deleted: 3 };
+        let body = EventBody::HistoryCleared {
+            bot_id: BotId::numbered(1),
+            conversation_id: None,
+            deleted: 3,
+            removed: false,
+        };
         let new = NewEvent::new(vec![Topic::Bots], &body);
         let committed = CommittedEvent {
             position: 1,

@@ -97,6 +97,8 @@ codes! {
     BotNotRunning = "bot_not_running", 409, "The bot is not running";
     /// Something runs that forbids this now.
     ConversationBusy = "conversation_busy", 409, "The conversation has a running turn";
+    /// What an earlier bot of this id left takes nothing new.
+    ConversationRetired = "conversation_retired", 409, "The conversation is an earlier bot's";
     /// The conversation may lose nothing.
     LegalHold = "legal_hold", 409, "The conversation is under legal hold";
     /// The bot's main conversation can't be deleted.

@@ -155,16 +155,19 @@ impl History {
     }
 }
 
-/// The problem of a caller who has waited long enough for something that may still be stored.
-pub(crate) fn not_known(waited: Duration) -> Problem {
-    Problem::new(
-        Code::StorageUnavailable,
-        format!(
-            "The database has not answered within {} s. It is not known whether this was stored: send it again with the same \
-             Idempotency-Key, or look once the database is back.",
-            waited.as_secs_f64()
-        ),
-    )
+/// The problem of a caller who has waited long enough for something that may still be stored. `keyed`: it has an idempotency
+/// key, so a repetition finds what became of it.
+pub(crate) fn not_known(waited: Duration, keyed: bool) -> Problem {
+    let advice = match keyed {
+        true => "stored: send it again with the same Idempotency-Key, or look once the database is back.",
+        false => {
+            "done, and it may still come true: look once the database is back (GET), and ask again only if it was not."
+        }
+    };
+    let waited = waited.as_secs_f64();
+    let detail =
+        format!("The database has not answered within {waited} s. It is not known whether this was {advice}");
+    Problem::new(Code::StorageUnavailable, detail)
 }
 
 /// A store's error at a read, as the façade answers it.

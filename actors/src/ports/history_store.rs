@@ -41,8 +41,12 @@ pub const REDACTED: &str = r#"{"redacted":true}"#;
 #[must_use]
 pub fn cleared_event(bot: &BotId, conversation: ConversationId, deleted: u64) -> NewEvent {
     let topics = vec![Topic::Bot(bot.clone()), Topic::Conversation(conversation)];
-    let body =
-        EventBody::HistoryCleared { bot_id: bot.clone(), conversation_id: Some(conversation), deleted };
+    let body = EventBody::HistoryCleared {
+        bot_id: bot.clone(),
+        conversation_id: Some(conversation),
+        deleted,
+        removed: false,
+    };
     NewEvent::new(topics, &body)
 }
 

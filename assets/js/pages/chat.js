@@ -1,5 +1,5 @@
 // Chat: tabs of conversations, messages with streaming, composer, inspector.
-// Topics `conversation:{id}` of every open tab; `bots` gives the states.
+// Topics `conversation:{id}` of every open tab and `bot:{id}` of their bots; `bots` gives the states.
 
 import { register, run } from '../actions.js';
 import * as api from '../api.js';
@@ -14,7 +14,7 @@ import { openMenu } from '../components/menu.js';
 import { MessageList } from '../components/message-list.js';
 import { setTitle } from '../components/shell.js';
 import { toast } from '../components/toast.js';
-import { followConversation } from '../feeds.js';
+import { followConversation, followConversations } from '../feeds.js';
 import { int } from '../format.js';
 import { html, patch } from '../html.js';
 import { contextShown, isOver, isOwn, keyOf, runningTurn } from '../model/chat.js';
@@ -35,7 +35,7 @@ export function mount(root) {
   let current = null; // key of the chosen tab
   let filter = '';
   const follows = new Map(); // conversation id → stop
-  const listed = new Set();
+  const lists = new Map(); // bot id → stop
   let spoken = 0;
   let focusOn = null; // {key, action}: a button to focus once the message is shown
   let stop = null;
@@ -78,10 +78,12 @@ export function mount(root) {
       if (!id) continue;
       wanted.add(id);
       if (!follows.has(id)) follows.set(id, followConversation(t.bot, id));
-      if (!listed.has(t.bot)) {
-        listed.add(t.bot);
-        api.conversations(t.bot).then((items) => store.dispatch({ type: 'conversations', botId: t.bot, items }), () => listed.delete(t.bot));
-      }
+      if (!lists.has(t.bot)) lists.set(t.bot, followConversations(t.bot, (gone) => leave({ bot: t.bot, c: gone })));
+    }
+    for (const [bot, end] of lists) {
+      if (tabs.some((t) => t.bot === bot && botOf(bot))) continue;
+      end();
+      lists.delete(bot);
     }
     for (const [id, end] of follows) {
       if (wanted.has(id)) continue;
@@ -224,6 +226,12 @@ export function mount(root) {
     const next = tabs[Math.min(at, tabs.length - 1)];
     go(next ? tabPath(next) : '/bots');
   };
+  /** Somebody deleted what a tab shows. */
+  const leave = (t) => {
+    if (!tabs.some((x) => tabKey(x) === tabKey(t))) return;
+    closeTab(tabKey(t));
+    toast('A conversation that was open here was deleted.');
+  };
 
   const off = register({
     'chat.stop': {
@@ -350,7 +358,7 @@ export function mount(root) {
       stop();
       off();
       messages.end();
-      for (const end of follows.values()) end();
+      for (const end of [...follows.values(), ...lists.values()]) end();
       root.removeEventListener('input', onInput);
       root.removeEventListener('keydown', onKey, true);
       root.removeEventListener('auxclick', onMiddle);

@@ -41,7 +41,7 @@ pub(in crate::http) async fn export(path: PathValues, api: Api, body: Result<Exp
             next = body.next() => match next? {
                 Ok(chunk) => Some((Ok(chunk), (Some(body), closing))),
                 Err(problem) => {
-                    tracing::warn!(code = %problem.code, "an export broke off");
+                    tracing::warn!(code = %problem.code, error = %problem, "an export broke off");
                     Some((Err(io::Error::other(problem)), (None, closing)))
                 }
             }

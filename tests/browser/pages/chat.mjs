@@ -173,6 +173,22 @@ export default async function run({ browser, page, id, problems }) {
     assert.ok(!left.some((c) => c.id === conversation));
   });
 
+  await check('another window lists a new conversation and leaves it once it is deleted', async () => {
+    const other = await openPage(browser);
+    try {
+      await visit(other.page, `/chat/${id}`);
+      await other.page.locator('.cv.on').waitFor();
+      const made = (await api('POST', `/api/chat/${id}/conversations`, { title: 'Made elsewhere' })).body;
+      await other.page.locator('.cv', { hasText: 'Made elsewhere' }).click();
+      await until('its tab', () => new URL(other.page.url()).searchParams.get('c') === made.id);
+      await api('DELETE', `/api/chat/${id}/conversations/${made.id}`);
+      await until('the tab before', () => new URL(other.page.url()).searchParams.get('c') !== made.id);
+      await other.page.locator('.cv', { hasText: 'Made elsewhere' }).waitFor({ state: 'detached' });
+    } finally {
+      await other.context.close();
+    }
+  });
+
   await check('versions: regenerate, edit, and the arrows between them; a fork goes its own way', async () => {
     await visit(page, `/chat/${id}`);
     await page.keyboard.press('Control+Shift+O');

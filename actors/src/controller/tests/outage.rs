@@ -56,7 +56,7 @@ impl House {
         (house, bot)
     }
 
-    async fn launch(&self, id: &str) -> Result<Bot, Problem> {
+    pub async fn launch(&self, id: &str) -> Result<Bot, Problem> {
         let config = Map::from_iter([("model".to_owned(), json!(HAND_MODEL))]);
         let bot_id = Some(BotId::parse(id).unwrap());
         self.tree.launch(LaunchBot { bot_id, config: Some(config), ..LaunchBot::default() }).await

@@ -195,6 +195,7 @@ pub async fn a_fork_that_lost_its_beginning_is_told<S: Subject>() {
         bot_id: id.clone(),
         conversation_id: Some(home.id),
         deleted,
+        removed: false,
     };
     for home in [&main, &side] {
         let said = chain(&subject, home, None, 2).await;

@@ -307,6 +307,7 @@ pub async fn clearing_tells_each_conversation_what_it_lost<S: Subject>() {
         bot_id: id.clone(),
         conversation_id: Some(home.id),
         deleted,
+        removed: false,
     };
     let bodies = |done: &Committed| done.events.iter().map(|e| e.body().unwrap()).collect::<Vec<_>>();
     let done = commit_one(&subject, clear(None)).await;
