@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
 
@@ -15,13 +15,16 @@ const ANSWER: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
 const PAGE: [u8; 4096] = [7; 4096];
 
 /// Whoever waits for a sync.
-type Waiting = Sender<()>;
+type Waiting = SyncSender<()>;
+
+/// Requests that may wait for the writer: one per connection, and there are fewer.
+const WAITING: usize = 1024;
 
 /// Serves requests of this length for as long as the process lives.
 pub fn serve(folder: &Path, length: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let (writer, queue) = channel();
+    let (writer, queue) = sync_channel(WAITING);
     let file = File::create(folder.join("acks")).unwrap();
     thread::spawn(move || write(file, &queue));
     thread::spawn(move || {
@@ -46,10 +49,10 @@ fn write(mut file: File, queue: &Receiver<Waiting>) {
 }
 
 /// One connection, to its end.
-fn answer(mut stream: TcpStream, length: usize, writer: &Sender<Waiting>) {
+fn answer(mut stream: TcpStream, length: usize, writer: &SyncSender<Waiting>) {
     stream.set_nodelay(true).unwrap();
     let mut request = vec![0; length];
-    let (synced, sync) = channel();
+    let (synced, sync) = sync_channel(1);
     while stream.read_exact(&mut request).is_ok() {
         writer.send(synced.clone()).unwrap();
         sync.recv().unwrap();
