@@ -178,7 +178,7 @@ async fn after_the_server_ended_every_session_commits_and_reads_go_on() {
 async fn a_statement_that_takes_too_long_is_unavailable_and_then_it_works_again() {
     let database = Database::create().await;
     // Short for the test, far longer than a statement takes that nothing holds up, and shorter than a wait for a lock may be.
-    let config = PostgresConfig { statement_timeout: Duration::from_secs(5), ..database.config() };
+    let config = PostgresConfig { statement_timeout: Duration::from_millis(1500), ..database.config() };
     let store = PostgresStore::open(&config).await.unwrap();
     let (id, main) = launch(&store).await;
     let mut other = database.admin().await;
