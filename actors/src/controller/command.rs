@@ -84,6 +84,7 @@ impl Controller {
         idempotency: Option<Idempotency>,
     ) -> Result<Sent, Problem> {
         let (bot, entry) = (&asked.bot_id, self.entry(&asked.bot_id)?);
+        self.not_retired(bot, id).await?;
         for _ in 0..CLEAR_TRIES {
             self.nothing_held(bot, |held| held == id).await?;
             self.stop_all(bot, &[id]).await?;
