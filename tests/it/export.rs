@@ -194,11 +194,21 @@ async fn a_running_turn_is_not_in_an_export_and_is_not_disturbed() {
     api.launch("ada", "sim:tokens=4000,gap_ms=5").await;
     let running = api.send_without_waiting("ada", "long").await.expect(202);
     api.written(&running["turn"]["id"], 10).await;
+    let alone = export(&api, "ada", json!({"format": "json"})).await.1;
+    // A command and a waiting message, which hang on the answer.
+    api.send("ada", "/help").await.expect(200);
+    api.send_without_waiting("ada", "next").await.expect(202);
     let (_, file) = export(&api, "ada", json!({"format": "json"})).await;
-    let document: Value = serde_json::from_str(&file).unwrap();
-    assert_eq!(document["messages"], json!([]));
-    assert_eq!(document["conversations"][0]["leaf_message_id"], Value::Null);
+    for file in [&alone, &file] {
+        let document: Value = serde_json::from_str(file).unwrap();
+        assert_eq!(document["messages"], json!([]));
+        assert_eq!(document["conversations"][0]["leaf_message_id"], Value::Null);
+    }
     assert_eq!(api.turn(&running["turn"]["id"]).await["state"], "generating");
+    let other = Stage::new().await;
+    let elsewhere = other.start().await;
+    elsewhere.api().launch("ada", "sim:echo").await;
+    import(&elsewhere.api(), "ada", file).await.expect(200);
 }
 
 #[tokio::test]

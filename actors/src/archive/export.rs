@@ -64,8 +64,17 @@ pub async fn export(
     let mut left_out = LeftOut::default();
     let pending = left_out.look(&*store, bot).await?;
     for conversation in &mut conversations {
-        // The end of the path before what runs and waits.
-        while let Some(before) = conversation.leaf_message_id.and_then(|leaf| pending.get(&leaf)) {
+        // The end of the path before what runs and waits, and before what came behind that.
+        let mut here: Vec<_> = pending.iter().filter(|(_, (_, home))| *home == conversation.id).collect();
+        // The first of them on the path counts, and the ids grow along it.
+        here.sort_by_key(|(id, _)| std::cmp::Reverse(**id));
+        for (id, (before, home)) in here {
+            let page = store.page(*home, Cursor::Before(*id), 1).await.map_err(|e| read_problem(&e))?;
+            if page.is_some() {
+                conversation.leaf_message_id = *before;
+            }
+        }
+        while let Some((before, _)) = conversation.leaf_message_id.and_then(|leaf| pending.get(&leaf)) {
             conversation.leaf_message_id = *before;
         }
         if let Some(leaf) = conversation.leaf_message_id {
@@ -118,32 +127,44 @@ async fn beginning(store: &dyn Storage, of: Option<&Conversation>) -> Result<Opt
     Ok(Some(Cursor::Newest { offset }))
 }
 
-/// Turns whose messages stay out: those that were seen open once.
+/// What stays out: the messages of turns that were seen open once, and whatever hangs on them.
 #[derive(Debug, Default)]
-struct LeftOut(HashSet<TurnId>);
+struct LeftOut {
+    turns: HashSet<TurnId>,
+    /// Messages that others may hang on: those of such turns, and what was behind them.
+    messages: HashSet<MessageId>,
+}
 
 impl LeftOut {
-    /// Looks which turns are open now. Answers with their messages, each with the one before it.
+    /// Looks which turns are open now. Answers with their messages, each with the one before it and its conversation.
     async fn look(
         &mut self,
         store: &dyn Storage,
         bot: &BotId,
-    ) -> Result<HashMap<MessageId, Option<MessageId>>, Problem> {
+    ) -> Result<HashMap<MessageId, (Option<MessageId>, ConversationId)>, Problem> {
         let open = store.open_turns(Some(bot)).await.map_err(|e| read_problem(&e))?;
         let mut messages = HashMap::new();
         for (turn, question, reply) in open {
-            self.0.insert(turn.id);
-            messages.insert(reply.id, reply.parent_id);
+            self.turns.insert(turn.id);
+            messages.insert(reply.id, (reply.parent_id, reply.conversation_id));
             // The question of an answer that is made anew is an old one.
             if question.turn_id == Some(turn.id) {
-                messages.insert(question.id, question.parent_id);
+                messages.insert(question.id, (question.parent_id, question.conversation_id));
             }
         }
+        self.messages.extend(messages.keys());
         Ok(messages)
     }
 
-    fn has(&self, message: &Message) -> bool {
-        message.state == MessageState::Pending || message.turn_id.is_some_and(|turn| self.0.contains(&turn))
+    /// Whether a message stays out; to be asked in the order of the export, in which each comes behind the one before it.
+    fn takes(&mut self, message: &Message) -> bool {
+        let out = message.state == MessageState::Pending
+            || message.turn_id.is_some_and(|turn| self.turns.contains(&turn))
+            || message.parent_id.is_some_and(|parent| self.messages.contains(&parent));
+        if out {
+            self.messages.insert(message.id);
+        }
+        out
     }
 }
 
@@ -287,8 +308,8 @@ impl Exporter {
         // read ended: so its question comes with its reply or not at all.
         self.left_out.look(&*self.store, &self.bot).await?;
         let pending = page.iter().filter(|m| m.state == MessageState::Pending);
-        self.left_out.0.extend(pending.filter_map(|m| m.turn_id));
-        page.retain(|m| !self.left_out.has(m));
+        self.left_out.turns.extend(pending.filter_map(|m| m.turn_id));
+        page.retain(|m| !self.left_out.takes(m));
         let turns = self.turns(&page).await?;
         for message in &mut page {
             if let Some(parent) = message.parent_id {
@@ -315,15 +336,15 @@ impl Exporter {
     ) -> Result<(), Problem> {
         let read = self.store.page(home, cursor, PAGE).await.map_err(|e| read_problem(&e))?;
         let Some(page) = read else {
-            let detail =
-                format!("The path of conversation {home} was changed while it was exported. Begin again.");
-            return Err(Problem::new(Code::Unavailable, detail));
+            // The path leads elsewhere now, or what it began with was deleted.
+            self.gaps.deleted(1);
+            return Ok(());
         };
         self.left_out.look(&*self.store, &self.bot).await?;
         for message in page.items.iter().take_while(|m| m.conversation_id != home) {
             self.shared = Some(Cursor::After(message.id));
             match &mut self.writer {
-                _ if self.left_out.has(message) => {}
+                _ if self.left_out.takes(message) => {}
                 Writer::Markdown(markdown) => markdown.message(out, message),
                 Writer::Csv(csv) => csv.message(out, message),
                 Writer::Json(_) => {}
@@ -349,19 +370,21 @@ impl Exporter {
     async fn end_of_conversation(&mut self) -> Result<(), Problem> {
         let Some(before) = self.conversations.get(self.at) else { return Ok(()) };
         let missing = before.message_count.saturating_sub(self.pass.rows);
+        // What was said since may hide in the numbers what was deleted, but not that its end is gone.
+        let gone = match before.leaf_message_id {
+            Some(leaf) => self.store.messages_with(&[leaf]).await.map_err(|e| read_problem(&e))?.is_empty(),
+            None => false,
+        };
         match self.pass.again {
-            None if missing > 0 => {
+            None if missing > 0 || gone => {
                 (self.pass.after, self.pass.again) = (None, Some(self.pass.rows));
                 return Ok(());
             }
             None => {}
             Some(rows) => {
-                let now = self.store.conversation(before.id).await.map_err(|e| read_problem(&e))?;
-                let moved = self.pass.rows > rows;
-                if moved || now.is_none_or(|now| now.message_count < before.message_count) {
-                    // What moved is out of its place in the file: so something is said to be missing, whatever else is.
-                    self.gaps.deleted(missing.max(u64::from(moved)));
-                }
+                // What moved is out of its place in the file: so something is said to be missing, whatever else is.
+                let some = gone || self.pass.rows > rows;
+                self.gaps.deleted(missing.max(u64::from(some)));
             }
         }
         (self.at, self.pass) = (self.at + 1, Pass::default());

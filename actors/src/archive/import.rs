@@ -152,7 +152,7 @@ async fn is_unused(store: &dyn Storage, bot: &BotId) -> Result<bool, StoreError>
     let roster = store.roster().await?;
     let Some((bot, _)) = roster.into_iter().find(|(known, _)| known.id == *bot) else { return Ok(false) };
     let main = store.conversation(bot.main_conversation_id).await?;
-    Ok(main.is_none_or(|main| main.message_count == 0 && main.leaf_message_id.is_none()))
+    Ok(main.is_none_or(|main| main.message_count == 0 && main.leaf_message_id.is_none() && !main.legal_hold))
 }
 
 /// Stores a part.

@@ -7,7 +7,7 @@ use super::*;
 pub use crate::archive::{Export, ExportBody, ExportFormat, ImportReport, Source};
 use crate::{
     archive::{self, Commit},
-    bot::BotMessage,
+    bot::{BotMessage, RECOVER_AGAIN},
     domain::event::{BotChange, EventBody, NewEvent, Topic},
     ports::history_store::Committed,
 };
@@ -70,10 +70,20 @@ impl Controller {
             })?;
             // Its record may name another main conversation after it. Nobody looks for the one that memory knows until then.
             let _patching = entry.patching.lock().await;
-            let _moving = entry.moving.write().await;
+            let moving = entry.moving.write().await;
+            if !Arc::ptr_eq(&me.entry(&bot)?, &entry) {
+                let detail = "The bot was deleted while the file was imported, and there is another one of its id. Import the file again.";
+                return Err(Problem::new(Code::ImportConflict, detail));
+            }
             let shown = taken.show(store, &commit, &mut source).await;
             // Also after a failure: it may be stored.
-            let followed = me.follow_import(&entry).await;
+            let mut followed = me.follow_import(&entry).await;
+            drop(moving);
+            // What is stored becomes known, however long the database is away.
+            while followed.as_ref().is_err_and(|p| p.code == Code::StorageUnavailable) && me.open().is_ok() {
+                tokio::time::sleep(RECOVER_AGAIN).await;
+                followed = me.follow_import(&entry).await;
+            }
             let report = shown?;
             followed.map(|()| report)
         })

@@ -156,7 +156,7 @@ impl Controller {
         .await
     }
 
-    /// Stops what runs or waits in conversations.
+    /// Stops what runs or waits in conversations, and in forks that answer a message of theirs.
     pub(super) async fn stop_all(
         &self,
         bot: &BotId,
@@ -164,8 +164,8 @@ impl Controller {
     ) -> Result<(), Problem> {
         let open = self.read(self.inner.store.open_turns(Some(bot))).await?;
         // The last ones first, so that none begins only to be stopped.
-        for (turn, ..) in open.into_iter().rev() {
-            if conversations.contains(&turn.conversation_id) {
+        for (turn, question, _) in open.into_iter().rev() {
+            if [turn.conversation_id, question.conversation_id].iter().any(|id| conversations.contains(id)) {
                 self.stop_turn(turn.id).await?;
             }
         }
@@ -227,6 +227,8 @@ impl Controller {
         patch: PatchConversation,
     ) -> Result<Conversation, Problem> {
         let entry = self.entry(bot)?;
+        // What an import tells of the conversation is not older than this.
+        let _still = entry.moving.read().await;
         let mut conversation = self.conversation_of(bot, Some(id)).await?;
         if let Some(title) = patch.title.clone() {
             conversation.title = check_title(title)?;

@@ -112,6 +112,10 @@ impl Controller {
                 None => {
                     let entry = me.entry(&message.bot_id)?;
                     let _still = entry.moving.read().await;
+                    // An import may have brought another main conversation meanwhile: a repetition goes by that one.
+                    let main = entry.record().main_conversation_id;
+                    let key = key
+                        .map(|key| Idempotency { fingerprint: once::fingerprint_of(&message, main), ..key });
                     me.hand_over(message.clone(), ids, None, key).await
                 }
             };

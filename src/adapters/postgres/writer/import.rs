@@ -69,7 +69,7 @@ async fn store_conversation(db: &mut PgConnection, bot: &BotId, c: &Conversation
     // The bot's main conversation, and whether it was used.
     let main: Option<(Uuid, bool)> = sqlx::query_as(
         "SELECT main_conversation_id, EXISTS (SELECT 1 FROM conversations c WHERE c.id = main_conversation_id \
-             AND (c.message_count > 0 OR c.leaf_message_id IS NOT NULL)) \
+             AND (c.message_count > 0 OR c.leaf_message_id IS NOT NULL OR c.legal_hold)) \
          FROM bots WHERE id = $1 AND deleted_at IS NULL",
     )
     .bind(bot.as_str())

@@ -59,7 +59,7 @@ fn store_conversation(db: &Connection, bot: &BotId, c: &Conversation) -> rusqlit
     let main: Option<(Uuid, bool)> = db
         .prepare(
             "SELECT main_conversation_id, EXISTS (SELECT 1 FROM conversations WHERE id = main_conversation_id \
-                 AND (message_count > 0 OR leaf_message_id IS NOT NULL)) \
+                 AND (message_count > 0 OR leaf_message_id IS NOT NULL OR legal_hold)) \
              FROM bots WHERE id = ?1 AND deleted_at IS NULL",
         )?
         .query_row([bot.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))

@@ -145,7 +145,7 @@ impl Record {
     fn import_conversation(&mut self, given: Conversation) {
         let Some((bot, _)) = self.bots.get_mut(&given.bot_id) else { return };
         let current = bot.main_conversation_id;
-        let empty = |c: &Conversation| c.message_count == 0 && c.leaf_message_id.is_none();
+        let empty = |c: &Conversation| c.message_count == 0 && c.leaf_message_id.is_none() && !c.legal_hold;
         let main = current == given.id || (given.main && self.conversations.get(&current).is_none_or(empty));
         if main && current != given.id {
             bot.main_conversation_id = given.id;
