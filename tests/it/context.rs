@@ -95,7 +95,10 @@ async fn a_model_of_many_more_tokens_than_estimated_is_sent_less_and_answers() {
     let tool =
         json!({"type": "function", "function": {"name": "open_door", "description": "opens the door"}});
     let mut deia = deia;
-    for (model, tools) in [("sim:count=3,tokens=2", json!([])), ("sim:count=3,tools=1", json!([tool]))] {
+    // With tools a part of it is put down to what templates say about them: one more is refused.
+    for (model, tools, again) in
+        [("sim:count=3,tokens=2", json!([]), 1), ("sim:count=3,tools=1", json!([tool]), 2)]
+    {
         // About 400 tokens by estimate and 1,200 as counted. The second time it is a process that knows nothing of the model.
         for _ in 0..2 {
             let api = deia.api();
@@ -109,7 +112,7 @@ async fn a_model_of_many_more_tokens_than_estimated_is_sent_less_and_answers() {
             // That is known from then on.
             let asked = stage.sim.stats().requests;
             api.send("ada", "short").await.expect(200);
-            assert_eq!(stage.sim.stats().requests, asked + 1);
+            assert_eq!(stage.sim.stats().requests, asked + again);
             deia.kill().await;
             deia = stage.start().await;
         }

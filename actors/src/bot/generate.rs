@@ -246,10 +246,18 @@ impl TurnJob {
             }
             known => known,
         };
+        if other {
+            self.trusts_estimates();
+        }
         if other || self.largest.is_some_and(|largest| largest < plan.usage.num_ctx) {
             return self.plan().await.map(Some);
         }
         Ok(None)
+    }
+
+    /// What a refusal said of its prompts says nothing any more: their tokens were counted, or another model answers.
+    pub(super) fn trusts_estimates(&mut self) {
+        (self.refuted, self.most) = (false, u32::MAX);
     }
 
     async fn wait_for_slot(

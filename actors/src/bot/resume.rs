@@ -266,6 +266,7 @@ impl BotActorState {
             asked: None,
             largest: None,
             refuted: false,
+            most: u32::MAX,
             waited: Duration::ZERO,
             rounds: Rounds::default(),
             unsaved,

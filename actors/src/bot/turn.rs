@@ -111,6 +111,8 @@ pub(crate) struct TurnJob {
     pub largest: Option<u32>,
     /// A server refused its prompt as too long, though it was estimated to fit.
     pub refuted: bool,
+    /// Tokens of its largest prompt, as they were estimated, once a server refused a longer one and none has said yet how many they were.
+    pub most: u32,
     /// How long it has stood in the lines of servers.
     pub waited: Duration,
     /// What it did with tools.
@@ -240,7 +242,7 @@ impl TurnJob {
 
     /// The prompt, up to its message; reads the history where it is not in memory.
     pub(super) async fn plan(&mut self) -> Result<Plan, Problem> {
-        self.plan_within(u32::MAX, self.estimator()).await
+        self.plan_within(self.most, self.estimator()).await
     }
 
     /// The prompt with no more history than so many tokens of it leave room for, by this estimator.
@@ -285,12 +287,12 @@ impl TurnJob {
         if self.config.context.overflow == Overflow::Refuse {
             return Ok(None);
         }
-        let most = before.usage.used / 4 * 3;
-        let shorter = self.plan_within(most, before.estimator).await.map_err(|problem| self.kept(problem))?;
+        self.most = before.usage.used / 4 * 3;
+        let shorter =
+            self.plan_within(self.most, before.estimator).await.map_err(|problem| self.kept(problem))?;
         if shorter.usage.used >= before.usage.used {
             return Ok(None);
         }
-        self.holds(&shorter);
         Ok(Some(shorter))
     }
 
@@ -331,6 +333,8 @@ impl TurnJob {
         asked: Instant,
         permit: &mut SlotPermit,
     ) -> Result<End, ModelError> {
+        // A server took it: those that it refused before are nobody's context.
+        self.holds(plan);
         let mut due = tokio::time::Instant::now() + CHECKPOINT_EVERY;
         // Bytes that are stored, the length at which more are sent, and the one checkpoint on its way: a slow database
         // gets the next one after it.
@@ -398,15 +402,18 @@ impl TurnJob {
     }
 
     /// Learns from the count of a prompt; false where it can't be that of the whole one.
-    fn counted(&self, plan: &Plan, tokens: u32) -> bool {
-        let (inference, model) = (&self.context.inference, &self.shared.turn.lock().model);
+    fn counted(&mut self, plan: &Plan, tokens: u32) -> bool {
+        let (inference, model) = (&self.context.inference, self.shared.turn.lock().model.clone());
         let tools = window::tools_size(self.offered());
         let messages = plan.messages.len() + self.rounds.prompt.len();
         let counted = Counted { size: plan.size, tools, messages, tokens, refuted: self.refuted };
-        let believed = inference.believes(model, &self.config, counted);
+        let believed = inference.believes(&model, &self.config, counted);
         // Only text says how long a token is.
         if believed && plan.messages.iter().all(|m| m.images.is_empty()) {
-            inference.counted(model, &self.config, counted, plan.usage.used);
+            inference.counted(&model, &self.config, counted, plan.usage.used);
+            if tokens > 0 {
+                self.trusts_estimates();
+            }
         }
         believed
     }
@@ -425,7 +432,10 @@ impl TurnJob {
     pub(super) fn problem(&self, error: &ModelError, server: &str, plan: &Plan) -> Problem {
         let model = self.shared.turn.lock().model.clone();
         self.kept(match error {
-            ModelError::ContextExceeded(_) => window::refused(plan, &self.options_here()),
+            ModelError::ContextExceeded(_) => {
+                self.shared.turn.lock().context = plan.usage;
+                window::refused(plan, &self.options_here())
+            }
             ModelError::ModelNotFound(_) => self.context.inference.no_such_model(&model, server),
             _ => model_problem(error, &model, server),
         })

@@ -53,6 +53,8 @@ pub(crate) use views::is_near;
 
 /// Models of one server that are used; the first ones of its list.
 const MODELS: usize = 4096;
+/// What is left at least of the longest wait for a turn that begins to wait again: a slot that is free is not refused it.
+const LAST_CHANCE: Duration = Duration::from_millis(50);
 /// A model that was in memory is reported as loaded within less than this.
 const LOADED_WITHIN: Duration = Duration::from_millis(250);
 
@@ -256,7 +258,8 @@ impl Gate {
         let conversation = (want.class != Class::Background).then_some(want.conversation);
         let (model, tried) = (want.model.clone(), want.tried.clone());
         let waiter = Waiter { conversation, model, tried, permit, told: want.told.clone() };
-        let deadline = self.queue_wait.map(|longest| now() + longest.saturating_sub(want.waited));
+        let deadline =
+            self.queue_wait.map(|longest| now() + longest.saturating_sub(want.waited).max(LAST_CHANCE));
         let request = Request { deadline, ..want.request(waiter) };
         let stands = self.with(|state| {
             let refused = match &claim {

@@ -15,6 +15,8 @@ pub(crate) const PER_MESSAGE: u32 = 4;
 const MODELS: usize = 256;
 /// Prompts with fewer tokens say too little about their text.
 const LEAST: f64 = 64.0;
+/// What a template says of its own about tools is seldom more, in tokens.
+const PREAMBLE: f64 = 256.0;
 /// Range of what is believed of a count, relative to the first guess. A server that counts only what it had not in its cache
 /// reports next to nothing: that is no measurement.
 const BELIEVED: (f64, f64) = (0.5, 4.0);
@@ -182,7 +184,20 @@ impl Estimator {
     }
 
     fn learn(&mut self, counted: Counted) {
-        let measured = self.measured(counted.size.plus(counted.tools), counted);
+        self.follow(self.measured(counted.size.plus(counted.tools), counted), counted);
+    }
+
+    /// Learns from a prompt with tools. Templates say much of their own about tools, however short the prompt: it counts as if so
+    /// much text came with it that is as `plain` says.
+    fn learn_with_tools(&mut self, counted: Counted, plain: Self) {
+        let size = counted.size.plus(counted.tools);
+        let guess = self.guess(size);
+        let measured = self.measured(size, counted);
+        let tempered = measured.map(|m| (m * guess + PREAMBLE * plain.factor) / (guess + PREAMBLE));
+        self.follow(tempered, counted);
+    }
+
+    fn follow(&mut self, measured: Option<f64>, counted: Counted) {
         if let Some(measured) = measured.filter(|measured| *measured >= BELIEVED.0) {
             let away = measured.min(BELIEVED.1) - self.factor;
             // Where the estimate is known to be wrong, the count replaces it.
@@ -249,8 +264,10 @@ impl Estimates {
     pub fn learn(&self, model: &str, tools: bool, counted: Counted) {
         self.change(model, |learnt| {
             let plain = learnt.plain;
-            let taught = if tools { learnt.with_tools.get_or_insert(plain) } else { &mut learnt.plain };
-            taught.learn(counted);
+            match tools {
+                true => learnt.with_tools.get_or_insert(plain).learn_with_tools(counted, plain),
+                false => learnt.plain.learn(counted),
+            }
         });
     }
 }
@@ -315,10 +332,22 @@ mod tests {
     fn prompts_with_tools_teach_of_their_like_and_count_the_tools() {
         let estimates = Estimates::default();
         let of = |tools| estimates.of("a", tools, String::new).tokens(english());
+        let of_c = || estimates.of("c", true, String::new).tokens(english());
+        assert_eq!(of_c(), 500);
         assert_eq!((of(false), of(true)), (500, 500));
         let declared = Counted { tools: english(), refuted: true, ..counted(0, 3000) };
         estimates.learn("a", true, declared);
-        assert_eq!((of(false), of(true)), (500, 1500));
+        assert_eq!(
+            (of(false), of(true)),
+            (500, 1297),
+            "a little less than 3, as a template has words of its own"
+        );
+        let short = TextSize::of(&"a".repeat(400));
+        for _ in 0..20 {
+            let tokens = 4 + 100 + 150;
+            estimates.learn("c", true, Counted { size: short, refuted: true, ..counted(1, tokens) });
+        }
+        assert!(of_c() < 750, "150 tokens of a template are not taken for those of the text");
         estimates.of("b", false, String::new);
         estimates.learn("b", false, Counted { refuted: true, ..counted(0, 1000) });
         let with_tools = estimates.of("b", true, String::new).tokens(english());
