@@ -2,6 +2,7 @@
 
 import * as api from './api.js';
 import { isOver, leafShown, offsets, waitingTurns } from './model/chat.js';
+import { changesOf } from './model/reducer.js';
 import { allDown } from './model/servers.js';
 import { Socket } from './socket.js';
 import { store } from './store.js';
@@ -57,10 +58,17 @@ const readBots = async () => store.dispatch({ type: 'bots', items: await api.lis
 function changed(bot) {
   const moved = store.state.bots.byId[bot.id]?.main_conversation_id !== bot.main_conversation_id;
   store.dispatch({ type: 'bot', bot });
-  if (moved && store.state.conversations[bot.id]) readConversations(bot.id);
+  if (moved && store.state.conversations[bot.id]) readConversations(bot.id).catch(() => { /* the next change */ });
 }
 
-const readConversations = (botId) => api.conversations(botId).then((items) => store.dispatch({ type: 'conversations', botId, items }), () => { /* the next change */ });
+/** The list of a bot's conversations, read again where an event changed it before the answer was there. */
+async function readConversations(botId) {
+  let since;
+  do {
+    since = changesOf(store.state, botId);
+    store.dispatch({ type: 'conversations', botId, items: await api.conversations(botId), since });
+  } while (changesOf(store.state, botId) !== since);
+}
 
 /** The roster of bots: followed as long as the page is open. */
 export function followBots() {
@@ -117,14 +125,13 @@ export function followTree({ live }) {
 
 /** The list of a bot's conversations, also as others change it; `gone(id)` where one was deleted. */
 export function followConversations(botId, gone) {
-  const read = async () => store.dispatch({ type: 'conversations', botId, items: await api.conversations(botId) });
+  const read = () => readConversations(botId);
   const refresh = () => read().catch(() => { /* the next poll or snapshot tries again */ });
   polls.add(read);
   const end = socket.subscribe(`bot:${botId}`, {
     snapshot: (frame) => { if (frame.recovered === false) refresh(); },
     event: ({ event, data }) => {
-      const known = store.state.conversations[botId]?.some((c) => c.id === data.conversation?.id);
-      if (event === 'conversation_changed' && !known) store.dispatch({ type: 'conversation', conversation: data.conversation });
+      if (event === 'conversation_changed' && data.conversation) store.dispatch({ type: 'conversation_told', conversation: data.conversation });
       if (event !== 'history_cleared' || !data.removed) return;
       store.dispatch({ type: 'conversation_gone', botId, id: data.conversation_id });
       gone(data.conversation_id);
@@ -200,7 +207,7 @@ export function followConversation(botId, id) {
       // Another branch is shown, or messages are gone that this conversation goes on from: what it shows is read anew.
       const turned = event.event === 'conversation_changed' && event.data.conversation.leaf_message_id !== leafShown(chat());
       if (turned || event.event === 'history_cleared') socket.resync(topic);
-      if (event.event === 'message_received') readConversations(botId);
+      if (event.event === 'message_received') readConversations(botId).catch(() => { /* the next change */ });
     },
     refused: () => { read().catch(() => { /* shown as loading; polling tries again */ }); },
   });

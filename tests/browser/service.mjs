@@ -14,7 +14,13 @@ const environment = Object.fromEntries(Object.entries(process.env).filter(([name
 // rightly refuses to store meanwhile.
 const memory = process.env.TMPDIR_FAST ?? tmpdir();
 const running = new Set();
-process.on('exit', () => { for (const { child } of running) child.kill('SIGKILL'); });
+const folders = new Set();
+const remove = (folder) => rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+process.on('exit', () => {
+  for (const { child } of running) child.kill('SIGKILL');
+  // One that is still ending may write meanwhile.
+  for (const folder of folders) try { remove(folder); } catch (error) { console.error(`${folder} is left: ${error.message}`); }
+});
 
 /** Starts the program; one that ends before it is told to ends the run. */
 function start(name, args) {
@@ -66,6 +72,7 @@ async function simulator(name) {
 /** `{url, api, sims, stop}`; `sims` by name. Waits are long: what a check needs must not end because the machine is slow. */
 export async function startService({ names = ['gpu-a', 'gpu-b'], slots = 1, queueLimit = 512 } = {}) {
   const folder = mkdtempSync(path.join(memory, 'deia-browser-'));
+  folders.add(folder);
   const sims = {};
   for (const name of names) sims[name] = await simulator(name);
   const servers = names.map((name) => `{ name = "${name}", url = "${sims[name].url}", slots = ${slots} }`).join(', ');
@@ -77,7 +84,8 @@ export async function startService({ names = ['gpu-a', 'gpu-b'], slots = 1, queu
     async stop() {
       await end(deia);
       for (const sim of Object.values(sims)) await sim.stop();
-      rmSync(folder, { recursive: true, force: true });
+      remove(folder);
+      folders.delete(folder);
     },
   };
 }

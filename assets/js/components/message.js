@@ -4,7 +4,7 @@ import { action } from '../actions.js';
 import { characters, count, duration, eta, int, ordinal, span, when, within } from '../format.js';
 import { html } from '../html.js';
 import { isOver, moments } from '../model/chat.js';
-import { gateOf, held, placeWords, waitWords } from '../model/servers.js';
+import { gateOf, held, lineWords, placeWords, waitWords } from '../model/servers.js';
 import { actionButton, chip } from './controls.js';
 import { gate } from './gate.js';
 import { icon } from './icon.js';
@@ -86,7 +86,7 @@ function footer(key, m, turn, ctx) {
 function liveLine(turn, { now, calls }) {
   const since = moments(turn).started ?? now;
   const tool = calls.find((c) => c.running);
-  const pieces = turn.queue?.gives_up_at ? 'waits for a model server' : tool ? `waits for ${tool.name}` : turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
+  const pieces = turn.queue ? lineWords(turn.queue) : tool ? `waits for ${tool.name}` : turn.content.text ? `${int(characters(turn.content.text))} characters` : turn.thinking.text ? 'thinking' : 'waits for the first word';
   return html`<div class="live-l"><span class="glyph t-live" data-state="processing">${icon('s-processing')}</span><span class="num">${turn.stopping ? 'Stopping' : `${duration(Math.max(100, Math.floor((now - since) / 100) * 100))}, ${pieces}`}</span></div>`;
 }
 

@@ -95,7 +95,8 @@ export function applyRunning(chat, running = []) {
     const content = join(turn?.content, run.content);
     const thinking = join(turn?.thinking, run.thinking);
     // One that waits is told of too, with nothing written yet.
-    const begun = content.text || thinking.text ? { state: 'generating', queue: null } : { state: turn?.state ?? 'accepted' };
+    const same = content.text === turn?.content.text && thinking.text === turn?.thinking.text;
+    const begun = content.text || thinking.text ? { state: 'generating', queue: same ? turn.queue ?? null : null } : { state: turn?.state ?? 'accepted' };
     next = putTurn(next, run.turn_id, { messageId: run.message_id, content, thinking, ...begun });
     if (content.gap || thinking.gap) next = { ...next, gap: true };
   }
@@ -193,7 +194,7 @@ export function applyEvent(chat, event) {
     case 'queue_moved': {
       const known = chat.turns[data.turn_id];
       // One that has begun is told that it stands in line again by a `turn_queued`, or where its server was lost.
-      const late = known?.state === 'generating' && event.event === 'queue_moved' && !data.gives_up_at;
+      const late = known?.state === 'generating' && !known.queue && event.event === 'queue_moved' && !data.gives_up_at;
       if (isOver(known) || late) return chat;
       const before = known?.queue;
       const queue = { position: data.position ?? before?.position, eta_s: data.eta_s, server: data.server || before?.server, gives_up_at: data.gives_up_at };
@@ -201,9 +202,11 @@ export function applyEvent(chat, event) {
       return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state, queue, queuedAt: known?.queuedAt ?? time });
     }
     case 'turn_started': {
-      const full = chat.turns[data.turn_id]?.full;
-      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'generating', queue: null, startedAt: time, server: data.server, model: data.model,
-        ...(full && { full: { ...full, server: data.server, model: data.model, timings: { ...full.timings, queued_ms: null } } }) });
+      const known = chat.turns[data.turn_id];
+      // It goes on where it waited between two rounds of tools, and begins anew where nothing had come.
+      const startedAt = written(known) || known?.tools?.length ? known.startedAt : time;
+      const full = known?.full && { ...known.full, server: data.server, model: data.model, timings: startedAt ? { ...known.full.timings, queued_ms: null } : known.full.timings };
+      return putTurn(placeholder(chat, data.turn_id), data.turn_id, { state: 'generating', queue: null, startedAt, server: data.server, model: data.model, ...(full && { full }) });
     }
     case 'token': return token(chat, data, time);
     case 'tool_called':
@@ -271,8 +274,8 @@ export function runningTurn(chat) {
   return open.find((t) => t.state === 'generating') ?? open[0] ?? null;
 }
 
-/** The turns that wait for a slot or for a server. */
-export const waitingTurns = (chat) => Object.values(chat?.turns ?? {}).filter((t) => t.state === 'queued' || t.state === 'accepted');
+/** The turns that wait for a slot or for a server, also between two rounds of tools. */
+export const waitingTurns = (chat) => Object.values(chat?.turns ?? {}).filter((t) => t.state === 'queued' || t.state === 'accepted' || (t.state === 'generating' && t.queue));
 
 /** How full the context of a turn is: the estimate of the event, replaced by the count that came with its end. Null while nobody has estimated it. */
 export function contextUse(turn) {

@@ -18,11 +18,16 @@ export const initial = {
   treeAt: 0,
   chats: {},         // conversation id → chat
   conversations: {}, // bot id → [Conversation]
+  changes: {},       // bot id → how often one of its conversations was changed in the list by itself
   commands: [],
 };
 
 const byId = (items) => Object.fromEntries(items.map((item) => [item.id, item]));
 const PULSE_MS = 600_000;
+
+/** A list that was asked for when this was another number is older than what is known. */
+export const changesOf = (state, botId) => state.changes[botId] ?? 0;
+const changed = (state, botId) => ({ ...state, changes: { ...state.changes, [botId]: changesOf(state, botId) + 1 } });
 
 function putBot(state, id, change) {
   const bot = state.bots.byId[id];
@@ -102,16 +107,23 @@ export function reduce(state, action) {
     }
 
     case 'commands': return { ...state, commands: action.items };
-    case 'conversations': return { ...state, conversations: { ...state.conversations, [action.botId]: action.items } };
+    case 'conversations':
+      return action.since === changesOf(state, action.botId) ? { ...state, conversations: { ...state.conversations, [action.botId]: action.items } } : state;
+    case 'conversation_told': {
+      // By the topic of its bot. An open one is told of by its own topic too, in the order of its messages.
+      const { id, bot_id: botId } = action.conversation;
+      const listed = state.conversations[botId]?.some((c) => c.id === id);
+      return listed && state.chats[id] ? state : reduce(state, { ...action, type: 'conversation' });
+    }
     case 'conversation': {
       const items = state.conversations[action.conversation.bot_id] ?? [];
       const known = items.some((c) => c.id === action.conversation.id);
       const next = known ? items.map((c) => (c.id === action.conversation.id ? action.conversation : c)) : [action.conversation, ...items];
-      const listed = { ...state, conversations: { ...state.conversations, [action.conversation.bot_id]: next } };
+      const listed = { ...changed(state, action.conversation.bot_id), conversations: { ...state.conversations, [action.conversation.bot_id]: next } };
       return inChat(listed, action.conversation.id, (c) => ({ ...c, conversation: action.conversation }));
     }
     case 'conversation_gone':
-      return { ...state, conversations: { ...state.conversations, [action.botId]: (state.conversations[action.botId] ?? []).filter((c) => c.id !== action.id) } };
+      return { ...changed(state, action.botId), conversations: { ...state.conversations, [action.botId]: (state.conversations[action.botId] ?? []).filter((c) => c.id !== action.id) } };
 
     case 'chat_open':
       return state.chats[action.id] ? state : { ...state, chats: { ...state.chats, [action.id]: chats.emptyChat(action.botId, action.id) } };

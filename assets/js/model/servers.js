@@ -77,6 +77,9 @@ export function waitWords(position, server) {
 /** The title of a waiting turn: "3rd in line at gpu-a". */
 export const placeWords = (position, server) => `${ordinal(position)} in line${server ? ` at ${server}` : ''}`;
 
+/** What a turn waits for that has written something and stands in line again. */
+export const lineWords = ({ gives_up_at: gives, position, server }) => (gives ? 'waits for a model server' : position ? `waits, ${placeWords(position, server)}` : 'waits in line');
+
 /**
  * Whether a turn is held because no server answers: `{left, next}` in seconds, each null where not known, or null where it is
  * not. `queue.gives_up_at` is the server's own word; without it every server being down is.

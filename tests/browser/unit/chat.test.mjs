@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, contextShown, cutOf, emptyChat, firstAfter, isOwn, leafShown, mayBeStored, moments, offsets, runningTurn, sending, speedOf } from '../../../assets/js/model/chat.js';
+import { acknowledged, applyEvent, applyOlder, applyRunning, applySnapshot, applyTurn, contextShown, cutOf, emptyChat, firstAfter, isOwn, leafShown, mayBeStored, moments, offsets, runningTurn, sending, speedOf, waitingTurns } from '../../../assets/js/model/chat.js';
 
 const message = (id, sender, more = {}) => ({ id, sender, bot_id: 'B', conversation_id: 'C', content: id, state: 'complete', created_at: '2026-01-01T00:00:00Z', turn_id: null, ...more });
 const event = (name, data) => ({ event: name, data, time: '2026-01-01T00:00:01Z' });
@@ -242,6 +242,25 @@ test('a turn that was turned away by a server that lives stands in its line agai
   // After a reload.
   const told = { id: 't1', state: 'generating', server: null, reply_id: 'r', queue: { position: 1, eta_s: 3, server: 'gpu-a' } };
   assert.equal(applyTurn(asked(start(), 't1'), told).turns.t1.state, 'queued');
+});
+
+test('a turn that waits between two rounds of tools moves in the line, and goes on from its first start', () => {
+  const later = (name, data, second) => ({ ...event(name, data), time: `2026-01-01T00:00:0${second}Z` });
+  let chat = applyEvent(asked(start(), 't1'), later('turn_started', { turn_id: 't1', server: 'gpu-a' }, 2));
+  chat = applyEvent(applyEvent(chat, token('t1', 0, 'Hel')), event('turn_queued', { turn_id: 't1', position: 2, server: 'gpu-a' }));
+  chat = applyEvent(chat, event('queue_moved', { turn_id: 't1', position: 1 }));
+  assert.deepEqual([chat.turns.t1.state, chat.turns.t1.queue.position, chat.turns.t1.queue.server], ['generating', 1, 'gpu-a']);
+  assert.equal(waitingTurns(chat).length, 1);
+  const run = (text) => applyRunning(chat, [{ turn_id: 't1', message_id: 'r-t1', content: { offset: 0, text } }]).turns.t1.queue;
+  assert.deepEqual([run('Hel')?.position, run('Hello')], [1, null], 'after a lost connection');
+  chat = applyEvent(chat, later('turn_started', { turn_id: 't1', server: 'gpu-b' }, 9));
+  assert.deepEqual([chat.turns.t1.queue, chat.turns.t1.startedAt, chat.turns.t1.server], [null, '2026-01-01T00:00:02Z', 'gpu-b']);
+  assert.equal(waitingTurns(chat).length, 0);
+  // Opened in the middle, only the server knows when it began.
+  const full = { id: 't1', state: 'generating', reply_id: 'r-t1', created_at: '2026-01-01T00:00:00Z', queue: null, timings: { queued_ms: 3000 } };
+  chat = applyTurn(applyEvent(asked(start(), 't1'), token('t1', 0, 'Hel')), full);
+  const { accepted, started } = moments(applyEvent(chat, later('turn_started', { turn_id: 't1', server: 'gpu-b' }, 9)).turns.t1);
+  assert.equal(started - accepted, 3000);
 });
 
 test('the first word came so long after the request, and the request so long after the acceptance', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { initial, reduce } from '../../../assets/js/model/reducer.js';
+import { changesOf, initial, reduce } from '../../../assets/js/model/reducer.js';
 
 const bot = (id, state = 'ready') => ({ id, name: id, state, status: { state, restarts_left: 5, restart_count: 0 } });
 const node = (name, more = {}) => ({ name, path: `root/${name}`, kind: 'worker', state: 'ready', restarts: 0, history: [], children: [], ...more });
@@ -66,4 +66,29 @@ test('the restart that ends fills the open entry of its crash', () => {
   const tree = node('root', { path: 'root', kind: 'supervisor', children: [node('bots', { kind: 'supervisor', children: [node('A', { history: [open] })] })] });
   const after = reduce({ ...loaded, tree }, { type: 'tree_event', event: { event: 'bot_restarted', time: '2026-01-01T00:00:00.100Z', data: { bot_id: 'A', reason: 'boom', restarts: 1, restarts_left: 4, took_ms: 100, backoff_ms: 100 } } });
   assert.deepEqual(after.tree.children[0].children[0].history.map((h) => [h.at, h.took_ms]), [['2026-01-01T00:00:00.000Z', 100]]);
+});
+
+const talk = (id, more = {}) => ({ id, bot_id: 'A', title: id, ...more });
+const listed = (...items) => reduce(initial, { type: 'conversations', botId: 'A', items, since: 0 });
+
+test('a conversation that is renamed elsewhere is renamed in its place, an open one by its own topic', () => {
+  const told = { type: 'conversation_told', conversation: talk('x', { title: 'new', archived: true }) };
+  const list = listed(talk('w'), talk('x'), talk('y'));
+  assert.deepEqual(reduce(list, told).conversations.A, [talk('w'), told.conversation, talk('y')]);
+  const open = reduce(list, { type: 'chat_open', botId: 'A', id: 'x' });
+  assert.equal(reduce(open, told), open);
+  assert.deepEqual(reduce(reduce(initial, { type: 'chat_open', botId: 'A', id: 'x' }), told).conversations.A, [told.conversation], 'one that is not listed yet');
+});
+
+test('a list that was asked for before an event does not undo it', () => {
+  const before = listed(talk('x'), talk('y'));
+  const since = changesOf(before, 'A');
+  const late = { type: 'conversations', botId: 'A', items: [talk('x'), talk('y')], since };
+  for (const event of [{ type: 'conversation_gone', botId: 'A', id: 'x' }, { type: 'conversation_told', conversation: talk('z') }]) {
+    const after = reduce(before, event);
+    assert.equal(reduce(after, late), after, event.type);
+    assert.deepEqual(reduce(after, { ...late, items: [], since: changesOf(after, 'A') }).conversations.A, []);
+  }
+  const other = reduce(before, { type: 'conversation_gone', botId: 'B', id: 'x' });
+  assert.equal(reduce(other, { ...late, items: [] }).conversations.A.length, 0, 'an event of another bot');
 });

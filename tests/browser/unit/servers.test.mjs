@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { allDown, gateOf, gateWords, held, nextTry, pausedWords, placeWords, slotsRefused, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
+import { allDown, gateOf, gateWords, held, lineWords, nextTry, pausedWords, placeWords, slotsRefused, stateWords, trouble, waitWords } from '../../../assets/js/model/servers.js';
 
 const NOW = Date.parse('2026-01-01T00:00:00Z');
 const at = (seconds) => new Date(NOW + seconds * 1000).toISOString();
@@ -76,4 +76,8 @@ test('the gate of a turn is the one that is named, or the only one there is', ()
   assert.equal(gateOf({ position: 1 }, [a, b]), null);
   assert.equal(gateOf({ position: 1 }, [a, { ...b, state: 'down' }]), a);
   assert.equal(gateOf({ server: 'gone' }, [a]), null);
+});
+
+test('an answer that waits in the middle says for what', () => {
+  assert.deepEqual([{ position: 2, server: 'gpu-a' }, { position: 1, gives_up_at: 'soon' }, {}].map(lineWords), ['waits, 2nd in line at gpu-a', 'waits for a model server', 'waits in line']);
 });
